@@ -1,0 +1,1 @@
+//! The FUSE session: wire format, queues, slots, mounting.

@@ -1,0 +1,3 @@
+//! The file system: tree, journal, flusher.
+
+pub mod effect;

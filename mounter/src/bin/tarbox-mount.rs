@@ -1,0 +1,2 @@
+//! `tarbox-mount`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `tarbox`.
+fn main() {}

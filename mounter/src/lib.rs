@@ -1,0 +1,1 @@
+//! tarbox-mount and tarbox, the programs a user runs.

@@ -1,0 +1,141 @@
+//! What can go wrong in the store.
+
+use tarbox_types::{ErrorKind, Seq, TenantId};
+
+use crate::model::Holder;
+
+/// Result of the store.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL is not one.
+    #[error("database URL `{url}`: {reason}")]
+    Url {
+        /// Without its password.
+        url: String,
+        /// What is wrong, what is allowed.
+        reason: String,
+    },
+    /// The database cannot be reached or has broken off: trying again may help.
+    #[error("the database {url} cannot be reached")]
+    Unavailable {
+        /// Without its password.
+        url: String,
+        /// Cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The schema is too new for this program.
+    #[error(
+        "the database {url} needs a Tarbox that knows schema {min_version}; this one knows up to {known}: use a newer release"
+    )]
+    Schema {
+        /// Without its password.
+        url: String,
+        /// What the database asks for.
+        min_version: u32,
+        /// What this program knows.
+        known: u32,
+    },
+    /// No such tenant.
+    #[error("there is no tenant `{0}`")]
+    NoTenant(String),
+    /// The tenant was deleted.
+    #[error("tenant {0} has been deleted")]
+    Deleted(TenantId),
+    /// The name is taken.
+    #[error("the name `{0}` belongs to another tenant")]
+    NameTaken(String),
+    /// A bad value.
+    #[error("{key} `{value}`: {allowed}")]
+    Invalid {
+        /// Which value.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Somebody else holds the lease.
+    #[error("tenant {tenant} is in use by pid {} on {}", .holder.pid, .holder.node)]
+    Held {
+        /// Tenant.
+        tenant: TenantId,
+        /// By whom.
+        holder: Holder,
+    },
+    /// The lease is no longer ours; nothing was written.
+    #[error("the lease of tenant {tenant} is no longer ours: its epoch is {epoch_now}, ours was {epoch}")]
+    Fenced {
+        /// Tenant.
+        tenant: TenantId,
+        /// Ours.
+        epoch: i64,
+        /// In the database.
+        epoch_now: i64,
+    },
+    /// The lease is ours, the position is not the one the batch starts from; nothing was written.
+    #[error("the database stands at journal position {found}, not at {expected}")]
+    Position {
+        /// What the batch starts from.
+        expected: Seq,
+        /// Where the database stands.
+        found: Seq,
+    },
+    /// Blocks found by hash were collected in the meantime; nothing was written: upload them, commit again.
+    #[error("{} blocks found by hash are gone", .0.len())]
+    BlocksGone(Vec<u64>),
+    /// Stored bytes are not what was written.
+    #[error("{what} is damaged: {reason}")]
+    Damaged {
+        /// Which row.
+        what: String,
+        /// How it shows.
+        reason: String,
+    },
+    /// The database's disk is full; nothing was written.
+    #[error("the database {url} has no room left")]
+    Full {
+        /// Without its password.
+        url: String,
+        /// Cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A state that forbids it.
+    #[error("{0}")]
+    Refused(String),
+    /// Anything else the database answered.
+    #[error("the database refused a statement ({doing})")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// Cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Url { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+            Self::Schema { .. } => ErrorKind::Incompatible,
+            Self::NoTenant(_) => ErrorKind::NotFound,
+            Self::Deleted(_) | Self::Position { .. } | Self::BlocksGone(_) | Self::Refused(_) => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::NameTaken(_) => ErrorKind::AlreadyExists,
+            Self::Held { .. } => ErrorKind::Busy,
+            Self::Fenced { .. } => ErrorKind::Fenced,
+            Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::Full { .. } => ErrorKind::Exhausted,
+            Self::Sql { .. } => ErrorKind::Internal,
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The versioned file-system model in SQLite and PostgreSQL: the only crate that knows SQL.
+
+pub mod api;
+pub mod error;
+pub mod model;
+mod postgres;
+mod sqlite;
+
+pub use api::*;
+pub use error::{Result, StoreError};
+pub use model::*;

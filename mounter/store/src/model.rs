@@ -1,0 +1,457 @@
+//! What the store keeps, as values: tenants and leases, rows of a view, the batch of one commit.
+
+use bytes::Bytes;
+use tarbox_types::{
+    BlockHash, BlockId, BlockIndex, BranchId, Cookie, DataId, Epoch, FamilyId, Ino, Layer, Seq, SessionId,
+    TenantId,
+};
+use uuid::Uuid;
+
+// === Tenants ===
+
+/// Limits of a tenant; 0 = unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Allocated bytes of the head.
+    pub bytes: u64,
+    /// Inodes of the head.
+    pub inodes: u64,
+    /// Size of the largest file in bytes (at most 2^53).
+    pub file_bytes: u64,
+}
+
+/// How blocks are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// zstd, where it makes them smaller.
+    Zstd,
+}
+
+/// What a tenant is made from.
+#[derive(Clone, Debug)]
+pub struct NewTenant {
+    /// Its id; making the same id again is not an error and changes nothing.
+    pub id: TenantId,
+    /// Its name, unique among the live ones: 1 to 63 of `a-z 0-9 - . _`.
+    pub name: String,
+    /// Its limits.
+    pub limits: Limits,
+    /// Bytes per block: a power of two, 4 KiB to 4 MiB. Cannot change later.
+    pub block_size: u32,
+    /// Cannot change for what is stored already; a later change holds for new blocks.
+    pub compression: Compression,
+    /// Owner and permission bits of the root directory.
+    pub root_uid: u32,
+    /// Group of the root directory.
+    pub root_gid: u32,
+    /// Permission bits of the root directory.
+    pub root_mode: u32,
+}
+
+/// Whether a tenant can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenantState {
+    /// It can.
+    Live,
+    /// Deleted; its data goes in the background.
+    Deleted,
+}
+
+/// A tenant's row.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Volume id.
+    pub id: TenantId,
+    /// Name.
+    pub name: String,
+    /// Family.
+    pub family: FamilyId,
+    /// State.
+    pub state: TenantState,
+    /// Limits.
+    pub limits: Limits,
+    /// Bytes per block.
+    pub block_size: u32,
+    /// Compression of new blocks.
+    pub compression: Compression,
+    /// Allocated bytes of the head, orphans included, as of the last commit.
+    pub used_bytes: u64,
+    /// Inodes of the head, the root included, orphans included, as of the last commit.
+    pub used_inodes: u64,
+    /// The head's branch.
+    pub head_branch: BranchId,
+    /// The layer that the next commit writes.
+    pub layer: Layer,
+    /// Journal position of the last commit.
+    pub seq: Seq,
+    /// Epoch of the last lease.
+    pub epoch: Epoch,
+    /// Who holds the lease now, if its session lives.
+    pub holder: Option<Holder>,
+}
+
+// === Leases ===
+
+/// Who holds a lease, for messages: `pid 4711 on host build-3 (since …)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Session.
+    pub session: SessionId,
+    /// Host name.
+    pub node: String,
+    /// Process.
+    pub pid: u32,
+}
+
+/// What a session says of itself.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// Chosen by the caller, random.
+    pub id: SessionId,
+    /// Host name.
+    pub node: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// Process.
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`.
+    pub start_time: u64,
+}
+
+/// The right to commit: carried by every commit, and checked by the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Tenant.
+    pub tenant: TenantId,
+    /// Session that holds the lease.
+    pub session: SessionId,
+    /// Epoch of the lease.
+    pub epoch: Epoch,
+    /// Random per lease: a restored copy of the database with the same epoch is told apart.
+    pub token: Uuid,
+}
+
+/// A lease just taken.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// What every commit has to carry.
+    pub fence: Fence,
+    /// Fence of the lease before this one: what a journal found on disk was written under.
+    pub previous: Fence,
+    /// The tenant as it stands (its `seq` is where the journal goes on).
+    pub tenant: Tenant,
+    /// First inode number (and data id, and cookie) not handed out: 2^20 beyond what any earlier holder committed.
+    pub next_ino: Ino,
+    /// Head, with its ancestors.
+    pub head: View,
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// How long the lease counts from the moment the heartbeat was *sent*.
+    pub valid_for: std::time::Duration,
+    /// The session's tenants: epoch now in the database (another than ours = lost), limits, whether it was deleted,
+    /// and whether somebody else wants it.
+    pub tenants: Vec<BeatTenant>,
+}
+
+/// One tenant of a heartbeat.
+#[derive(Clone, Debug)]
+pub struct BeatTenant {
+    /// Tenant.
+    pub tenant: TenantId,
+    /// Epoch in the database.
+    pub epoch: Epoch,
+    /// Limits in the database.
+    pub limits: Limits,
+    /// State.
+    pub state: TenantState,
+    /// Another session waits for this lease.
+    pub wanted: bool,
+}
+
+// === Views ===
+
+/// A point of history through which rows are seen: a branch with its ancestors, nearest first,
+/// each up to a layer ([`Layer::MAX`] for a head).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// At least one; at most 8 are kept by path compression.
+    pub chain: Vec<Link>,
+}
+
+/// One branch of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Branch.
+    pub branch: BranchId,
+    /// Rows born in this layer or before are seen.
+    pub layer: Layer,
+    /// Inode numbers, data ids and cookies from here on were handed out after this branch forked: ancestors lack them.
+    pub ino_floor: Ino,
+}
+
+// === Rows ===
+
+/// Nanoseconds since the epoch would end in 2262; seconds and nanoseconds do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Time {
+    /// Seconds since 1970, negative before.
+    pub sec: i64,
+    /// 0 to 999,999,999.
+    pub nsec: u32,
+}
+
+/// Allocation granularity in bytes: what is charged, what `st_blocks` and holes are counted in.
+pub const UNIT: u64 = 4096;
+
+/// An inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InodeRow {
+    /// Number.
+    pub ino: Ino,
+    /// Type and permission bits, as `st_mode`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device of a device node, as `st_rdev` of the FUSE protocol (32 bits).
+    pub rdev: u32,
+    /// Links; 0 = orphan: unlinked but perhaps open.
+    pub nlink: u32,
+    /// Size in bytes; of a directory 4096.
+    pub size: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of content.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+    /// Parent of a directory; 0 else.
+    pub dir_parent: Ino,
+    /// Names the content; 0 for what has none.
+    pub did: DataId,
+    /// Ancestors' blocks at or beyond this byte are invisible; `u64::MAX >> 1` where never truncated.
+    pub cut: u64,
+    /// Allocated bytes, a multiple of [`UNIT`].
+    pub charge: u64,
+    /// Ranges in units, allocated by `fallocate` and not written: sorted, disjoint, not adjacent.
+    pub prealloc: Vec<std::ops::Range<u64>>,
+    /// Target of a symbolic link; empty else.
+    pub target: Bytes,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryRow {
+    /// Directory.
+    pub parent: Ino,
+    /// 1 to 255 bytes, any but `/` and NUL.
+    pub name: Bytes,
+    /// What it names.
+    pub ino: Ino,
+    /// Type bits of the mode (`S_IFMT`), for readdir.
+    pub kind: u32,
+    /// Position: unique in the directory, kept while the name exists.
+    pub cookie: Cookie,
+}
+
+/// Which units of a block are allocated (bit 0 of byte 0 = the block's first unit). Trailing zero bytes are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Hash)]
+pub struct AllocMap(pub smallvec::SmallVec<[u8; 8]>);
+
+/// What an extent row says of its block. (Zero bytes at the end of a block are not stored; what is beyond `len` reads as zero.)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExtentBody {
+    /// A hole, explicit because an ancestor has something there.
+    Hole,
+    /// A stored block.
+    Block(BlockId),
+    /// Up to [`INLINE_MAX`] bytes in the row.
+    Inline(Bytes),
+}
+
+/// The largest content that stands in the extent row.
+pub const INLINE_MAX: usize = 4096;
+
+/// One block of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtentRow {
+    /// Content.
+    pub did: DataId,
+    /// Index in the file.
+    pub blk: BlockIndex,
+    /// Allocated units.
+    pub alloc: AllocMap,
+    /// Where the bytes are.
+    pub body: ExtentBody,
+}
+
+/// A change of a part of a block, folded into it later. Applied in the order of `seq`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchRow {
+    /// Content.
+    pub did: DataId,
+    /// Block.
+    pub blk: BlockIndex,
+    /// Order among the patches of one block: the journal position it comes from.
+    pub seq: Seq,
+    /// Offset in the block.
+    pub off: u32,
+    /// New bytes there.
+    pub data: Bytes,
+}
+
+/// An extent as loaded: without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Index in the file.
+    pub blk: BlockIndex,
+    /// Allocated units, patches included (the commit of a patch carries the new map, see [`Batch::patched`]).
+    pub alloc: AllocMap,
+    /// How the bytes are kept.
+    pub kind: ExtentKind,
+    /// How many patches lie on it, and how many bytes they have together.
+    pub patches: u32,
+    /// Bytes of the patches.
+    pub patch_bytes: u32,
+}
+
+/// Kind of an [`Extent`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Explicit hole.
+    Hole,
+    /// A stored block.
+    Block(BlockId),
+    /// In the row.
+    Inline,
+}
+
+/// Content of a file as a row reader needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataRef {
+    /// Data id.
+    pub did: DataId,
+    /// [`InodeRow::cut`].
+    pub cut: u64,
+}
+
+// === Blocks ===
+
+/// How a block's bytes are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// As they are.
+    Raw,
+    /// zstd.
+    Zstd,
+}
+
+/// A block's header: inserted by the ordered metadata commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockHeader {
+    /// Serial number from [`crate::TenantStore::reserve_blocks`].
+    pub block: BlockId,
+    /// Of the uncompressed bytes.
+    pub hash: BlockHash,
+    /// Uncompressed length.
+    pub len: u32,
+    /// How it is stored.
+    pub codec: Codec,
+}
+
+/// A block ready to be uploaded.
+#[derive(Clone, Debug)]
+pub struct EncodedBlock {
+    /// Header.
+    pub header: BlockHeader,
+    /// Stored bytes.
+    pub bytes: Bytes,
+}
+
+// === Commit ===
+
+/// What one commit changes: coalesced, each key at most once per table.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Journal position that the database must stand at.
+    pub from_seq: Seq,
+    /// Journal position afterwards.
+    pub to_seq: Seq,
+    /// Next number to hand out for inodes, data ids and cookies.
+    pub next_ino: Ino,
+    /// Allocated bytes of the head afterwards.
+    pub used_bytes: u64,
+    /// Inodes of the head afterwards.
+    pub used_inodes: u64,
+    /// Headers of uploaded blocks.
+    pub headers: Vec<BlockHeader>,
+    /// Blocks found by hash that extents of this batch refer to; the commit fails with [`crate::StoreError::BlocksGone`] where one is missing.
+    pub reused: Vec<BlockId>,
+    /// Inodes new or changed.
+    pub inodes: Vec<InodeRow>,
+    /// Inodes gone (their extended attributes go too).
+    pub removed_inodes: Vec<Ino>,
+    /// Contents gone: their extents are unreachable and reaped later.
+    pub removed_data: Vec<DataId>,
+    /// Names new or changed.
+    pub entries: Vec<EntryRow>,
+    /// Names gone, with the cookie each had.
+    pub removed_entries: Vec<(Ino, Bytes, Cookie)>,
+    /// Extended attributes of an inode, all in one value; `None` = none left.
+    pub xattrs: Vec<(Ino, Option<Bytes>)>,
+    /// Extents cut off: all of a content from a block on. Done before `extents`.
+    pub truncated: Vec<(DataId, BlockIndex)>,
+    /// Extents new or replaced (their patches go).
+    pub extents: Vec<ExtentRow>,
+    /// Extents gone (holes punched): whiteouts where an ancestor may have them.
+    pub removed_extents: Vec<(DataId, BlockIndex)>,
+    /// Patches on extents that exist and are not replaced in this batch.
+    pub patches: Vec<PatchRow>,
+    /// New allocation maps of extents that only got patches.
+    pub patched: Vec<(DataId, BlockIndex, AllocMap)>,
+    /// Seal the layer after this batch.
+    pub seal: Option<Seal>,
+}
+
+/// A checkpoint to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Name of the checkpoint, unique in the tenant.
+    pub name: String,
+    /// Makes it idempotent: the same request seals once.
+    pub request: String,
+}
+
+/// What a commit found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Layer that was written.
+    pub layer: Layer,
+    /// Layer that was sealed, where [`Batch::seal`] asked for it.
+    pub sealed: Option<Layer>,
+    /// Limits as they stand.
+    pub limits: Limits,
+}
+
+/// A sealed layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerRow {
+    /// Branch.
+    pub branch: BranchId,
+    /// Layer.
+    pub layer: Layer,
+    /// Name.
+    pub name: String,
+    /// Seconds since 1970, by the database's clock.
+    pub sealed_at: i64,
+    /// Allocated bytes at that point.
+    pub used_bytes: u64,
+    /// Inodes at that point.
+    pub used_inodes: u64,
+}

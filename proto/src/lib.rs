@@ -1,0 +1,10 @@
+//! Generated protobuf and gRPC types, compiled with protox.
+#![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+
+/// `tarbox.control.v1`: control of one mounter.
+pub mod control {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("tarbox.control.v1");
+    }
+}

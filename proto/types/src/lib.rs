@@ -1,0 +1,12 @@
+//! The domain's words: identifiers, quantities, error kinds. Pure: no I/O, no clock.
+
+pub mod error;
+pub mod fuse;
+pub mod id;
+pub mod kernel;
+pub mod quantity;
+
+pub use error::ErrorKind;
+pub use id::*;
+pub use kernel::KernelCache;
+pub use quantity::{ByteSize, HumanDuration, QuantityError};
