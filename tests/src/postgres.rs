@@ -27,26 +27,37 @@ pub struct PostgresServer {
     port: u16,
     data: PathBuf,
     log: PathBuf,
-    scratch: Scratch,
+    // Holds the directory of a server that was given none; dropped after the server has ended.
+    _scratch: Option<Scratch>,
 }
 
 impl PostgresServer {
-    /// Makes a cluster with one database, `tarbox`, and starts it. Durable as PostgreSQL is by default.
+    /// Makes a cluster on the disk, with one database, `tarbox`, and starts it. Durable as PostgreSQL is by default.
     ///
     /// # Errors
     /// If PostgreSQL is not installed, or does not start.
     pub fn start() -> Result<Self> {
         let scratch = Scratch::on_disk()?;
-        let home = scratch.sub("pg")?;
+        let mut server = Self::start_at(&scratch.sub("pg")?)?;
+        server._scratch = Some(scratch);
+        Ok(server)
+    }
+
+    /// The same in a directory that is made if it is missing.
+    ///
+    /// # Errors
+    /// If PostgreSQL is not installed, or does not start.
+    pub fn start_at(home: &Path) -> Result<Self> {
+        fs::create_dir_all(home)?;
         let user = User::from_name("postgres")?.context("there is no user postgres: run `make deps-test`")?;
-        chown(&home, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        chown(home, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         let mut server = Self {
             process: None,
             bin: programs()?,
             port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
             data: home.join("data"),
             log: home.join("log"),
-            scratch,
+            _scratch: None,
         };
         let mut initdb = server.as_postgres("initdb");
         initdb.args([
@@ -109,7 +120,7 @@ impl PostgresServer {
             "-c",
             "listen_addresses=127.0.0.1",
         ]);
-        postgres.args(["-c", &format!("unix_socket_directories={}", self.home().display())]);
+        postgres.args(["-c", &"unix_socket_directories="]);
         postgres.args(["-c", "max_connections=200", "-c", "max_wal_size=4GB"]);
         let child = postgres.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.process = Some(child);
@@ -124,8 +135,14 @@ impl PostgresServer {
         &self.data
     }
 
-    fn home(&self) -> PathBuf {
-        self.scratch.path().join("pg")
+    /// Runs `pgbench` on the database.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn bench(&self, args: &[&str]) -> Result<String> {
+        let mut pgbench = Command::new(self.bin.join("pgbench"));
+        pgbench.args(["-U", "postgres", "-h", "127.0.0.1", "-p", &self.port.to_string()]).args(args);
+        command::succeed(pgbench.arg("tarbox"), LIMIT)
     }
 
     fn end(&mut self, signal: Signal) -> Result<()> {
