@@ -13,6 +13,7 @@ pub mod product;
 pub mod rng;
 pub mod scratch;
 pub mod sources;
+pub mod stamper;
 pub mod suites;
 pub mod tree;
 pub mod volume;

@@ -6,10 +6,17 @@ use std::{
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::Path,
     process::Command,
+    sync::atomic::Ordering::SeqCst,
+    thread,
     time::Duration,
 };
 
-use tarbox_tests::{command, differ, scratch::Scratch, tree};
+use tarbox_tests::{
+    command, deadline, differ,
+    scratch::Scratch,
+    stamper::{Stamper, Told},
+    tree,
+};
 
 type Change = fn(&Path);
 
@@ -92,4 +99,38 @@ fn a_sequence_that_differs_is_shortened_to_the_steps_that_matter() {
         short.len(),
         failing.len()
     );
+}
+
+#[test]
+fn a_stamper_accepts_each_prefix_of_its_own_work_and_nothing_else() {
+    let scratch = Scratch::on_disk().expect("scratch");
+    let stamper = Stamper::new(&scratch.path().join("s")).expect("stamper");
+    assert!(stamper.read().is_ok(), "nothing is a prefix");
+    let told = Told::default();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| stamper.write(&told, 10));
+        deadline::wait_for("60 rounds", Duration::from_secs(30), || {
+            (told.done.load(SeqCst) >= 60).then_some(())
+        })
+        .expect("rounds");
+        told.stop.store(true, SeqCst);
+        writer.join().expect("writer").expect("no error");
+    });
+    let done = told.done.load(SeqCst);
+    let found = stamper.read().expect("a prefix");
+    assert_eq!((found.first, found.second, found.log, found.names), (done, done, done, done));
+    let log = scratch.path().join("s/log");
+    let bytes = fs::read(&log).expect("log");
+    for (what, damaged) in [
+        ("a lost record", [&bytes[..24], &bytes[48..]].concat()),
+        ("a doubled record", [&bytes[..48], &bytes[24..]].concat()),
+        ("a torn record", bytes[..bytes.len() - 3].to_vec()),
+        ("a log that is behind", bytes[..bytes.len() - 48].to_vec()),
+    ] {
+        fs::write(&log, damaged).expect("write");
+        assert!(stamper.read().is_err(), "{what} is accepted");
+    }
+    fs::write(&log, bytes).expect("write");
+    fs::remove_file(scratch.path().join(format!("s/n{}", done - 2))).expect("unlink");
+    assert!(stamper.read().is_err(), "a missing name is accepted");
 }
