@@ -7,6 +7,7 @@
 pub mod command;
 pub mod deadline;
 pub mod differ;
+pub mod load;
 pub mod mount;
 pub mod postgres;
 pub mod product;

@@ -93,6 +93,8 @@ impl Mount {
             is_mounted(&mount.mountpoint).then_some(Ok(()))
         });
         match served.and_then(|outcome| outcome) {
+            // Another user's mount is closed to root.
+            Ok(()) if plan.user.is_some() => {}
             // The first request waits in the kernel until INIT has been answered.
             Ok(()) => fs::symlink_metadata(&mount.mountpoint).map(drop).context("stat of the root")?,
             Err(error) => bail!("{error:#}\n--- its output:\n{}", mount.said()),

@@ -170,6 +170,14 @@ impl Volume {
         }
     }
 
+    /// Waits for the mounter to end by itself (something else unmounted it): its exit code.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.mount.take().expect("mounted").wait().expect("the mounter ends")
+    }
+
     /// Unmounts and mounts.
     pub fn remount(&mut self) {
         self.stop();
