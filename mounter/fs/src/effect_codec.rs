@@ -80,11 +80,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
         tag => return Err(CodecError::UnknownTag { what: "record layout", tag }),
     }
     let unique = input.number()?;
-    let counters = Counters {
-        used_bytes: input.number()?,
-        used_inodes: input.number()?,
-        next_ino: input.number()?,
-    };
+    let counters =
+        Counters { used_bytes: input.number()?, used_inodes: input.number()?, next_ino: input.number()? };
     let outcome = match input.byte()? {
         tag::DONE => Outcome::Done,
         tag::OUTCOME_INODE => Outcome::Inode(input.number()?),
@@ -214,9 +211,8 @@ fn decode_inode(input: &mut Input<'_>) -> Result<InodeRow, CodecError> {
         target: Bytes::new(),
     };
     let ranges = input.count()?;
-    row.prealloc = (0..ranges)
-        .map(|_| Ok(input.number()?..input.number()?))
-        .collect::<Result<_, CodecError>>()?;
+    row.prealloc =
+        (0..ranges).map(|_| Ok(input.number()?..input.number()?)).collect::<Result<_, CodecError>>()?;
     for time in [&mut row.atime, &mut row.mtime, &mut row.ctime] {
         *time = input.time()?;
     }

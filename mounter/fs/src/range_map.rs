@@ -96,7 +96,7 @@ impl<V: Slice> RangeMap<V> {
     /// The ranges that overlap `range`, whole and in order, without the gaps.
     pub fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, &V)> {
         let first = match self.before(range.start) {
-            Some((start, end)) if end > range.start => start,
+            Some((start, end)) if end > range.start && !range.is_empty() => start,
             _ => range.start,
         };
         self.ranges.range(first..range.end.max(first)).map(|(&start, (end, value))| (start..*end, value))
@@ -292,9 +292,7 @@ impl UnitSet {
     /// Sets the units of a block's allocation map, and returns how many were not set before.
     /// Bits beyond `units` are none of the block.
     pub fn insert_map(&mut self, first: u64, units: u64, map: &AllocMap) -> u64 {
-        let is_set = |bit: u64| {
-            map.0.get((bit / 8) as usize).is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
-        };
+        let is_set = |bit: u64| map.0.get((bit / 8) as usize).is_some_and(|byte| byte >> (bit % 8) & 1 == 1);
         let end = units.min(map.0.len() as u64 * 8);
         let (mut bit, mut new) = (0, 0);
         while bit < end {

@@ -16,9 +16,31 @@ fn inode() -> impl Strategy<Value = InodeRow> {
     let numbers = (any::<[u32; 5]>(), any::<[u64; 6]>());
     let prealloc = vec(any::<(u64, u64)>().prop_map(|(start, end)| start..end), 0..4);
     (numbers, time(), time(), time(), prealloc, bytes(40)).prop_map(
-        |(([mode, uid, gid, rdev, nlink], [ino, size, dir_parent, did, cut, charge]), atime, mtime, ctime, prealloc, target)| {
+        |(
+            ([mode, uid, gid, rdev, nlink], [ino, size, dir_parent, did, cut, charge]),
+            atime,
+            mtime,
+            ctime,
+            prealloc,
+            target,
+        )| {
             InodeRow {
-                ino, mode, uid, gid, rdev, nlink, size, atime, mtime, ctime, dir_parent, did, cut, charge, prealloc, target,
+                ino,
+                mode,
+                uid,
+                gid,
+                rdev,
+                nlink,
+                size,
+                atime,
+                mtime,
+                ctime,
+                dir_parent,
+                did,
+                cut,
+                charge,
+                prealloc,
+                target,
             }
         },
     )
@@ -31,13 +53,25 @@ fn effect() -> impl Strategy<Value = Effect> {
         (any::<[u64; 3]>(), any::<u32>(), bytes(300)).prop_map(|([parent, ino, cookie], kind, name)| {
             Effect::Entry(EntryRow { parent, name, ino, kind, cookie })
         }),
-        (any::<u64>(), bytes(300), any::<u64>())
-            .prop_map(|(parent, name, cookie)| Effect::RemoveEntry { parent, name, cookie }),
-        (any::<u64>(), proptest::option::of(bytes(300))).prop_map(|(ino, value)| Effect::Xattrs { ino, value }),
-        (any::<[u64; 2]>(), any::<[u32; 2]>())
-            .prop_map(|([did, offset], [at, len])| Effect::Write { did, offset, at, len }),
-        (any::<[u64; 3]>(), any::<bool>())
-            .prop_map(|([did, from, to], deallocate)| Effect::Zero { did, from, to, deallocate }),
+        (any::<u64>(), bytes(300), any::<u64>()).prop_map(|(parent, name, cookie)| Effect::RemoveEntry {
+            parent,
+            name,
+            cookie
+        }),
+        (any::<u64>(), proptest::option::of(bytes(300)))
+            .prop_map(|(ino, value)| Effect::Xattrs { ino, value }),
+        (any::<[u64; 2]>(), any::<[u32; 2]>()).prop_map(|([did, offset], [at, len])| Effect::Write {
+            did,
+            offset,
+            at,
+            len
+        }),
+        (any::<[u64; 3]>(), any::<bool>()).prop_map(|([did, from, to], deallocate)| Effect::Zero {
+            did,
+            from,
+            to,
+            deallocate
+        }),
         any::<[u64; 2]>().prop_map(|[did, from]| Effect::Truncate { did, from }),
         any::<u64>().prop_map(Effect::RemoveData),
         (".*", ".*").prop_map(|(name, request)| Effect::Seal(Seal { name, request })),

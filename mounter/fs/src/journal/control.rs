@@ -84,8 +84,7 @@ pub(super) fn read(dir: &Path) -> Result<Option<Control>, JournalError> {
 }
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Control, JournalError> {
-    let damaged =
-        |what| JournalError::Damaged { file: path.to_owned(), offset: 0, seq: 0, what };
+    let damaged = |what| JournalError::Damaged { file: path.to_owned(), offset: 0, seq: 0, what };
     if bytes.len() != BYTES {
         return Err(damaged("the control file has the wrong size"));
     }

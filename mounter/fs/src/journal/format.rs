@@ -138,7 +138,8 @@ pub(super) fn encode_frame(salt: u64, seq: Seq, record: &[u8], payload: &[u8]) -
     out[0..8].copy_from_slice(&seq.to_le_bytes());
     out[8..12].copy_from_slice(&(record.len() as u32).to_le_bytes());
     out[12..16].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    let crc = [record, payload].iter().fold(seeded(salt, &out[..16]), |crc, part| crc32c::crc32c_append(crc, part));
+    let crc =
+        [record, payload].iter().fold(seeded(salt, &out[..16]), |crc, part| crc32c::crc32c_append(crc, part));
     out[16..20].copy_from_slice(&crc.to_le_bytes());
     out
 }

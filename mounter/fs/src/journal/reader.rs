@@ -195,7 +195,8 @@ impl JournalReader {
     pub fn read_range(&self, after: Seq, to: Seq) -> Records {
         let to = to.min(self.last_seq());
         let chain = self.shared.chain.lock();
-        let wanted = chain.used.iter().filter(|segment| segment.last_seq() > after && segment.first_seq() <= to);
+        let wanted =
+            chain.used.iter().filter(|segment| segment.last_seq() > after && segment.first_seq() <= to);
         let segments = wanted.cloned().collect::<VecDeque<_>>();
         drop(chain);
         let at = segments.front().map_or(0, |first| first.locate(after.saturating_add(1)));
@@ -267,13 +268,18 @@ pub struct Records {
 }
 
 impl Records {
-    fn read(segment: &Arc<Segment>, at: usize, frame: &super::format::Frame) -> Result<Recovered, JournalError> {
-        let record = effect_codec::decode(segment.record(frame)).map_err(|source| JournalError::Undecodable {
-            file: segment.path().to_owned(),
-            offset: at as u64,
-            seq: frame.seq,
-            source,
-        })?;
+    fn read(
+        segment: &Arc<Segment>,
+        at: usize,
+        frame: &super::format::Frame,
+    ) -> Result<Recovered, JournalError> {
+        let record =
+            effect_codec::decode(segment.record(frame)).map_err(|source| JournalError::Undecodable {
+                file: segment.path().to_owned(),
+                offset: at as u64,
+                seq: frame.seq,
+                source,
+            })?;
         let payload = Payload::new(segment, frame.payload.start, frame.payload.len());
         Ok(Recovered { seq: frame.seq, record, payload })
     }

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use tarbox_types::{Epoch, Seq, TenantId};
 
 use super::{
-    Identity, Journal, JournalConfig, JournalError, JournalReader, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Records,
+    Identity, Journal, JournalConfig, JournalError, JournalReader, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
+    Records,
     control::{self, Control, Owner},
     format::{self, HeaderFound, SEGMENT_HEADER, SegmentHeader},
     reader::{Chain, Shared},
@@ -60,13 +61,17 @@ pub enum Reason {
     #[error("it belongs to tenant {0}")]
     Tenant(TenantId),
     /// It was written under a lease that is neither ours nor the one before.
-    #[error("it was written under the lease of epoch {epoch}, which is not the one before ours: others may have written since")]
+    #[error(
+        "it was written under the lease of epoch {epoch}, which is not the one before ours: others may have written since"
+    )]
     Fence {
         /// Epoch of that lease.
         epoch: Epoch,
     },
     /// Records between the database's position and its first one are missing.
-    #[error("it begins with record {first}, but the database stands at {database}: records between are missing")]
+    #[error(
+        "it begins with record {first}, but the database stands at {database}: records between are missing"
+    )]
     Gap {
         /// First record.
         first: Seq,
@@ -265,7 +270,8 @@ fn take_up(
     };
     verify_all(segments, same_boot, &mut found)?;
     if found.last_seq < known && known > identity.seq {
-        let last = found.used.back().map_or((config.dir.as_path(), 0), |last| (last.spare.path(), last.end as u64));
+        let last =
+            found.used.back().map_or((config.dir.as_path(), 0), |last| (last.spare.path(), last.end as u64));
         return Err(lost_records(last.0, last.1, found.last_seq + 1));
     }
     if first > identity.seq + 1 {
@@ -292,12 +298,12 @@ fn load(files: &[PathBuf], journal: u128, lock: &DirectoryLock) -> Result<Loaded
     for path in files {
         let file = File::options().read(true).write(true).open(path).map_err(io_error("open", path))?;
         let bytes = file.metadata().map_err(io_error("stat", path))?.len();
-        let damaged =
-            |what| JournalError::Damaged { file: path.clone(), offset: bytes, seq: 0, what };
+        let damaged = |what| JournalError::Damaged { file: path.clone(), offset: bytes, seq: 0, what };
         if !(SEGMENT_HEADER as u64..=MAX_SEGMENT_BYTES).contains(&bytes) {
             return Err(damaged("a segment has the wrong size"));
         }
-        let found = Spare::found(path.clone(), &file, bytes as usize, Arc::clone(lock)).map_err(io_error("map", path))?;
+        let found = Spare::found(path.clone(), &file, bytes as usize, Arc::clone(lock))
+            .map_err(io_error("map", path))?;
         match format::decode_header(found.bytes()) {
             HeaderFound::Spare => spare.push(found),
             HeaderFound::Used(header) if header.journal != journal => {

@@ -86,7 +86,11 @@ impl Mapping {
     /// # Safety
     /// Nobody else accesses these bytes meanwhile.
     unsafe fn fill(&self, at: usize, bytes: &[u8]) {
-        assert!(at <= self.len && bytes.len() <= self.len - at, "write at {at} beyond a mapping of {}", self.len);
+        assert!(
+            at <= self.len && bytes.len() <= self.len - at,
+            "write at {at} beyond a mapping of {}",
+            self.len
+        );
         // SAFETY: inside the mapping; exclusive, says the caller; the source is not in it or lies below `published`.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().add(at), bytes.len()) }
     }
@@ -216,13 +220,13 @@ fn allocate(path: &Path, bytes: u64) -> Result<File, JournalError> {
         .map_err(io_error("create", path))?;
     // posix_fallocate(3) would write zeros where the file system cannot allocate; that is right here too,
     // but nix offers only the system call, and every file system that makes sense here has it.
-    nix::fcntl::fallocate(file.as_fd(), FallocateFlags::empty(), 0, bytes as libc::off_t).map_err(|errno| {
-        JournalError::NoRoom {
+    nix::fcntl::fallocate(file.as_fd(), FallocateFlags::empty(), 0, bytes as libc::off_t).map_err(
+        |errno| JournalError::NoRoom {
             dir: path.parent().unwrap_or(path).to_owned(),
             bytes,
             source: errno.into(),
-        }
-    })?;
+        },
+    )?;
     Ok(file)
 }
 
@@ -283,7 +287,8 @@ impl Segment {
     /// The frame at `at`, which is a boundary; `None` at the end.
     pub(super) fn frame(&self, at: usize) -> Option<Frame> {
         let frames = self.bytes(SEGMENT_HEADER, self.end());
-        format::frame_layout(frames, at.checked_sub(SEGMENT_HEADER)?).map(|frame| frame.shifted(SEGMENT_HEADER))
+        format::frame_layout(frames, at.checked_sub(SEGMENT_HEADER)?)
+            .map(|frame| frame.shifted(SEGMENT_HEADER))
     }
 
     /// The record of a frame.

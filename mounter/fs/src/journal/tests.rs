@@ -20,7 +20,11 @@ fn scratch() -> TempDir {
 }
 
 fn config(dir: &TempDir, max_mib: u64) -> JournalConfig {
-    JournalConfig { dir: dir.path().join("journal"), segment_bytes: MIN_SEGMENT_BYTES, max_bytes: max_mib << 20 }
+    JournalConfig {
+        dir: dir.path().join("journal"),
+        segment_bytes: MIN_SEGMENT_BYTES,
+        max_bytes: max_mib << 20,
+    }
 }
 
 fn fence(tenant: u128, epoch: i64) -> Fence {
@@ -333,7 +337,8 @@ fn a_journal_in_use_is_refused_to_others() {
     assert!(matches!(error, JournalError::Locked { .. }), "{error}");
     let reader = journal.reader();
     drop(journal);
-    Journal::open(&config, &identity(2, 0)).expect_err("a reader can still read what a successor would overwrite");
+    Journal::open(&config, &identity(2, 0))
+        .expect_err("a reader can still read what a successor would overwrite");
     drop(reader);
     open(&config, 2, 0);
 }
