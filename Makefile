@@ -9,7 +9,7 @@ run: deps-run build ; TARBOX_BIN_DIR=$(CURDIR)/target/release mounter/demo/run.s
 test: deps-test lint ; cargo test --workspace --no-fail-fast
 fmt: ; cargo fmt --all
 lint: ; cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet -- -D warnings
-deny: ; tests/deps.sh deny && $(TOOLS)/bin/cargo-deny --workspace check
+deny: ; tests/deps.sh deny && tests/deny.sh
 doc: ; RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 coverage: ; tests/deps.sh coverage && tests/coverage.sh
 pjdfstest: deps-test ; $(WHOLE) --test posix -- pjdfstest

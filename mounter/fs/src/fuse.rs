@@ -160,15 +160,17 @@ impl FileSystem {
                 let tree = &core.tree;
                 let current = page.as_ref().filter(|(_, evictions)| *evictions == tree.evictions);
                 match tree.list(ino, after, limit, rows, current.map(|(page, _)| page)) {
-                    Ok(listed) => match listed.iter().find(|entry| rows && entry.row.is_none() && entry.cookie > 2) {
-                        // Inodes evicted while their names stayed: a page brings many at once.
-                        Some(missing) if missing.cookie != asked_for => {
-                            asked_for = missing.cookie;
-                            Need::Page(ino, missing.cookie - 1)
+                    Ok(listed) => {
+                        match listed.iter().find(|entry| rows && entry.row.is_none() && entry.cookie > 2) {
+                            // Inodes evicted while their names stayed: a page brings many at once.
+                            Some(missing) if missing.cookie != asked_for => {
+                                asked_for = missing.cookie;
+                                Need::Page(ino, missing.cookie - 1)
+                            }
+                            Some(missing) => Need::Inode(missing.ino),
+                            None => return Ok(listed),
                         }
-                        Some(missing) => Need::Inode(missing.ino),
-                        None => return Ok(listed),
-                    },
+                    }
                     Err(crate::tree::Stop::Failed(error)) => return Err(error.into()),
                     Err(crate::tree::Stop::Need(Need::Directory(_)))
                         if tree.directories.get(&ino).is_some_and(|directory| directory.large) =>
@@ -282,7 +284,12 @@ impl Filesystem for FileSystem {
         let name = name.as_bytes();
         let found = self
             .shared
-            .look(|tree| Ok(tree.lookup(parent, name)?.and_then(|ino| tree.nodes.get(&ino)).map(|node| attr(&node.row))))
+            .look(|tree| {
+                Ok(tree
+                    .lookup(parent, name)?
+                    .and_then(|ino| tree.nodes.get(&ino))
+                    .map(|node| attr(&node.row)))
+            })
             .await?;
         Ok(found.map_or_else(negative, entry))
     }
@@ -313,8 +320,10 @@ impl Filesystem for FileSystem {
             ctime: set.ctime.map(time),
             kill_privileges: set.lock_owner == Some(convention::SETATTR_KILL_SUIDGID),
         };
-        let attr =
-            self.shared.change(&[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown).await?;
+        let attr = self
+            .shared
+            .change(&[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown)
+            .await?;
         Ok(ReplyAttr { ttl: TTL, attr })
     }
 
@@ -323,7 +332,11 @@ impl Filesystem for FileSystem {
             .shared
             .look(|tree| {
                 let row = &tree.node(ino)?.row;
-                if row.mode & libc::S_IFMT == libc::S_IFLNK { Ok(row.target.clone()) } else { Err(FsError::Invalid.into()) }
+                if row.mode & libc::S_IFMT == libc::S_IFLNK {
+                    Ok(row.target.clone())
+                } else {
+                    Err(FsError::Invalid.into())
+                }
             })
             .await?;
         Ok(ReplyData { data: target })
@@ -334,12 +347,26 @@ impl Filesystem for FileSystem {
         self.make(&req, parent, name, new).await.map(entry)
     }
 
-    async fn mknod(&self, req: Request, parent: Ino, name: &OsStr, mode: u32, rdev: u32) -> Result<ReplyEntry> {
+    async fn mknod(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<ReplyEntry> {
         let (mode, umask) = convention::unpack_umask(mode);
         self.make(&req, parent, name, NewInode { mode, umask, rdev, target: b"" }).await.map(entry)
     }
 
-    async fn mkdir(&self, req: Request, parent: Ino, name: &OsStr, mode: u32, umask: u32) -> Result<ReplyEntry> {
+    async fn mkdir(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> Result<ReplyEntry> {
         let umask = (umask & convention::UMASK_UNAPPLIED != 0).then_some(umask & 0o7777);
         let new = NewInode { mode: libc::S_IFDIR | mode & 0o7777, umask, rdev: 0, target: b"" };
         self.make(&req, parent, name, new).await.map(entry)
@@ -379,7 +406,8 @@ impl Filesystem for FileSystem {
 
     async fn link(&self, req: Request, ino: Ino, parent: Ino, name: &OsStr) -> Result<ReplyEntry> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        let attr = self.shared.change(&[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown).await?;
+        let attr =
+            self.shared.change(&[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown).await?;
         Ok(entry(attr))
     }
 
@@ -518,7 +546,14 @@ impl Filesystem for FileSystem {
         Ok(ReplyDirectoryPlus { entries: stream::iter(entries) })
     }
 
-    async fn create(&self, req: Request, parent: Ino, name: &OsStr, mode: u32, flags: u32) -> Result<ReplyCreated> {
+    async fn create(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        flags: u32,
+    ) -> Result<ReplyCreated> {
         let (mode, umask) = convention::unpack_umask(mode);
         let new = NewInode { mode: libc::S_IFREG | mode & 0o7777, umask, rdev: 0, target: b"" };
         let attr = if flags & convention::O_TMPFILE_BITS != 0 {
@@ -541,7 +576,15 @@ impl Filesystem for FileSystem {
         Ok(ReplyCreated { ttl: TTL, attr, generation: 0, fh: 0, flags: FOPEN_KEEP_CACHE })
     }
 
-    async fn fallocate(&self, req: Request, ino: Ino, _fh: u64, offset: u64, length: u64, mode: u32) -> Result<()> {
+    async fn fallocate(
+        &self,
+        req: Request,
+        ino: Ino,
+        _fh: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> Result<()> {
         let keep_size = mode & FALLOC_KEEP_SIZE != 0;
         let what = match mode & !FALLOC_KEEP_SIZE {
             0 => Fallocate::Allocate,
@@ -586,12 +629,33 @@ impl Filesystem for FileSystem {
         Ok(ReplyCopyFileRange { copied: u64::from(written.written) })
     }
 
-    async fn getlk(&self, _: Request, _: Ino, _: u64, _: u64, _: u64, _: u64, _: u32, _: u32) -> Result<ReplyLock> {
+    async fn getlk(
+        &self,
+        _: Request,
+        _: Ino,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+    ) -> Result<ReplyLock> {
         Err(FsError::NotNeeded.into())
     }
 
     /// Not needed: locks of the only mount of a tenant are the kernel's own.
-    async fn setlk(&self, _: Request, _: Ino, _: u64, _: u64, _: u64, _: u64, _: u32, _: u32, _: bool) -> Result<()> {
+    async fn setlk(
+        &self,
+        _: Request,
+        _: Ino,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+        _: bool,
+    ) -> Result<()> {
         Err(FsError::NotNeeded.into())
     }
 }

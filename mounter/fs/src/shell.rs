@@ -149,7 +149,9 @@ impl Shared {
         if !self.health.may_acknowledge()? {
             return Ok(Err(None));
         }
-        let Some(journal) = &mut core.journal else { return Err(FsError::Io("the tenant is being unmounted".into())) };
+        let Some(journal) = &mut core.journal else {
+            return Err(FsError::Io("the tenant is being unmounted".into()));
+        };
         let used = match record.outcome {
             Outcome::Count(count) => &payload[..payload.len().min(count as usize)],
             Outcome::Done | Outcome::Inode(_) => payload,
@@ -225,7 +227,9 @@ impl Shared {
         let current = |core: &Core| core.tree.evictions == evictions;
         match need {
             Need::Inode(ino) => {
-                let Some(row) = self.store.inode(&self.view, *ino).await? else { return Ok(Err(FsError::Stale)) };
+                let Some(row) = self.store.inode(&self.view, *ino).await? else {
+                    return Ok(Err(FsError::Stale));
+                };
                 let mut core = self.core.lock();
                 if current(&core) {
                     core.tree.load_inode(row);
@@ -347,7 +351,8 @@ impl Shared {
         let mut wanted = blks.to_vec();
         let last = blks.last().copied().unwrap_or(first);
         wanted.extend((last + 1..last + window).filter(|&blk| {
-            content.extent(did, blk).is_ok_and(|extent| extent.is_some()) && self.cache.get(did, blk).is_none()
+            content.extent(did, blk).is_ok_and(|extent| extent.is_some())
+                && self.cache.get(did, blk).is_none()
         }));
         content.read_ahead = (wanted.last().copied().unwrap_or(last) + 1, window);
         wanted
@@ -412,7 +417,9 @@ impl Shared {
         let inos: Vec<Ino> = self.core.lock().tree.nodes.keys().copied().collect();
         if let Some(kernel) = self.kernel.get().cloned() {
             // On a thread of its own: a notification may wait for pages that requests hold.
-            std::thread::spawn(move || inos.into_iter().for_each(|ino| drop(kernel.invalidate_inode(ino, 0, 0))));
+            std::thread::spawn(move || {
+                inos.into_iter().for_each(|ino| drop(kernel.invalidate_inode(ino, 0, 0)))
+            });
         }
     }
 

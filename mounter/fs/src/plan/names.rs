@@ -4,9 +4,7 @@ use bytes::Bytes;
 use tarbox_store::{InodeRow, Time};
 use tarbox_types::Ino;
 
-use super::{
-    Caller, Draft, FIRST_COOKIE, LINK_MAX, Planned, TARGET_MAX, check_name, entry, is_dir, touched,
-};
+use super::{Caller, Draft, FIRST_COOKIE, LINK_MAX, Planned, TARGET_MAX, check_name, entry, is_dir, touched};
 use crate::{
     acl,
     effect::{Effect, Outcome, Record},
@@ -37,7 +35,13 @@ pub(crate) enum Rename {
 
 impl Tree {
     /// mkdir, mknod, create, symlink: a new inode under a new name.
-    pub(crate) fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: &NewInode<'_>) -> Planned<Record> {
+    pub(crate) fn make(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new: &NewInode<'_>,
+    ) -> Planned<Record> {
         check_name(name)?;
         if new.target.len() > TARGET_MAX {
             return Err(FsError::NameTooLong.into());
@@ -75,7 +79,13 @@ impl Tree {
     }
 
     /// The row of a new inode, with its ACLs; both are put into the draft.
-    fn new_row(&self, caller: &Caller, parent: &InodeRow, new: &NewInode<'_>, draft: &mut Draft<'_>) -> Planned<InodeRow> {
+    fn new_row(
+        &self,
+        caller: &Caller,
+        parent: &InodeRow,
+        new: &NewInode<'_>,
+        draft: &mut Draft<'_>,
+    ) -> Planned<InodeRow> {
         draft.count_inode()?;
         let ino = draft.next_number();
         let kind = new.mode & libc::S_IFMT;
@@ -229,12 +239,16 @@ impl Tree {
                 if is_dir(target) {
                     self.check_not_inside(target.ino, from.0)?;
                 }
-                self.exchange(caller, (from_dir, from.1, source, from_cookie), (to_dir, to.1, target, to_cookie))
-                    .map(Some)
+                self.exchange(
+                    caller,
+                    (from_dir, from.1, source, from_cookie),
+                    (to_dir, to.1, target, to_cookie),
+                )
+                .map(Some)
             }
-            (_, target) => {
-                self.replace(caller, (from_dir, from.1, source, from_cookie), (to_dir, to.1), target).map(Some)
-            }
+            (_, target) => self
+                .replace(caller, (from_dir, from.1, source, from_cookie), (to_dir, to.1), target)
+                .map(Some),
         }
     }
 

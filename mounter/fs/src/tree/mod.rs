@@ -215,7 +215,11 @@ impl Tree {
                 }
             }
             Effect::Write { did, offset, at, len } => {
-                self.content(*did, fresh_from).write(seq, *offset, payload.slice(*at as usize..(*at + *len) as usize));
+                self.content(*did, fresh_from).write(
+                    seq,
+                    *offset,
+                    payload.slice(*at as usize..(*at + *len) as usize),
+                );
             }
             Effect::Zero { did, from, to, deallocate } => {
                 self.content(*did, fresh_from).zero(seq, *from..*to, *deallocate);
