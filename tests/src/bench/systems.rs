@@ -142,7 +142,7 @@ impl System {
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         match &self.kind {
-            Kind::Tarbox(volume) => volume.mount().memory().ok(),
+            Kind::Tarbox(volume) if !volume.is_control() => volume.mount().memory().ok(),
             _ => None,
         }
     }
@@ -151,6 +151,9 @@ impl System {
     #[must_use]
     pub fn start_time(&mut self) -> Option<Duration> {
         let Kind::Tarbox(volume) = &mut self.kind else { return None };
+        if volume.is_control() {
+            return None;
+        }
         volume.stop();
         let at = volume.path().to_owned();
         let watch = thread::spawn(move || -> Duration {
