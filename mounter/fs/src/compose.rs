@@ -48,7 +48,9 @@ impl BlockChange {
         let segments = changes
             .changes(bytes.clone())
             .into_iter()
-            .map(|(range, chunk)| ((range.start - bytes.start) as u32..(range.end - bytes.start) as u32, chunk))
+            .map(|(range, chunk)| {
+                ((range.start - bytes.start) as u32..(range.end - bytes.start) as u32, chunk)
+            })
             .collect();
         Self { blk, segments, alloc, base, block_size }
     }

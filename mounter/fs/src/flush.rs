@@ -9,8 +9,8 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tarbox_store::{
-    Batch, BlockHeader, Committed, Compression, DataRef, EncodedBlock, Extent, ExtentBody, ExtentKind, ExtentRow,
-    Fence, PatchRow, StoreError, TenantStore, View,
+    Batch, BlockHeader, Committed, Compression, DataRef, EncodedBlock, Extent, ExtentBody, ExtentKind,
+    ExtentRow, Fence, PatchRow, StoreError, TenantStore, View, codec,
 };
 use tarbox_types::{BlockId, BlockIndex, DataId, Seq};
 
@@ -122,10 +122,6 @@ impl Flusher {
     /// Where the database stands.
     pub(crate) fn committed(&self) -> Seq {
         self.committed
-    }
-
-    pub(crate) fn store(&self) -> &Arc<dyn TenantStore> {
-        &self.store
     }
 
     pub(crate) fn fence(&self) -> &Fence {
@@ -275,7 +271,8 @@ impl Flusher {
         for (range, is_data) in folded.content.changed_ranges() {
             let touched = range.start / self.block_size..range.end.div_ceil(self.block_size);
             let known = touched.start..touched.end.min(base_end);
-            let committed = if known.is_empty() { Vec::new() } else { self.extents(shared, did, known).await? };
+            let committed =
+                if known.is_empty() { Vec::new() } else { self.extents(shared, did, known).await? };
             if is_data {
                 blks.extend(touched);
             } else {
@@ -292,7 +289,12 @@ impl Flusher {
     }
 
     /// Committed extents, from memory or the store.
-    async fn extents(&self, shared: &Shared, did: DataId, blks: Range<BlockIndex>) -> Result<Vec<Extent>, StoreError> {
+    async fn extents(
+        &self,
+        shared: &Shared,
+        did: DataId,
+        blks: Range<BlockIndex>,
+    ) -> Result<Vec<Extent>, StoreError> {
         loop {
             let (cut, need) = {
                 let core = shared.core.lock();
@@ -334,12 +336,19 @@ impl Flusher {
             }
             Shape::Patch => add_patches(building, did, &change, self.committed, shared),
             Shape::Rewrite { from_base } => {
-                let base = if from_base { self.base(shared, did, change.blk).await } else { Ok(Bytes::new()) };
+                let base =
+                    if from_base { self.base(shared, did, change.blk).await } else { Ok(Bytes::new()) };
                 let base = match base {
                     Ok(base) => base,
                     Err(StoreError::Damaged { what, reason }) => {
                         // The damage stays where it is and is told to whoever reads it; what is new is not lost.
-                        tracing::error!(did, blk = change.blk, what, reason, "a damaged block is written to: kept as a patch");
+                        tracing::error!(
+                            did,
+                            blk = change.blk,
+                            what,
+                            reason,
+                            "a damaged block is written to: kept as a patch"
+                        );
                         add_patches(building, did, &change, self.committed, shared);
                         return Ok(());
                     }
@@ -406,16 +415,18 @@ impl Flusher {
         if pending.is_empty() {
             return Ok(());
         }
-        let hashes: Vec<_> = pending.iter().map(|block| tarbox_store::hash_block(&block.bytes)).collect();
-        let known = if building.dedup { self.store.find_blocks(&hashes).await? } else { vec![None; hashes.len()] };
-        let mut ids: FxHashMap<_, BlockId> = building.batch.headers.iter().map(|h| (h.hash, h.block)).collect();
+        let hashes: Vec<_> = pending.iter().map(|block| codec::hash(&block.bytes)).collect();
+        let known =
+            if building.dedup { self.store.find_blocks(&hashes).await? } else { vec![None; hashes.len()] };
+        let mut ids: FxHashMap<_, BlockId> =
+            building.batch.headers.iter().map(|h| (h.hash, h.block)).collect();
         let mut encoded: Vec<EncodedBlock> = Vec::new();
         for ((block, hash), known) in pending.into_iter().zip(hashes).zip(known) {
             let id = match known.or_else(|| ids.get(&hash).copied()) {
                 Some(id) => id,
                 None => {
                     let id = self.next_block().await?;
-                    encoded.push(tarbox_store::encode_block(id, hash, &block.bytes, self.compression));
+                    encoded.push(codec::encode_hashed(id, block.bytes.clone(), hash, self.compression));
                     ids.insert(hash, id);
                     id
                 }
@@ -454,7 +465,13 @@ impl Building {
         });
         install.extents.push((
             block.blk,
-            Some(Extent { blk: block.blk, alloc: block.alloc, kind: ExtentKind::Block(id), patches: 0, patch_bytes: 0 }),
+            Some(Extent {
+                blk: block.blk,
+                alloc: block.alloc,
+                kind: ExtentKind::Block(id),
+                patches: 0,
+                patch_bytes: 0,
+            }),
         ));
     }
 }

@@ -129,6 +129,8 @@ impl Folded {
 
     fn content(&mut self, did: DataId) -> &mut FoldedContent {
         let block_size = self.block_size;
-        self.contents.entry(did).or_insert_with(|| FoldedContent { content: Content::new(block_size), cut: None })
+        self.contents
+            .entry(did)
+            .or_insert_with(|| FoldedContent { content: Content::new(block_size), cut: None })
     }
 }

@@ -13,7 +13,7 @@ use fuse3::{
     FileType, Result, SetAttr, Timestamp,
     raw::{Filesystem, Request, reply::*},
 };
-use futures_util::stream::{self, Iter};
+use futures_util::stream::{self, Stream};
 use tarbox_store::{InodeRow, Time, UNIT};
 use tarbox_types::{Ino, fuse as convention};
 
@@ -21,9 +21,9 @@ use crate::{
     effect::Outcome,
     error::FsError,
     plan::{Caller, Change, Fallocate, Listed, NewInode, Page, READ_MAX, Reading, Rename, Seek, statfs},
-    shell::Shared,
+    shell::{Loaded, Shared},
     tree::{Need, Piece, Tree},
-    xattr::SetMode,
+    xattr::SetFlags,
 };
 
 /// The only writer lets the kernel cache without limit: what changes otherwise is invalidated by notification.
@@ -160,15 +160,17 @@ impl FileSystem {
                 let tree = &core.tree;
                 let current = page.as_ref().filter(|(_, evictions)| *evictions == tree.evictions);
                 match tree.list(ino, after, limit, rows, current.map(|(page, _)| page)) {
-                    Ok(listed) => match listed.iter().find(|entry| rows && entry.row.is_none() && entry.cookie > 2) {
-                        // Inodes evicted while their names stayed: a page brings many at once.
-                        Some(missing) if missing.cookie != asked_for => {
-                            asked_for = missing.cookie;
-                            Need::Page(ino, missing.cookie - 1)
+                    Ok(listed) => {
+                        match listed.iter().find(|entry| rows && entry.row.is_none() && entry.cookie > 2) {
+                            // Inodes evicted while their names stayed: a page brings many at once.
+                            Some(missing) if missing.cookie != asked_for => {
+                                asked_for = missing.cookie;
+                                Need::Page(ino, missing.cookie - 1)
+                            }
+                            Some(missing) => Need::Inode(missing.ino),
+                            None => return Ok(listed),
                         }
-                        Some(missing) => Need::Inode(missing.ino),
-                        None => return Ok(listed),
-                    },
+                    }
                     Err(crate::tree::Stop::Failed(error)) => return Err(error.into()),
                     Err(crate::tree::Stop::Need(Need::Directory(_)))
                         if tree.directories.get(&ino).is_some_and(|directory| directory.large) =>
@@ -193,32 +195,39 @@ impl FileSystem {
     }
 
     async fn read_bytes(&self, ino: Ino, offset: u64, len: u64) -> std::result::Result<Bytes, FsError> {
+        // Blocks just loaded are held here: a small cache may have dropped them before they are used.
+        let mut loaded = Loaded::default();
         loop {
-            let (reading, missing) = {
+            let need = {
                 let core = self.shared.core.lock();
                 match core.tree.read(ino, offset, len) {
-                    Ok(reading) => {
-                        let blocks = self.blocks_of(&reading);
-                        (Ok(reading), blocks)
-                    }
+                    Ok(reading) => match self.blocks_of(&reading, &loaded) {
+                        Ok(blocks) => {
+                            drop(core);
+                            return Ok(assemble(&reading, &blocks));
+                        }
+                        Err(missing) => Need::Blocks(reading.did, missing),
+                    },
                     Err(crate::tree::Stop::Failed(error)) => return Err(error),
-                    Err(crate::tree::Stop::Need(need)) => (Err(need), Ok(Vec::new())),
+                    Err(crate::tree::Stop::Need(need)) => need,
                 }
             };
-            match (reading, missing) {
-                (Ok(reading), Ok(blocks)) => return Ok(assemble(&reading, &blocks)),
-                (Ok(reading), Err(missing)) => self.shared.supply(Need::Blocks(reading.did, missing)).await?,
-                (Err(need), _) => self.shared.supply(need).await?,
+            match need {
+                Need::Blocks(did, blks) => {
+                    loaded = self.shared.patiently(|| self.shared.load_blocks(did, &blks)).await?;
+                }
+                need => self.shared.supply(need).await?,
             }
         }
     }
 
-    /// Cached bytes of the committed blocks that a read consists of, in order; or those that are not cached.
-    fn blocks_of(&self, reading: &Reading) -> std::result::Result<Vec<Bytes>, Vec<u64>> {
+    /// Bytes of the committed blocks that a read consists of, in order; or those that are not at hand.
+    fn blocks_of(&self, reading: &Reading, loaded: &Loaded) -> std::result::Result<Vec<Bytes>, Vec<u64>> {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for piece in &reading.pieces {
             if let Piece::Block { blk, .. } = piece {
-                match self.shared.cache.get(reading.did, *blk) {
+                let held = loaded.blocks.get(blk).filter(|_| loaded.version == reading.version).cloned();
+                match held.or_else(|| self.shared.cache.get(reading.did, *blk)) {
                     Some(bytes) => found.push(bytes),
                     None => missing.push(*blk),
                 }
@@ -282,7 +291,12 @@ impl Filesystem for FileSystem {
         let name = name.as_bytes();
         let found = self
             .shared
-            .look(|tree| Ok(tree.lookup(parent, name)?.and_then(|ino| tree.nodes.get(&ino)).map(|node| attr(&node.row))))
+            .look(|tree| {
+                Ok(tree
+                    .lookup(parent, name)?
+                    .and_then(|ino| tree.nodes.get(&ino))
+                    .map(|node| attr(&node.row)))
+            })
             .await?;
         Ok(found.map_or_else(negative, entry))
     }
@@ -313,8 +327,10 @@ impl Filesystem for FileSystem {
             ctime: set.ctime.map(time),
             kill_privileges: set.lock_owner == Some(convention::SETATTR_KILL_SUIDGID),
         };
-        let attr =
-            self.shared.change(&[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown).await?;
+        let attr = self
+            .shared
+            .change(&[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown)
+            .await?;
         Ok(ReplyAttr { ttl: TTL, attr })
     }
 
@@ -323,7 +339,11 @@ impl Filesystem for FileSystem {
             .shared
             .look(|tree| {
                 let row = &tree.node(ino)?.row;
-                if row.mode & libc::S_IFMT == libc::S_IFLNK { Ok(row.target.clone()) } else { Err(FsError::Invalid.into()) }
+                if row.mode & libc::S_IFMT == libc::S_IFLNK {
+                    Ok(row.target.clone())
+                } else {
+                    Err(FsError::Invalid.into())
+                }
             })
             .await?;
         Ok(ReplyData { data: target })
@@ -334,12 +354,26 @@ impl Filesystem for FileSystem {
         self.make(&req, parent, name, new).await.map(entry)
     }
 
-    async fn mknod(&self, req: Request, parent: Ino, name: &OsStr, mode: u32, rdev: u32) -> Result<ReplyEntry> {
+    async fn mknod(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<ReplyEntry> {
         let (mode, umask) = convention::unpack_umask(mode);
         self.make(&req, parent, name, NewInode { mode, umask, rdev, target: b"" }).await.map(entry)
     }
 
-    async fn mkdir(&self, req: Request, parent: Ino, name: &OsStr, mode: u32, umask: u32) -> Result<ReplyEntry> {
+    async fn mkdir(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> Result<ReplyEntry> {
         let umask = (umask & convention::UMASK_UNAPPLIED != 0).then_some(umask & 0o7777);
         let new = NewInode { mode: libc::S_IFDIR | mode & 0o7777, umask, rdev: 0, target: b"" };
         self.make(&req, parent, name, new).await.map(entry)
@@ -379,7 +413,8 @@ impl Filesystem for FileSystem {
 
     async fn link(&self, req: Request, ino: Ino, parent: Ino, name: &OsStr) -> Result<ReplyEntry> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        let attr = self.shared.change(&[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown).await?;
+        let attr =
+            self.shared.change(&[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown).await?;
         Ok(entry(attr))
     }
 
@@ -458,15 +493,10 @@ impl Filesystem for FileSystem {
         flags: u32,
         position: u32,
     ) -> Result<()> {
-        let mode = match flags as i32 {
-            0 => SetMode::Either,
-            libc::XATTR_CREATE => SetMode::Create,
-            libc::XATTR_REPLACE => SetMode::Replace,
-            _ => return Err(FsError::Invalid.into()),
-        };
+        let flags = SetFlags::from_bits(flags).ok_or(FsError::Invalid)?;
         let (caller, name) = (caller(&req), name.as_bytes());
         let kill_sgid = position & convention::ACL_KILL_SGID != 0;
-        let plan = |tree: &Tree| tree.set_xattr(&caller, ino, (name, value), mode, kill_sgid).map(Some);
+        let plan = |tree: &Tree| tree.set_xattr(&caller, ino, (name, value), flags, kill_sgid).map(Some);
         Ok(self.shared.change(&[], plan, done).await?)
     }
 
@@ -489,7 +519,7 @@ impl Filesystem for FileSystem {
         parent: Ino,
         _fh: u64,
         offset: i64,
-    ) -> Result<ReplyDirectory<Iter<std::vec::IntoIter<Result<DirectoryEntry>>>>> {
+    ) -> Result<ReplyDirectory<impl Stream<Item = Result<DirectoryEntry>> + Send + 'a>> {
         let listed = self.names(parent, offset as u64, READDIR_NAMES, false).await?;
         let entries: Vec<_> = listed
             .into_iter()
@@ -512,13 +542,20 @@ impl Filesystem for FileSystem {
         _fh: u64,
         offset: u64,
         _lock_owner: u64,
-    ) -> Result<ReplyDirectoryPlus<Iter<std::vec::IntoIter<Result<DirectoryEntryPlus>>>>> {
+    ) -> Result<ReplyDirectoryPlus<impl Stream<Item = Result<DirectoryEntryPlus>> + Send + 'a>> {
         let listed = self.names(parent, offset, READDIRPLUS_NAMES, true).await?;
         let entries: Vec<_> = listed.into_iter().map(|entry| Ok(plus(entry))).collect();
         Ok(ReplyDirectoryPlus { entries: stream::iter(entries) })
     }
 
-    async fn create(&self, req: Request, parent: Ino, name: &OsStr, mode: u32, flags: u32) -> Result<ReplyCreated> {
+    async fn create(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        flags: u32,
+    ) -> Result<ReplyCreated> {
         let (mode, umask) = convention::unpack_umask(mode);
         let new = NewInode { mode: libc::S_IFREG | mode & 0o7777, umask, rdev: 0, target: b"" };
         let attr = if flags & convention::O_TMPFILE_BITS != 0 {
@@ -541,7 +578,15 @@ impl Filesystem for FileSystem {
         Ok(ReplyCreated { ttl: TTL, attr, generation: 0, fh: 0, flags: FOPEN_KEEP_CACHE })
     }
 
-    async fn fallocate(&self, req: Request, ino: Ino, _fh: u64, offset: u64, length: u64, mode: u32) -> Result<()> {
+    async fn fallocate(
+        &self,
+        req: Request,
+        ino: Ino,
+        _fh: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> Result<()> {
         let keep_size = mode & FALLOC_KEEP_SIZE != 0;
         let what = match mode & !FALLOC_KEEP_SIZE {
             0 => Fallocate::Allocate,
@@ -586,12 +631,33 @@ impl Filesystem for FileSystem {
         Ok(ReplyCopyFileRange { copied: u64::from(written.written) })
     }
 
-    async fn getlk(&self, _: Request, _: Ino, _: u64, _: u64, _: u64, _: u64, _: u32, _: u32) -> Result<ReplyLock> {
+    async fn getlk(
+        &self,
+        _: Request,
+        _: Ino,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+    ) -> Result<ReplyLock> {
         Err(FsError::NotNeeded.into())
     }
 
     /// Not needed: locks of the only mount of a tenant are the kernel's own.
-    async fn setlk(&self, _: Request, _: Ino, _: u64, _: u64, _: u64, _: u64, _: u32, _: u32, _: bool) -> Result<()> {
+    async fn setlk(
+        &self,
+        _: Request,
+        _: Ino,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+        _: bool,
+    ) -> Result<()> {
         Err(FsError::NotNeeded.into())
     }
 }

@@ -13,7 +13,10 @@ use crate::error::FsError;
 pub(crate) enum State {
     Serving,
     /// The database does not answer; what is cached is served, changes go into the journal.
-    Waiting { since: Instant, cause: String },
+    Waiting {
+        since: Instant,
+        cause: String,
+    },
     /// The lease is lost: nothing of ours will ever be committed again.
     Lost(String),
 }

@@ -161,7 +161,7 @@ impl FileSystem {
         );
         let shared = Arc::new(Shared {
             journal: opened.journal.reader(),
-            cache: BlockCache::new(config.cache_bytes),
+            cache: BlockCache::new(config.cache_bytes as usize),
             flusher: tokio::sync::Mutex::new(flusher),
             committed: watch::Sender::new(tenant.seq),
             health: Health::new(Instant::now() + Duration::from_secs(10)),
@@ -225,7 +225,7 @@ impl FileSystem {
             used_bytes: core.tree.counters.used_bytes,
             used_inodes: core.tree.counters.used_inodes,
             limits: core.tree.limits,
-            cache_bytes: shared.cache.bytes(),
+            cache_bytes: shared.cache.statistics().bytes as u64,
             waiting_for,
             lost,
         }
@@ -241,7 +241,10 @@ impl FileSystem {
         if !self.shared.config.read_only
             && let Err(error) = self.shared.remove_orphans(&orphans).await
         {
-            tracing::warn!(error = chain(&error), "unlinked files could not be removed; the next mount does it");
+            tracing::warn!(
+                error = chain(&error),
+                "unlinked files could not be removed; the next mount does it"
+            );
         }
         self.flush().await?;
         if let Some(journal) = self.shared.core.lock().journal.take() {
@@ -281,7 +284,8 @@ async fn flush_in_background(weak: std::sync::Weak<Shared>) {
             Some(at) => interval.saturating_sub(at.elapsed()),
         };
         let is_idle = shared.journal.oldest_uncommitted_at().is_none();
-        let much = shared.journal.bytes_in_use() >= shared.soft_limit.load(Ordering::Relaxed).min(64 << 20) / 4;
+        let much =
+            shared.journal.bytes_in_use() >= shared.soft_limit.load(Ordering::Relaxed).min(64 << 20) / 4;
         if !is_idle && (wait.is_zero() || much) {
             commit_some(&shared).await;
             continue;
@@ -310,7 +314,10 @@ async fn commit_some(shared: &Shared) {
     if bytes >= SOFT_LIMIT_MIN / 4 && elapsed > 0.0 {
         let rate = bytes as f64 / elapsed;
         let allowed = (rate * shared.config.max_lag.as_secs_f64()) as u64;
-        shared.soft_limit.store(allowed.clamp(SOFT_LIMIT_MIN, shared.config.journal_bytes.max(SOFT_LIMIT_MIN)), Ordering::Relaxed);
+        shared.soft_limit.store(
+            allowed.clamp(SOFT_LIMIT_MIN, shared.config.journal_bytes.max(SOFT_LIMIT_MIN)),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -371,7 +378,9 @@ async fn beat(shared: &Shared, database: &dyn Database, session: SessionId) -> R
     for tenant in &beat.tenants {
         let Some(fence) = fence.as_ref().filter(|fence| fence.tenant == tenant.tenant) else { continue };
         if tenant.epoch != fence.epoch {
-            shared.health.lost(format!("another holder has epoch {}, ours was {}", tenant.epoch, fence.epoch));
+            shared
+                .health
+                .lost(format!("another holder has epoch {}, ours was {}", tenant.epoch, fence.epoch));
         } else if tenant.state == TenantState::Deleted {
             tracing::warn!(tenant = %tenant.tenant, "the tenant has been deleted: unmount it");
         }

@@ -43,7 +43,14 @@ pub(crate) struct Reading {
 impl Tree {
     /// pwrite: `len` bytes of the record's payload, from its beginning. Where the quota or the largest file
     /// leaves room for a part only, that part is written.
-    pub(crate) fn write(&self, caller: &Caller, ino: Ino, offset: u64, len: u64, kill: bool) -> Planned<Record> {
+    pub(crate) fn write(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        kill: bool,
+    ) -> Planned<Record> {
         let mut draft = Draft::new(self);
         let mut row = self.node(ino)?.row.clone();
         check_regular(&row)?;
@@ -101,7 +108,12 @@ impl Tree {
             Fallocate::PunchHole => draft.punch(&mut row, bytes)?,
             Fallocate::ZeroRange => {
                 draft.preallocate(&mut row, bytes.clone())?;
-                draft.push(Effect::Zero { did: row.did, from: bytes.start, to: bytes.end, deallocate: false });
+                draft.push(Effect::Zero {
+                    did: row.did,
+                    from: bytes.start,
+                    to: bytes.end,
+                    deallocate: false,
+                });
                 row.size = if keep_size { row.size } else { row.size.max(bytes.end) };
             }
             Fallocate::Allocate => {

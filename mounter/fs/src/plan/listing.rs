@@ -44,7 +44,13 @@ impl Tree {
         let mut listed = Vec::new();
         for (cookie, name, ino) in [(DOT, &b"."[..], ino), (DOT_DOT, b"..", row.dir_parent)] {
             if after < cookie {
-                listed.push(Listed { name: Bytes::from_static(name), ino, kind: libc::S_IFDIR, cookie, row: None });
+                listed.push(Listed {
+                    name: Bytes::from_static(name),
+                    ino,
+                    kind: libc::S_IFDIR,
+                    cookie,
+                    row: None,
+                });
             }
         }
         if row.nlink == 0 {
@@ -53,9 +59,9 @@ impl Tree {
         let after = after.max(DOT_DOT);
         let limit = limit.saturating_sub(listed.len());
         match (self.directories.get(&ino), page) {
-            (Some(directory), _) if directory.complete => listed.extend(
-                directory.after(after).take(limit).map(|(name, slot)| in_memory(name, slot)),
-            ),
+            (Some(directory), _) if directory.complete => {
+                listed.extend(directory.after(after).take(limit).map(|(name, slot)| in_memory(name, slot)))
+            }
             (_, None) => return Err(Need::Directory(ino).into()),
             (directory, Some(page)) => listed.extend(merge(directory, after, page).into_iter().take(limit)),
         }
@@ -99,7 +105,10 @@ fn merge(directory: Option<&crate::tree::Directory>, after: Cookie, page: &Page)
         .collect();
     if let Some(directory) = directory {
         merged.extend(
-            directory.after(after).take_while(|(_, slot)| slot.cookie <= end).map(|(name, slot)| in_memory(name, slot)),
+            directory
+                .after(after)
+                .take_while(|(_, slot)| slot.cookie <= end)
+                .map(|(name, slot)| in_memory(name, slot)),
         );
         merged.sort_by_key(|entry| entry.cookie);
     }

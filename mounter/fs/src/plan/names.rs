@@ -4,15 +4,13 @@ use bytes::Bytes;
 use tarbox_store::{InodeRow, Time};
 use tarbox_types::Ino;
 
-use super::{
-    Caller, Draft, FIRST_COOKIE, LINK_MAX, Planned, TARGET_MAX, check_name, entry, is_dir, touched,
-};
+use super::{Caller, Draft, FIRST_COOKIE, LINK_MAX, Planned, TARGET_MAX, check_name, entry, is_dir, touched};
 use crate::{
-    acl,
+    acl::{self, Acl},
     effect::{Effect, Outcome, Record},
     error::FsError,
     tree::{Need, Tree},
-    xattr,
+    xattr::{SetFlags, Xattrs},
 };
 
 /// What is to be made.
@@ -37,7 +35,13 @@ pub(crate) enum Rename {
 
 impl Tree {
     /// mkdir, mknod, create, symlink: a new inode under a new name.
-    pub(crate) fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: &NewInode<'_>) -> Planned<Record> {
+    pub(crate) fn make(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new: &NewInode<'_>,
+    ) -> Planned<Record> {
         check_name(name)?;
         if new.target.len() > TARGET_MAX {
             return Err(FsError::NameTooLong.into());
@@ -75,20 +79,19 @@ impl Tree {
     }
 
     /// The row of a new inode, with its ACLs; both are put into the draft.
-    fn new_row(&self, caller: &Caller, parent: &InodeRow, new: &NewInode<'_>, draft: &mut Draft<'_>) -> Planned<InodeRow> {
+    fn new_row(
+        &self,
+        caller: &Caller,
+        parent: &InodeRow,
+        new: &NewInode<'_>,
+        draft: &mut Draft<'_>,
+    ) -> Planned<InodeRow> {
         draft.count_inode()?;
         let ino = draft.next_number();
         let kind = new.mode & libc::S_IFMT;
-        let is_link = kind == libc::S_IFLNK;
-        let inherited = match self.default_acl(parent.ino)? {
-            Some(default) if !is_link => acl::inherit(&default, new.mode & 0o7777, kind == libc::S_IFDIR),
-            _ => acl::Inherited {
-                mode: new.mode & 0o7777 & !new.umask.filter(|_| !is_link).unwrap_or(0),
-                access: None,
-                default: None,
-            },
-        };
-        let mut mode = kind | inherited.mode;
+        let inherited =
+            acl::inherit(self.default_acl(parent.ino)?.as_ref(), new.mode, new.umask.unwrap_or(0));
+        let mut mode = inherited.mode;
         let sets_group = parent.mode & libc::S_ISGID != 0;
         if sets_group && kind == libc::S_IFDIR {
             mode |= libc::S_ISGID;
@@ -117,10 +120,10 @@ impl Tree {
         };
         draft.put(row.clone());
         if inherited.access.is_some() || inherited.default.is_some() {
-            let mut list = xattr::Attributes::default();
+            let mut list = Xattrs::default();
             for (name, value) in [(acl::ACCESS, inherited.access), (acl::DEFAULT, inherited.default)] {
                 if let Some(value) = value {
-                    list.put(name, value);
+                    list.set(name, &value.to_bytes(), SetFlags::default())?;
                 }
             }
             draft.push(Effect::Xattrs { ino, value: list.encode() });
@@ -129,11 +132,12 @@ impl Tree {
     }
 
     /// The default ACL of a directory.
-    fn default_acl(&self, ino: Ino) -> Planned<Option<Bytes>> {
-        Ok(match self.xattrs(ino)? {
-            Some(list) => xattr::Attributes::decode(list)?.get(acl::DEFAULT).map(Bytes::copy_from_slice),
-            None => None,
-        })
+    fn default_acl(&self, ino: Ino) -> Planned<Option<Acl>> {
+        let Some(list) = self.xattrs(ino)? else { return Ok(None) };
+        match Xattrs::decode(Some(list))?.get(acl::DEFAULT) {
+            Some(value) => Ok(Acl::parse(value)?),
+            None => Ok(None),
+        }
     }
 
     /// One more name for an inode.
@@ -229,12 +233,16 @@ impl Tree {
                 if is_dir(target) {
                     self.check_not_inside(target.ino, from.0)?;
                 }
-                self.exchange(caller, (from_dir, from.1, source, from_cookie), (to_dir, to.1, target, to_cookie))
-                    .map(Some)
+                self.exchange(
+                    caller,
+                    (from_dir, from.1, source, from_cookie),
+                    (to_dir, to.1, target, to_cookie),
+                )
+                .map(Some)
             }
-            (_, target) => {
-                self.replace(caller, (from_dir, from.1, source, from_cookie), (to_dir, to.1), target).map(Some)
-            }
+            (_, target) => self
+                .replace(caller, (from_dir, from.1, source, from_cookie), (to_dir, to.1), target)
+                .map(Some),
         }
     }
 

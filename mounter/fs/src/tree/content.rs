@@ -70,7 +70,11 @@ pub(crate) enum Piece {
     Data(Payload),
     Zero(u64),
     /// Bytes of a committed block.
-    Block { blk: BlockIndex, offset: u32, len: u32 },
+    Block {
+        blk: BlockIndex,
+        offset: u32,
+        len: u32,
+    },
 }
 
 /// See the module's documentation.
@@ -159,7 +163,12 @@ impl Content {
     }
 
     /// How many units of a range are allocated, those preallocated in `reserved` included.
-    pub(crate) fn allocated(&self, did: DataId, units: Range<u64>, reserved: &[Range<u64>]) -> Result<u64, Stop> {
+    pub(crate) fn allocated(
+        &self,
+        did: DataId,
+        units: Range<u64>,
+        reserved: &[Range<u64>],
+    ) -> Result<u64, Stop> {
         let mut count = 0;
         for run in self.runs(did, units)? {
             let len = run.0.end - run.0.start;

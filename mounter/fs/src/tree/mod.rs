@@ -70,6 +70,18 @@ impl From<crate::error::FsError> for Stop {
     }
 }
 
+impl From<crate::xattr::XattrError> for Stop {
+    fn from(error: crate::xattr::XattrError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<crate::acl::AclError> for Stop {
+    fn from(error: crate::acl::AclError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl From<Need> for Stop {
     fn from(need: Need) -> Self {
         Self::Need(need)
@@ -215,7 +227,11 @@ impl Tree {
                 }
             }
             Effect::Write { did, offset, at, len } => {
-                self.content(*did, fresh_from).write(seq, *offset, payload.slice(*at as usize..(*at + *len) as usize));
+                self.content(*did, fresh_from).write(
+                    seq,
+                    *offset,
+                    payload.slice(*at as usize..(*at + *len) as usize),
+                );
             }
             Effect::Zero { did, from, to, deallocate } => {
                 self.content(*did, fresh_from).zero(seq, *from..*to, *deallocate);
