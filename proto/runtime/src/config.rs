@@ -18,6 +18,8 @@ pub use source::Source;
 
 /// Prefix of our variables.
 const PREFIX: &str = "TARBOX_";
+/// Variables of our own tests and tools, which the programs that they start inherit.
+const TEST_PREFIX: &str = "TARBOX_TEST_";
 
 /// The layers of one program's configuration.
 #[derive(Debug)]
@@ -59,10 +61,11 @@ impl Layers {
         }
     }
 
-    /// Adds the variables that begin with `TARBOX_`.
+    /// Adds the variables that begin with `TARBOX_`; those that begin with `TARBOX_TEST_` are left out.
     pub fn environment(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) {
         for (name, value) in variables {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            let ours = |name: &&str| name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX);
+            let Some(name) = name.to_str().filter(ours) else { continue };
             let source = Source::Environment(name.to_owned());
             let known = self.keys.iter().copied().find(|key| variable_name(key) == name);
             match (known, value.into_string()) {

@@ -44,7 +44,9 @@ impl FromStr for LogLevel {
         let levels = ["off", "error", "warn", "info", "debug", "trace"];
         // EnvFilter would take an unknown word for a target and then log everything of it.
         let known = |part: &str| {
-            levels.contains(&part.rsplit_once('=').map_or(part, |(_, level)| level).to_ascii_lowercase().as_str())
+            levels.contains(
+                &part.rsplit_once('=').map_or(part, |(_, level)| level).to_ascii_lowercase().as_str(),
+            )
         };
         if !text.split(',').map(str::trim).all(known) || EnvFilter::try_new(text).is_err() {
             return Err(ALLOWED);
@@ -93,8 +95,7 @@ fn install<W>(filter: EnvFilter, format: LogFormat, colours: bool, writer: W)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);
     // A second subscriber is refused: the first one goes on, which is what a test wants.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -20,7 +20,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
     assert_eq!(layers.read("cacheSize", size), None);
     layers.file(Path::new("c.toml"), "cacheSize = '1Mi'\nreadOnly = true");
     assert_eq!(layers.read("cacheSize", size), Some(1 << 20));
-    layers.environment(variables(&[("TARBOX_CACHE_SIZE", "2Mi"), ("HOME", "/")]));
+    layers.environment(variables(&[("TARBOX_CACHE_SIZE", "2Mi"), ("TARBOX_TEST_SEED", "1"), ("HOME", "/")]));
     assert_eq!(layers.read("cacheSize", size), Some(2 << 20));
     layers.flag("cacheSize", Some("3Mi".into()));
     assert_eq!(layers.read("cacheSize", size), Some(3 << 20));
@@ -40,7 +40,10 @@ fn a_bare_number_is_read_as_text_would_be() {
 #[test]
 fn every_fault_of_every_layer_is_named_with_key_value_allowed_and_source() {
     let mut layers = Layers::new(KEYS);
-    layers.file(Path::new("/etc/c.toml"), "# ours\ncacheSize = 'lots'\ncache_siz = 1\nreadOnly = [1]\n[odd]\nx = 1");
+    layers.file(
+        Path::new("/etc/c.toml"),
+        "# ours\ncacheSize = 'lots'\ncache_siz = 1\nreadOnly = [1]\n[odd]\nx = 1",
+    );
     layers.environment(variables(&[
         ("TARBOX_CACHESIZE", "1"),
         ("TARBOX_COLOUR", "red"),
