@@ -1,6 +1,7 @@
 //! tarbox-mount and tarbox, the programs a user runs.
 
 pub mod admission;
+pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod engine;
@@ -9,6 +10,7 @@ pub mod lease;
 pub mod mount_command;
 pub mod mount_point;
 pub mod mounts;
+pub mod offline;
 pub mod pending;
 pub mod places;
 pub mod program;

@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use tarbox_runtime::{Shutdown, Signal};
-use tarbox_store::{Database, StoreError, Tenant};
+use tarbox_store::{Database, Lease, StoreError, Tenant};
 use tarbox_types::{ByteSize, ErrorKind, SessionId};
 
 use crate::{
@@ -109,18 +109,9 @@ async fn open_leased(
     point: PathBuf,
 ) -> Result<Opened, Failure> {
     let lease = lease::acquire(database, tenant.id, session, directory).await?;
-    let store = database.open_tenant(tenant.id).await?;
     let epoch = lease.fence.epoch.cast_unsigned();
     let tenant = lease.tenant.clone();
-    let config = fs_config(settings, &tenant, directory);
-    let file_system =
-        FileSystem::open(Arc::clone(database), store, lease, session, config).await.map_err(|error| {
-            Failure::Part {
-                kind: error.kind(),
-                doing: format!("open tenant `{}`", tenant.name),
-                source: error.into(),
-            }
-        })?;
+    let file_system = open_file_system(database, settings, lease, session, directory).await?;
     let note = Note {
         pid: std::process::id(),
         session,
@@ -132,6 +123,25 @@ async fn open_leased(
     };
     directory.write_note(&note)?;
     Ok(Opened { database: Arc::clone(database), session, file_system, epoch, note, tenant })
+}
+
+/// Opens the file system under a lease: what a dead mounter left in the journal is replayed.
+///
+/// # Errors
+/// Where the journal or the database cannot be read.
+pub async fn open_file_system(
+    database: &Arc<dyn Database>,
+    settings: &Settings,
+    lease: Lease,
+    session: SessionId,
+    directory: &TenantDir,
+) -> Result<Arc<FileSystem>, Failure> {
+    let name = lease.tenant.name.clone();
+    let config = fs_config(settings, &lease.tenant, directory);
+    let store = database.open_tenant(lease.fence.tenant).await?;
+    FileSystem::open(Arc::clone(database), store, lease, session, config).await.map_err(|error| {
+        Failure::Part { kind: error.kind(), doing: format!("open tenant `{name}`"), source: error.into() }
+    })
 }
 
 fn fs_config(settings: &Settings, tenant: &Tenant, directory: &TenantDir) -> FsConfig {
