@@ -427,13 +427,9 @@ impl Shared {
         if let Some(kernel) = self.kernel.get().cloned() {
             // On a thread of its own: a notification may wait for pages that requests hold.
             std::thread::spawn(move || {
-<<<<<<< HEAD
                 for ino in inos {
                     let _ = kernel.invalidate_inode(ino, 0, 0);
                 }
-=======
-                inos.into_iter().for_each(|ino| drop(kernel.invalidate_inode(ino, 0, 0)))
->>>>>>> tests
             });
         }
     }
