@@ -1,1 +1,21 @@
 //! tarbox-mount and tarbox, the programs a user runs.
+
+pub mod admission;
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod engine;
+pub mod failure;
+pub mod lease;
+pub mod mount_command;
+pub mod mount_point;
+pub mod mounts;
+pub mod offline;
+pub mod pending;
+pub mod places;
+pub mod program;
+pub mod serve;
+pub mod settings;
+pub mod tenant_dir;
+pub mod tenant_name;
+pub mod unmount;

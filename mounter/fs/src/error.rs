@@ -3,6 +3,8 @@
 use tarbox_store::StoreError;
 use tarbox_types::ErrorKind;
 
+use crate::{acl::AclError, xattr::XattrError};
+
 /// Why an operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FsError {
@@ -86,6 +88,28 @@ impl FsError {
             Self::NoSpace | Self::FileTooLarge => ErrorKind::Exhausted,
             Self::NotSupported | Self::NotNeeded => ErrorKind::Unsupported,
             Self::Io(_) => ErrorKind::Damaged,
+        }
+    }
+}
+
+impl From<XattrError> for FsError {
+    fn from(error: XattrError) -> Self {
+        match error {
+            XattrError::BadName => Self::Range,
+            XattrError::ValueTooLarge => Self::AttributeTooLarge,
+            XattrError::NoRoom => Self::NoSpace,
+            XattrError::Exists => Self::Exists,
+            XattrError::Missing => Self::NoAttribute,
+            XattrError::Damaged => Self::Io(error.to_string()),
+        }
+    }
+}
+
+impl From<AclError> for FsError {
+    fn from(error: AclError) -> Self {
+        match error {
+            AclError::Version(_) => Self::NotSupported,
+            AclError::Malformed | AclError::Invalid => Self::Invalid,
         }
     }
 }

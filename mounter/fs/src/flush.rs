@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tarbox_store::{
     Batch, BlockHeader, Committed, Compression, DataRef, EncodedBlock, Extent, ExtentBody, ExtentKind,
-    ExtentRow, Fence, PatchRow, StoreError, TenantStore, View,
+    ExtentRow, Fence, PatchRow, StoreError, TenantStore, View, codec,
 };
 use tarbox_types::{BlockId, BlockIndex, DataId, Seq};
 
@@ -122,10 +122,6 @@ impl Flusher {
     /// Where the database stands.
     pub(crate) fn committed(&self) -> Seq {
         self.committed
-    }
-
-    pub(crate) fn store(&self) -> &Arc<dyn TenantStore> {
-        &self.store
     }
 
     pub(crate) fn fence(&self) -> &Fence {
@@ -419,7 +415,7 @@ impl Flusher {
         if pending.is_empty() {
             return Ok(());
         }
-        let hashes: Vec<_> = pending.iter().map(|block| tarbox_store::hash_block(&block.bytes)).collect();
+        let hashes: Vec<_> = pending.iter().map(|block| codec::hash(&block.bytes)).collect();
         let known =
             if building.dedup { self.store.find_blocks(&hashes).await? } else { vec![None; hashes.len()] };
         let mut ids: FxHashMap<_, BlockId> =
@@ -430,7 +426,7 @@ impl Flusher {
                 Some(id) => id,
                 None => {
                     let id = self.next_block().await?;
-                    encoded.push(tarbox_store::encode_block(id, hash, &block.bytes, self.compression));
+                    encoded.push(codec::encode_hashed(id, block.bytes.clone(), hash, self.compression));
                     ids.insert(hash, id);
                     id
                 }

@@ -13,7 +13,7 @@ use fuse3::{
     FileType, Result, SetAttr, Timestamp,
     raw::{Filesystem, Request, reply::*},
 };
-use futures_util::stream::{self, Iter};
+use futures_util::stream::{self, Stream};
 use tarbox_store::{InodeRow, Time, UNIT};
 use tarbox_types::{Ino, fuse as convention};
 
@@ -21,9 +21,9 @@ use crate::{
     effect::Outcome,
     error::FsError,
     plan::{Caller, Change, Fallocate, Listed, NewInode, Page, READ_MAX, Reading, Rename, Seek, statfs},
-    shell::Shared,
+    shell::{Loaded, Shared},
     tree::{Need, Piece, Tree},
-    xattr::SetMode,
+    xattr::SetFlags,
 };
 
 /// The only writer lets the kernel cache without limit: what changes otherwise is invalidated by notification.
@@ -195,32 +195,39 @@ impl FileSystem {
     }
 
     async fn read_bytes(&self, ino: Ino, offset: u64, len: u64) -> std::result::Result<Bytes, FsError> {
+        // Blocks just loaded are held here: a small cache may have dropped them before they are used.
+        let mut loaded = Loaded::default();
         loop {
-            let (reading, missing) = {
+            let need = {
                 let core = self.shared.core.lock();
                 match core.tree.read(ino, offset, len) {
-                    Ok(reading) => {
-                        let blocks = self.blocks_of(&reading);
-                        (Ok(reading), blocks)
-                    }
+                    Ok(reading) => match self.blocks_of(&reading, &loaded) {
+                        Ok(blocks) => {
+                            drop(core);
+                            return Ok(assemble(&reading, &blocks));
+                        }
+                        Err(missing) => Need::Blocks(reading.did, missing),
+                    },
                     Err(crate::tree::Stop::Failed(error)) => return Err(error),
-                    Err(crate::tree::Stop::Need(need)) => (Err(need), Ok(Vec::new())),
+                    Err(crate::tree::Stop::Need(need)) => need,
                 }
             };
-            match (reading, missing) {
-                (Ok(reading), Ok(blocks)) => return Ok(assemble(&reading, &blocks)),
-                (Ok(reading), Err(missing)) => self.shared.supply(Need::Blocks(reading.did, missing)).await?,
-                (Err(need), _) => self.shared.supply(need).await?,
+            match need {
+                Need::Blocks(did, blks) => {
+                    loaded = self.shared.patiently(|| self.shared.load_blocks(did, &blks)).await?;
+                }
+                need => self.shared.supply(need).await?,
             }
         }
     }
 
-    /// Cached bytes of the committed blocks that a read consists of, in order; or those that are not cached.
-    fn blocks_of(&self, reading: &Reading) -> std::result::Result<Vec<Bytes>, Vec<u64>> {
+    /// Bytes of the committed blocks that a read consists of, in order; or those that are not at hand.
+    fn blocks_of(&self, reading: &Reading, loaded: &Loaded) -> std::result::Result<Vec<Bytes>, Vec<u64>> {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for piece in &reading.pieces {
             if let Piece::Block { blk, .. } = piece {
-                match self.shared.cache.get(reading.did, *blk) {
+                let held = loaded.blocks.get(blk).filter(|_| loaded.version == reading.version).cloned();
+                match held.or_else(|| self.shared.cache.get(reading.did, *blk)) {
                     Some(bytes) => found.push(bytes),
                     None => missing.push(*blk),
                 }
@@ -486,15 +493,10 @@ impl Filesystem for FileSystem {
         flags: u32,
         position: u32,
     ) -> Result<()> {
-        let mode = match flags as i32 {
-            0 => SetMode::Either,
-            libc::XATTR_CREATE => SetMode::Create,
-            libc::XATTR_REPLACE => SetMode::Replace,
-            _ => return Err(FsError::Invalid.into()),
-        };
+        let flags = SetFlags::from_bits(flags).ok_or(FsError::Invalid)?;
         let (caller, name) = (caller(&req), name.as_bytes());
         let kill_sgid = position & convention::ACL_KILL_SGID != 0;
-        let plan = |tree: &Tree| tree.set_xattr(&caller, ino, (name, value), mode, kill_sgid).map(Some);
+        let plan = |tree: &Tree| tree.set_xattr(&caller, ino, (name, value), flags, kill_sgid).map(Some);
         Ok(self.shared.change(&[], plan, done).await?)
     }
 
@@ -517,7 +519,7 @@ impl Filesystem for FileSystem {
         parent: Ino,
         _fh: u64,
         offset: i64,
-    ) -> Result<ReplyDirectory<Iter<std::vec::IntoIter<Result<DirectoryEntry>>>>> {
+    ) -> Result<ReplyDirectory<impl Stream<Item = Result<DirectoryEntry>> + Send + 'a>> {
         let listed = self.names(parent, offset as u64, READDIR_NAMES, false).await?;
         let entries: Vec<_> = listed
             .into_iter()
@@ -540,7 +542,7 @@ impl Filesystem for FileSystem {
         _fh: u64,
         offset: u64,
         _lock_owner: u64,
-    ) -> Result<ReplyDirectoryPlus<Iter<std::vec::IntoIter<Result<DirectoryEntryPlus>>>>> {
+    ) -> Result<ReplyDirectoryPlus<impl Stream<Item = Result<DirectoryEntryPlus>> + Send + 'a>> {
         let listed = self.names(parent, offset, READDIRPLUS_NAMES, true).await?;
         let entries: Vec<_> = listed.into_iter().map(|entry| Ok(plus(entry))).collect();
         Ok(ReplyDirectoryPlus { entries: stream::iter(entries) })

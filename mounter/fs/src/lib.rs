@@ -17,6 +17,8 @@ mod open;
 mod plan;
 pub mod range_map;
 mod shell;
+#[cfg(test)]
+mod tests;
 mod tree;
 pub mod xattr;
 

@@ -161,7 +161,7 @@ impl FileSystem {
         );
         let shared = Arc::new(Shared {
             journal: opened.journal.reader(),
-            cache: BlockCache::new(config.cache_bytes),
+            cache: BlockCache::new(config.cache_bytes as usize),
             flusher: tokio::sync::Mutex::new(flusher),
             committed: watch::Sender::new(tenant.seq),
             health: Health::new(Instant::now() + Duration::from_secs(10)),
@@ -225,7 +225,7 @@ impl FileSystem {
             used_bytes: core.tree.counters.used_bytes,
             used_inodes: core.tree.counters.used_inodes,
             limits: core.tree.limits,
-            cache_bytes: shared.cache.bytes(),
+            cache_bytes: shared.cache.statistics().bytes as u64,
             waiting_for,
             lost,
         }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tarbox_store::{DataRef, EntryRow, InodeRow, Limits, StoreError, TenantStore, View};
 use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq};
 use tokio::sync::{Notify, watch};
@@ -71,6 +71,13 @@ impl Core {
     pub(crate) fn new(tree: Tree, journal: Option<Journal>) -> Self {
         Self { tree, journal, unflushed: 0 }
     }
+}
+
+/// Blocks of one content, as of a version of its committed part.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub version: u64,
+    pub blocks: FxHashMap<BlockIndex, Bytes>,
 }
 
 /// A change that has been journalled and applied.
@@ -187,7 +194,7 @@ impl Shared {
     pub(crate) async fn supply(&self, need: Need) -> Result<(), FsError> {
         match need {
             Need::Room => return self.wait_for_room().await,
-            Need::Reaping => return self.reap_now().await,
+            Need::Reaping => return Box::pin(self.reap_now()).await,
             Need::Inode(_)
             | Need::Name(..)
             | Need::Directory(_)
@@ -260,7 +267,7 @@ impl Shared {
                 }
             }
             Need::Extents(did, range) => self.load_extents(*did, range.clone()).await?,
-            Need::Blocks(did, blks) => self.load_blocks(*did, blks).await?,
+            Need::Blocks(did, blks) => drop(self.load_blocks(*did, blks).await?),
             Need::Room | Need::Reaping => {}
         }
         Ok(Ok(()))
@@ -316,24 +323,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Bytes of blocks into the cache, with some more where the file is read in sequence.
-    async fn load_blocks(&self, did: DataId, blks: &[BlockIndex]) -> Result<(), StoreError> {
-        let (Some((data, version)), Some(&first)) = (self.data_ref(did), blks.first()) else { return Ok(()) };
+    /// Bytes of blocks, into the cache as well, with some more where the file is read in sequence.
+    pub(crate) async fn load_blocks(&self, did: DataId, blks: &[BlockIndex]) -> Result<Loaded, StoreError> {
+        let (Some((data, version)), Some(&first)) = (self.data_ref(did), blks.first()) else {
+            return Ok(Loaded::default());
+        };
         let wanted = self.with_read_ahead(did, first, blks);
         let blocks = self.store.read(&self.view, data, &wanted).await?;
+        // An extent said that there is a block; where no row has one, it is the hole that the database holds.
+        let mut loaded = Loaded { version, blocks: blks.iter().map(|&blk| (blk, Bytes::new())).collect() };
         let core = self.core.lock();
-        if core.tree.contents.get(&did).is_some_and(|content| content.version == version) {
-            let mut missing: FxHashSet<BlockIndex> = blks.iter().copied().collect();
-            for (blk, bytes) in blocks {
-                missing.remove(&blk);
-                self.cache.insert(did, blk, bytes);
+        let is_current = core.tree.contents.get(&did).is_some_and(|content| content.version == version);
+        for (blk, bytes) in blocks {
+            if is_current {
+                self.cache.insert(did, blk, bytes.clone());
             }
-            // An extent said that there is a block, and no row has one: read as the hole that the database holds.
-            for blk in missing {
-                self.cache.insert(did, blk, Bytes::new());
+            if let Some(slot) = loaded.blocks.get_mut(&blk) {
+                *slot = bytes;
             }
         }
-        Ok(())
+        Ok(loaded)
     }
 
     fn data_ref(&self, did: DataId) -> Option<(DataRef, u64)> {
@@ -409,7 +418,7 @@ impl Shared {
             content.version = tree.evictions << 32;
         }
         core.tree = tree;
-        self.cache.clear();
+        self.cache.shrink(0);
         self.committed.send_replace(found);
     }
 
@@ -418,7 +427,9 @@ impl Shared {
         if let Some(kernel) = self.kernel.get().cloned() {
             // On a thread of its own: a notification may wait for pages that requests hold.
             std::thread::spawn(move || {
-                inos.into_iter().for_each(|ino| drop(kernel.invalidate_inode(ino, 0, 0)))
+                for ino in inos {
+                    let _ = kernel.invalidate_inode(ino, 0, 0);
+                }
             });
         }
     }

@@ -1,2 +1,9 @@
-//! `tarbox-mount`.
-fn main() {}
+//! `tarbox-mount`: mounts a tenant.
+
+use std::process::ExitCode;
+
+use tarbox_mounter::{mount_command::MountCommand, program};
+
+fn main() -> ExitCode {
+    program::main("tarbox-mount", MountCommand::run)
+}

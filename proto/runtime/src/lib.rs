@@ -1,1 +1,11 @@
 //! How our processes start, are configured, log and stop.
+
+pub mod backoff;
+pub mod config;
+pub mod directories;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use backoff::Backoff;
+pub use config::{ConfigError, Layers, Source};
+pub use shutdown::{Shutdown, Signal};

@@ -1,16 +1,15 @@
 //! Attributes: setattr with truncation, statfs.
 
-use bytes::Bytes;
 use tarbox_store::{InodeRow, Time, UNIT};
 use tarbox_types::Ino;
 
 use super::{Caller, Draft, FILE_MAX, Planned, check_regular, is_dir, without_privileges};
 use crate::{
-    acl,
+    acl::{self, Acl},
     effect::{Effect, Outcome, Record},
     error::FsError,
     tree::{Content, Need, Tree},
-    xattr,
+    xattr::{SetFlags, Xattrs},
 };
 
 /// What setattr is to change.
@@ -27,6 +26,8 @@ pub(crate) struct Change {
     pub kill_privileges: bool,
 }
 
+/// File capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
 /// Contents of more blocks than this get a new data id when they are truncated to nothing, so that it takes constant time.
 const LARGE_CONTENT_BLOCKS: u64 = 64;
 
@@ -75,8 +76,8 @@ impl Draft<'_> {
             row.mode = without_privileges(row.mode);
         }
         if let Some(list) = self.tree.xattrs(row.ino)? {
-            let mut list = xattr::Attributes::decode(list)?;
-            if list.remove(xattr::CAPABILITY) {
+            let mut list = Xattrs::decode(Some(list))?;
+            if list.remove(CAPABILITY).is_ok() {
                 self.push(Effect::Xattrs { ino: row.ino, value: list.encode() });
             }
         }
@@ -87,9 +88,11 @@ impl Draft<'_> {
     fn change_mode(&mut self, row: &mut InodeRow, mode: u32) -> Planned<()> {
         row.mode = row.mode & libc::S_IFMT | mode & 0o7777;
         let Some(list) = self.tree.xattrs(row.ino)? else { return Ok(()) };
-        let mut list = xattr::Attributes::decode(list)?;
-        if let Some(access) = list.get(acl::ACCESS).map(Bytes::copy_from_slice) {
-            list.put(acl::ACCESS, acl::chmod(&access, mode & 0o777)?);
+        let mut list = Xattrs::decode(Some(list))?;
+        if let Some(value) = list.get(acl::ACCESS).cloned()
+            && let Some(access) = Acl::parse(&value)?
+        {
+            list.set(acl::ACCESS, &access.chmod(mode).to_bytes(), SetFlags::default())?;
             self.push(Effect::Xattrs { ino: row.ino, value: list.encode() });
         }
         Ok(())

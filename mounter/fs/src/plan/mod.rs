@@ -13,8 +13,8 @@ use tarbox_store::{EntryRow, InodeRow, Time, UNIT};
 use tarbox_types::Ino;
 
 pub(crate) use attributes::{Change, statfs};
-pub(crate) use data::{Fallocate, READ_MAX, Seek};
-pub(crate) use listing::Listed;
+pub(crate) use data::{Fallocate, READ_MAX, Reading, Seek};
+pub(crate) use listing::{Listed, Page};
 pub(crate) use names::{NewInode, Rename};
 
 use crate::{
@@ -127,10 +127,6 @@ impl<'t> Draft<'t> {
 
 pub(crate) fn is_dir(row: &InodeRow) -> bool {
     row.mode & libc::S_IFMT == libc::S_IFDIR
-}
-
-pub(crate) fn is_file(row: &InodeRow) -> bool {
-    row.mode & libc::S_IFMT == libc::S_IFREG
 }
 
 /// A name that can be looked up.

@@ -6,11 +6,11 @@ use tarbox_types::Ino;
 
 use super::{Caller, Draft, FIRST_COOKIE, LINK_MAX, Planned, TARGET_MAX, check_name, entry, is_dir, touched};
 use crate::{
-    acl,
+    acl::{self, Acl},
     effect::{Effect, Outcome, Record},
     error::FsError,
     tree::{Need, Tree},
-    xattr,
+    xattr::{SetFlags, Xattrs},
 };
 
 /// What is to be made.
@@ -89,16 +89,9 @@ impl Tree {
         draft.count_inode()?;
         let ino = draft.next_number();
         let kind = new.mode & libc::S_IFMT;
-        let is_link = kind == libc::S_IFLNK;
-        let inherited = match self.default_acl(parent.ino)? {
-            Some(default) if !is_link => acl::inherit(&default, new.mode & 0o7777, kind == libc::S_IFDIR),
-            _ => acl::Inherited {
-                mode: new.mode & 0o7777 & !new.umask.filter(|_| !is_link).unwrap_or(0),
-                access: None,
-                default: None,
-            },
-        };
-        let mut mode = kind | inherited.mode;
+        let inherited =
+            acl::inherit(self.default_acl(parent.ino)?.as_ref(), new.mode, new.umask.unwrap_or(0));
+        let mut mode = inherited.mode;
         let sets_group = parent.mode & libc::S_ISGID != 0;
         if sets_group && kind == libc::S_IFDIR {
             mode |= libc::S_ISGID;
@@ -127,10 +120,10 @@ impl Tree {
         };
         draft.put(row.clone());
         if inherited.access.is_some() || inherited.default.is_some() {
-            let mut list = xattr::Attributes::default();
+            let mut list = Xattrs::default();
             for (name, value) in [(acl::ACCESS, inherited.access), (acl::DEFAULT, inherited.default)] {
                 if let Some(value) = value {
-                    list.put(name, value);
+                    list.set(name, &value.to_bytes(), SetFlags::default())?;
                 }
             }
             draft.push(Effect::Xattrs { ino, value: list.encode() });
@@ -139,11 +132,12 @@ impl Tree {
     }
 
     /// The default ACL of a directory.
-    fn default_acl(&self, ino: Ino) -> Planned<Option<Bytes>> {
-        Ok(match self.xattrs(ino)? {
-            Some(list) => xattr::Attributes::decode(list)?.get(acl::DEFAULT).map(Bytes::copy_from_slice),
-            None => None,
-        })
+    fn default_acl(&self, ino: Ino) -> Planned<Option<Acl>> {
+        let Some(list) = self.xattrs(ino)? else { return Ok(None) };
+        match Xattrs::decode(Some(list))?.get(acl::DEFAULT) {
+            Some(value) => Ok(Acl::parse(value)?),
+            None => Ok(None),
+        }
     }
 
     /// One more name for an inode.

@@ -6,19 +6,16 @@ use tarbox_types::Ino;
 
 use super::{Caller, Draft, Planned, is_dir};
 use crate::{
-    acl,
+    acl::{self, Acl},
     effect::{Effect, Outcome, Record},
     error::FsError,
     tree::Tree,
-    xattr::{Attributes, SetMode},
+    xattr::{SetFlags, Xattrs},
 };
 
 impl Tree {
-    fn attributes(&self, ino: Ino) -> Planned<Attributes> {
-        Ok(match self.xattrs(ino)? {
-            Some(list) => Attributes::decode(list)?,
-            None => Attributes::default(),
-        })
+    fn attributes(&self, ino: Ino) -> Planned<Xattrs> {
+        Ok(Xattrs::decode(self.xattrs(ino)?)?)
     }
 
     /// getxattr(2).
@@ -27,7 +24,7 @@ impl Tree {
         if self.xattrs(ino)?.is_none() {
             return Err(FsError::NoAttribute.into());
         }
-        self.attributes(ino)?.get(name).map(Bytes::copy_from_slice).ok_or_else(|| FsError::NoAttribute.into())
+        self.attributes(ino)?.get(name).cloned().ok_or_else(|| FsError::NoAttribute.into())
     }
 
     /// listxattr(2): names, each ended by a NUL.
@@ -41,7 +38,7 @@ impl Tree {
         caller: &Caller,
         ino: Ino,
         (name, value): (&[u8], &[u8]),
-        mode: SetMode,
+        flags: SetFlags,
         kill_sgid: bool,
     ) -> Planned<Record> {
         let mut row = InodeRow { ctime: caller.now, ..self.node(ino)?.row.clone() };
@@ -49,11 +46,11 @@ impl Tree {
         match name {
             acl::ACCESS => set_access_acl(&mut row, &mut list, value, kill_sgid)?,
             acl::DEFAULT if !is_dir(&row) => return Err(FsError::NotPermitted.into()),
-            acl::DEFAULT => {
-                acl::validate(value)?;
-                list.set(name, value, mode)?;
-            }
-            _ => list.set(name, value, mode)?,
+            acl::DEFAULT => match Acl::parse(value)? {
+                Some(acl) => list.set(name, &acl.to_bytes(), flags)?,
+                None => drop(list.remove(name)),
+            },
+            _ => list.set(name, value, flags)?,
         }
         self.put_attributes(caller, row, &list)
     }
@@ -62,13 +59,11 @@ impl Tree {
     pub(crate) fn remove_xattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Planned<Record> {
         let row = InodeRow { ctime: caller.now, ..self.node(ino)?.row.clone() };
         let mut list = self.attributes(ino)?;
-        if !list.remove(name) {
-            return Err(FsError::NoAttribute.into());
-        }
+        list.remove(name)?;
         self.put_attributes(caller, row, &list)
     }
 
-    fn put_attributes(&self, caller: &Caller, row: InodeRow, list: &Attributes) -> Planned<Record> {
+    fn put_attributes(&self, caller: &Caller, row: InodeRow, list: &Xattrs) -> Planned<Record> {
         let mut draft = Draft::new(self);
         let ino = row.ino;
         draft.put(row);
@@ -77,17 +72,22 @@ impl Tree {
     }
 }
 
-fn set_access_acl(row: &mut InodeRow, list: &mut Attributes, value: &[u8], kill_sgid: bool) -> Planned<()> {
-    let (mode, is_minimal) = acl::mode_of(value)?;
-    row.mode = row.mode & !0o777 | mode;
+fn set_access_acl(row: &mut InodeRow, list: &mut Xattrs, value: &[u8], kill_sgid: bool) -> Planned<()> {
+    let stored = match Acl::parse(value)? {
+        Some(acl) => {
+            let (mode, stored) = acl.set_as_access(row.mode);
+            row.mode = mode;
+            stored
+        }
+        None => None,
+    };
     if kill_sgid {
         row.mode &= !libc::S_ISGID;
     }
-    if is_minimal {
+    match stored {
+        Some(acl) => list.set(acl::ACCESS, &acl.to_bytes(), SetFlags::default())?,
         // Says no more than the permission bits do.
-        list.remove(acl::ACCESS);
-    } else {
-        list.put(acl::ACCESS, Bytes::copy_from_slice(value));
+        None => drop(list.remove(acl::ACCESS)),
     }
     Ok(())
 }

@@ -70,6 +70,18 @@ impl From<crate::error::FsError> for Stop {
     }
 }
 
+impl From<crate::xattr::XattrError> for Stop {
+    fn from(error: crate::xattr::XattrError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<crate::acl::AclError> for Stop {
+    fn from(error: crate::acl::AclError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl From<Need> for Stop {
     fn from(need: Need) -> Self {
         Self::Need(need)

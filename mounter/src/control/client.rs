@@ -1,0 +1,121 @@
+//! Talking to a mounter that runs.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tarbox_proto::control::v1::{
+    FlushRequest, SetQuotaRequest, StatusRequest, StatusResponse, control_client::ControlClient,
+};
+use tarbox_rpc::Refusal;
+use tarbox_store::Limits;
+use tarbox_types::{ErrorKind, TenantId};
+use tonic::transport::Channel;
+
+use crate::{
+    failure::Failure,
+    tenant_dir::{self, Note},
+};
+
+/// A mounter on this machine.
+#[derive(Clone, Debug)]
+pub struct Mounter {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// What it noted of itself.
+    pub note: Note,
+    /// It holds its lock: it lives.
+    pub is_alive: bool,
+}
+
+impl Mounter {
+    fn of(directory: PathBuf) -> Option<Self> {
+        let note = tenant_dir::read_note(&directory)?;
+        Some(Self { is_alive: tenant_dir::is_locked(&directory), note, directory })
+    }
+
+    /// All mounters under a state directory; those that died and left their note, too.
+    #[must_use]
+    pub fn all(state_dir: &Path) -> Vec<Self> {
+        tenant_dir::all(state_dir).into_iter().filter_map(Self::of).collect()
+    }
+
+    /// The living writer of a tenant, if it runs under this state directory.
+    #[must_use]
+    pub fn writer_of(state_dir: &Path, tenant: TenantId) -> Option<Self> {
+        Self::of(tenant_dir::of(state_dir, tenant)).filter(|mounter| mounter.is_alive)
+    }
+
+    /// The mounter of a mount point: the living one rather than a dead one.
+    #[must_use]
+    pub fn at(state_dir: &Path, mount_point: &Path) -> Option<Self> {
+        let here = Self::all(state_dir).into_iter().filter(|mounter| mounter.note.mount_point == mount_point);
+        here.max_by_key(|mounter| mounter.is_alive)
+    }
+
+    /// Connects; each call has `deadline` to be answered.
+    ///
+    /// # Errors
+    /// Where it does not listen.
+    pub async fn connect(&self, deadline: Duration) -> Result<Control, Failure> {
+        let socket = tenant_dir::socket(&self.directory);
+        let channel = tarbox_rpc::connect(&socket, deadline)
+            .await
+            .map_err(Failure::io("reach the mounter at", &socket))?;
+        Ok(Control { client: ControlClient::new(channel), pid: self.note.pid })
+    }
+}
+
+/// A connection to a mounter.
+#[derive(Debug)]
+pub struct Control {
+    client: ControlClient<Channel>,
+    pid: u32,
+}
+
+impl Control {
+    /// What it serves and how it does.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn status(&mut self) -> Result<StatusResponse, Failure> {
+        let answer = self.client.status(StatusRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failure("tell its status", status))
+    }
+
+    /// Returns when all it acknowledged before is committed.
+    ///
+    /// # Errors
+    /// Where it does not come to that in time.
+    pub async fn flush(&mut self) -> Result<u64, Failure> {
+        let answer = self.client.flush(FlushRequest {}).await;
+        answer
+            .map(|response| response.into_inner().committed_sequence)
+            .map_err(|status| self.failure("flush", status))
+    }
+
+    /// Sets limits, effective for its next operation.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn set_quota(&mut self, limits: &Limits) -> Result<(), Failure> {
+        let request = SetQuotaRequest {
+            quota_bytes: limits.bytes,
+            quota_inodes: limits.inodes,
+            max_file_bytes: limits.file_bytes,
+        };
+        let answer = self.client.set_quota(request).await;
+        answer.map(|_| ()).map_err(|status| self.failure("set its limits", status))
+    }
+
+    fn failure(&self, doing: &str, status: tonic::Status) -> Failure {
+        let refusal = Refusal::from(status);
+        let kind: ErrorKind = refusal.kind();
+        Failure::Part {
+            kind,
+            doing: format!("ask the mounter (pid {}) to {doing}", self.pid),
+            source: refusal.into(),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Why a program ends without success, and the exit code that says so.
+
+use std::{error::Error, fmt, io, path::Path};
+
+use tarbox_runtime::ConfigError;
+use tarbox_store::StoreError;
+use tarbox_types::ErrorKind;
+
+/// Success.
+pub const OK: u8 = 0;
+/// Anything that is not one of the others.
+pub const FAILED: u8 = 1;
+/// The command line is wrong (EX_USAGE of sysexits.h).
+pub const USAGE: u8 = 64;
+/// The configuration is wrong (EX_CONFIG).
+pub const CONFIGURATION: u8 = 78;
+
+/// A failure as a user sees it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Wrong use of the command line.
+    #[error("{0}")]
+    Usage(String),
+    /// Faults in the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An option that does not fit what is there.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A state that forbids it, with what to do about it.
+    #[error("{message}")]
+    Refused {
+        /// Kind.
+        kind: ErrorKind,
+        /// A sentence.
+        message: String,
+    },
+    /// An operation of the system.
+    #[error("{doing}")]
+    Io {
+        /// What was being done, to what.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Another part of Tarbox.
+    #[error("{doing}")]
+    Part {
+        /// Kind.
+        kind: ErrorKind,
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl Failure {
+    /// A refusal.
+    pub fn refused(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::Refused { kind, message: message.into() }
+    }
+
+    /// Wraps an error of the system: `doing` names the action, `path` its object.
+    pub fn io(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let doing = format!("{doing} {}", path.display());
+        move |source| Self::Io { doing, source }
+    }
+
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Usage(_) | Self::Mismatch(_) => ErrorKind::InvalidArgument,
+            Self::Config(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Refused { kind, .. } | Self::Part { kind, .. } => *kind,
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
+                _ => ErrorKind::Internal,
+            },
+        }
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Config(error) if error.is_usage() => USAGE,
+            Self::Config(_)
+            | Self::Mismatch(_)
+            | Self::Store(StoreError::Url { .. } | StoreError::Invalid { .. }) => CONFIGURATION,
+            Self::Store(_) | Self::Refused { .. } | Self::Io { .. } | Self::Part { .. } => FAILED,
+        }
+    }
+
+    /// The whole chain in one line, and what a user can do where it is known.
+    #[must_use]
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
+    }
+
+    fn advice(&self) -> Option<&'static str> {
+        let Self::Store(error) = self else { return None };
+        match error {
+            StoreError::NoTenant(_) => Some("`tarbox tenant list` shows those there are"),
+            StoreError::Held { .. } => Some(
+                "unmount it there with `tarbox umount`, or mount with --read-only; if that process is dead, its lease ends by itself within seconds",
+            ),
+            StoreError::Unavailable { .. } => {
+                Some("check that it runs and that the URL is right; `tarbox doctor` tells more")
+            }
+            StoreError::Full { .. } => Some("make room on its disk"),
+            StoreError::Damaged { .. } => Some("`tarbox fsck` lists every damaged place"),
+            _ => None,
+        }
+    }
+}
+
+/// [`Failure::report`].
+#[derive(Debug)]
+pub struct Report<'f>(&'f Failure);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Chain(self.0))?;
+        self.0.advice().map_or(Ok(()), |advice| write!(f, "\n  {advice}"))
+    }
+}
+
+/// An error with all its causes.
+#[derive(Debug)]
+pub struct Chain<'e>(pub &'e (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut shown = self.0.to_string();
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Libraries often repeat their source in their own message.
+            if !shown.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            shown = text;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_fail_has_the_promised_exit_code() {
+        let url = StoreError::Url { url: "x".into(), reason: "y".into() };
+        for (failure, code) in [
+            (Failure::Usage(String::new()), 64),
+            (Failure::Mismatch(String::new()), 78),
+            (Failure::Store(url), 78),
+            (Failure::Store(StoreError::NoTenant("t".into())), 1),
+            (Failure::refused(ErrorKind::Busy, "busy"), 1),
+        ] {
+            assert_eq!(failure.exit_code(), code, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_report_names_the_cause_once() {
+        let source = io::Error::from_raw_os_error(13);
+        let failure = Failure::io("open", Path::new("/x"))(source);
+        assert_eq!(failure.report().to_string(), "open /x: Permission denied (os error 13)");
+    }
+}

@@ -1,0 +1,211 @@
+//! The command line of `tarbox-mount`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use tarbox_runtime::telemetry::{self, LogLevel, LogTarget};
+
+use crate::{
+    daemon,
+    failure::{Failure, OK},
+    serve,
+    settings::{Flags, Settings},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  tarbox-mount ./work
+      Mounts a tenant named after the directory, kept in SQLite under ~/.local/share/tarbox.
+  tarbox-mount --tenant notes --quota-bytes 2Gi --daemon ~/notes
+      Mounts the tenant `notes`, at most 2 GiB, and returns when it serves.
+  TARBOX_DATABASE_URL=postgresql://me:secret@db/tarbox tarbox-mount --tenant build /srv/build
+      The same in PostgreSQL; a variable keeps the password out of the process list.
+  tarbox umount ./work
+      Commits everything and unmounts. Ctrl-C, SIGTERM and `fusermount3 -u` do as well.
+
+Configuration: built-in defaults < TOML file < environment < flags. The key of the flag --cache-size is `cacheSize` in
+the file and TARBOX_CACHE_SIZE in the environment, and so on for each. The file is --config, TARBOX_CONFIG, or
+~/.config/tarbox/config.toml if it exists. An unknown key or a bad value is an error.
+
+Exit codes: 0 unmounted with everything committed (with --daemon: it serves), 64 wrong usage, 78 wrong configuration,
+1 anything else.";
+
+/// Mounts a tenant: a POSIX file system kept in an SQL database.
+///
+/// The tenant is made on first use. In the foreground one line is printed when it serves; it then serves until
+/// Ctrl-C, SIGTERM or an unmount, and commits everything before it ends.
+#[derive(Debug, Parser)]
+#[command(name = "tarbox-mount", version, after_long_help = EXAMPLES)]
+pub struct MountCommand {
+    /// Where to mount: an existing directory
+    #[arg(value_name = "MOUNTPOINT")]
+    mount_point: PathBuf,
+
+    /// Database: sqlite:///absolute/directory or postgresql://user@host/name [default: sqlite:// under the user's
+    /// data directory]
+    #[arg(long, value_name = "URL", help_heading = "Which tenant")]
+    database_url: Option<String>,
+
+    /// Tenant by name, made where it is missing [default: named after the mount point]
+    #[arg(long, value_name = "NAME", conflicts_with = "tenant_id", help_heading = "Which tenant")]
+    tenant: Option<String>,
+
+    /// Tenant by id; it must exist
+    #[arg(long, value_name = "UUID", help_heading = "Which tenant")]
+    tenant_id: Option<String>,
+
+    /// Mount for reading only, as the database has it; works while another mounter writes
+    #[arg(long, help_heading = "Which tenant")]
+    read_only: bool,
+
+    /// Limit of allocated bytes, for instance 10Gi; `unlimited` removes it. Kept in the tenant
+    #[arg(long, value_name = "QUANTITY", help_heading = "Limits")]
+    quota_bytes: Option<String>,
+
+    /// Limit of inodes; `unlimited` removes it. Kept in the tenant
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    quota_inodes: Option<String>,
+
+    /// Largest file; `unlimited` removes it. Kept in the tenant
+    #[arg(long, value_name = "QUANTITY", help_heading = "Limits")]
+    max_file_size: Option<String>,
+
+    /// Bytes per block of a new tenant, a power of two from 4Ki to 4Mi; cannot change later [default: 128Ki]
+    #[arg(long, value_name = "QUANTITY", help_heading = "Storage")]
+    block_size: Option<String>,
+
+    /// Compression of new blocks: none or zstd [default: the tenant's, none for a new one]
+    #[arg(long, value_name = "KIND", help_heading = "Storage")]
+    compression: Option<String>,
+
+    /// Memory for cached blocks [default: 256Mi]
+    #[arg(long, value_name = "QUANTITY", help_heading = "Storage")]
+    cache_size: Option<String>,
+
+    /// writeback: a change is acknowledged once it is in the journal; writethrough: once it is committed
+    /// [default: writeback]
+    #[arg(long, value_name = "MODE", help_heading = "Storage")]
+    sync_mode: Option<String>,
+
+    /// How long a change waits for its commit while the database keeps up [default: 1s]
+    #[arg(long, value_name = "DURATION", help_heading = "Storage")]
+    flush_interval: Option<String>,
+
+    /// How old what is not committed may become: writers are slowed to keep it [default: 5s]
+    #[arg(long, value_name = "DURATION", help_heading = "Storage")]
+    max_lag: Option<String>,
+
+    /// Bound of the journal [default: 256Mi]
+    #[arg(long, value_name = "QUANTITY", help_heading = "Storage")]
+    journal_size: Option<String>,
+
+    /// Where journals and control sockets lie; in memory by default, so that they outlive a crash but not the machine
+    /// [default: $XDG_RUNTIME_DIR/tarbox, /run/tarbox for root, or /dev/shm/tarbox-UID where those are on a disk]
+    #[arg(long, value_name = "DIR", help_heading = "Process")]
+    state_dir: Option<String>,
+
+    /// Serve the control directory /.tarbox: true or false [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Process")]
+    control_dir: Option<String>,
+
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    config: Option<String>,
+
+    /// Return when it serves, and go on in the background; logs go to a file in the state directory
+    #[arg(long, help_heading = "Process")]
+    daemon: bool,
+
+    /// Messages: error, warn, info, debug, trace, or with targets: info,tarbox_fs=debug [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = "Process")]
+    log_level: Option<String>,
+
+    /// Log lines: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Process")]
+    log_format: Option<String>,
+
+    #[arg(long, hide = true)]
+    daemon_child: bool,
+}
+
+impl MountCommand {
+    /// Does what the command line says; returns the exit code.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn run(self) -> Result<u8, Failure> {
+        let (daemon, is_child) = (self.daemon, self.daemon_child);
+        let (mount_point, flags) = self.into_flags();
+        // Read in the parent as well: its faults need no child.
+        let settings = Settings::load(flags)?;
+        if daemon && !is_child {
+            return daemon::start(std::env::args_os().skip(1));
+        }
+        if is_child {
+            daemon::leave_terminal()?;
+        }
+        start_logging(&settings, is_child)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|source| Failure::Io { doing: "start the runtime".to_owned(), source })?;
+        let report = move |mounted: &serve::Mounted<'_>| tell(mounted, is_child);
+        let outcome = runtime.block_on(serve::run(settings, mount_point, report));
+        // A thread that hangs in a system call on a foreign mount must not keep the process.
+        runtime.shutdown_background();
+        if let (true, Err(failure)) = (is_child, &outcome) {
+            // Its standard error leads nowhere once it has served.
+            tracing::error!(reason = %failure.report(), "ended with a failure");
+        }
+        outcome.map(|()| OK)
+    }
+
+    fn into_flags(self) -> (PathBuf, Flags) {
+        let flags = vec![
+            ("config", self.config),
+            ("databaseURL", self.database_url),
+            ("tenant", self.tenant),
+            ("tenantId", self.tenant_id),
+            ("stateDir", self.state_dir),
+            ("readOnly", self.read_only.then(|| "true".to_owned())),
+            ("quotaBytes", self.quota_bytes),
+            ("quotaInodes", self.quota_inodes),
+            ("maxFileSize", self.max_file_size),
+            ("blockSize", self.block_size),
+            ("compression", self.compression),
+            ("cacheSize", self.cache_size),
+            ("syncMode", self.sync_mode),
+            ("flushInterval", self.flush_interval),
+            ("maxLag", self.max_lag),
+            ("journalSize", self.journal_size),
+            ("controlDir", self.control_dir),
+            ("logLevel", self.log_level),
+            ("logFormat", self.log_format),
+        ];
+        (self.mount_point, flags)
+    }
+}
+
+/// A daemon logs into its state directory; the tenant is not known yet, so that there is one file for all.
+fn start_logging(settings: &Settings, is_daemon: bool) -> Result<(), Failure> {
+    let level = settings.log_level.clone().unwrap_or_else(LogLevel::default);
+    let target = if is_daemon {
+        crate::settings::ensure_state_dir(&settings.state_dir)?;
+        LogTarget::File(settings.state_dir.join(format!("log.{}", std::process::id())))
+    } else {
+        LogTarget::Stderr
+    };
+    telemetry::start(&level, settings.log_format, &target)
+        .map_err(|source| Failure::Io { doing: "open the log".to_owned(), source })
+}
+
+fn tell(mounted: &serve::Mounted<'_>, is_daemon: bool) -> Result<(), Failure> {
+    use std::io::Write;
+    if is_daemon {
+        return daemon::report(&mounted.to_string());
+    }
+    // Whoever started us may have closed the pipe: no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "{mounted}").and_then(|()| std::io::stdout().flush());
+    Ok(())
+}

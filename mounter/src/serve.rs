@@ -1,0 +1,308 @@
+//! One life of a mounter: from the settings to the tenant given back.
+
+use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+
+use tarbox_runtime::{Shutdown, Signal};
+use tarbox_store::{Database, Lease, StoreError, Tenant};
+use tarbox_types::{ByteSize, ErrorKind, SessionId};
+
+use crate::{
+    admission,
+    control::service,
+    engine,
+    failure::{Chain, Failure},
+    lease, mount_point,
+    pending::{
+        tarbox_engine::Session,
+        tarbox_fs::{FileSystem, FsConfig, SyncMode as FsSyncMode},
+    },
+    settings::{self, Settings, SyncMode},
+    tenant_dir::{self, Note, TenantDir},
+    unmount::{self, Ladder},
+};
+
+/// How long committing at the end may take before its progress is shown, and how often it is then.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// Mounts the tenant, serves it until it is unmounted or the process is asked to end, and gives it back with
+/// everything committed. `ready` is called with one line when the first operation can be served.
+///
+/// # Errors
+/// What is in the way, before anything was mounted; what could not be committed, afterwards.
+pub async fn run(
+    settings: Settings,
+    mount_point: PathBuf,
+    ready: impl FnOnce(&Mounted<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut shutdown = Shutdown::listen()
+        .map_err(|source| Failure::Io { doing: "listen for signals".to_owned(), source })?;
+    let point = mount_point::check(&mount_point)?;
+    settings::ensure_state_dir(&settings.state_dir)?;
+    let database = tarbox_store::open(&settings.database_url).await?;
+    let tenant = admission::admit(&database, &settings, &point).await?;
+    let directory = lock(&database, &settings, &tenant).await?;
+    let opened = open(&database, &settings, &tenant, &directory, point).await?;
+    let ended = opened.serve(&settings, &directory, &mut shutdown, ready).await;
+    let closed = opened.close(&mut shutdown).await;
+    directory.clear();
+    ended.and(closed)
+}
+
+async fn lock(
+    database: &Arc<dyn Database>,
+    settings: &Settings,
+    tenant: &Tenant,
+) -> Result<TenantDir, Failure> {
+    let locked = if settings.read_only {
+        TenantDir::lock_reader(&settings.state_dir, tenant.id)?
+    } else {
+        TenantDir::lock_writer(&settings.state_dir, tenant.id)?
+    };
+    if let Some(directory) = locked {
+        return Ok(directory);
+    }
+    if let Some(holder) = database.tenant(tenant.id).await?.and_then(|tenant| tenant.holder) {
+        return Err(StoreError::Held { tenant: tenant.id, holder }.into());
+    }
+    let note = tenant_dir::read_note(&tenant_dir::of(&settings.state_dir, tenant.id));
+    let by = note.map_or_else(
+        || "another tarbox-mount on this machine, which is just starting or ending".to_owned(),
+        |note| format!("pid {} on this machine, mounted at {}", note.pid, note.mount_point.display()),
+    );
+    Err(Failure::refused(ErrorKind::Busy, format!("tenant `{}` is in use by {by}", tenant.name)))
+}
+
+/// A file system that is open and not mounted yet.
+struct Opened {
+    database: Arc<dyn Database>,
+    session: SessionId,
+    file_system: Arc<FileSystem>,
+    epoch: u64,
+    note: Note,
+    tenant: Tenant,
+}
+
+async fn open(
+    database: &Arc<dyn Database>,
+    settings: &Settings,
+    tenant: &Tenant,
+    directory: &TenantDir,
+    point: PathBuf,
+) -> Result<Opened, Failure> {
+    let session = lease::open_session(database).await?;
+    let opened = open_leased(database, settings, tenant, directory, session, point).await;
+    if opened.is_err() {
+        // Gives the lease back at once: the next attempt has not to wait for it.
+        if let Err(error) = database.close_session(session).await {
+            tracing::warn!(error = %Chain(&error), "the session could not be closed");
+        }
+    }
+    opened
+}
+
+async fn open_leased(
+    database: &Arc<dyn Database>,
+    settings: &Settings,
+    tenant: &Tenant,
+    directory: &TenantDir,
+    session: SessionId,
+    point: PathBuf,
+) -> Result<Opened, Failure> {
+    let lease = lease::acquire(database, tenant.id, session, directory).await?;
+    let epoch = lease.fence.epoch.cast_unsigned();
+    let tenant = lease.tenant.clone();
+    let file_system = open_file_system(database, settings, lease, session, directory).await?;
+    let note = Note {
+        pid: std::process::id(),
+        session,
+        tenant_id: tenant.id,
+        tenant_name: tenant.name.clone(),
+        mount_point: point,
+        read_only: settings.read_only,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    directory.write_note(&note)?;
+    Ok(Opened { database: Arc::clone(database), session, file_system, epoch, note, tenant })
+}
+
+/// Opens the file system under a lease: what a dead mounter left in the journal is replayed.
+///
+/// # Errors
+/// Where the journal or the database cannot be read.
+pub async fn open_file_system(
+    database: &Arc<dyn Database>,
+    settings: &Settings,
+    lease: Lease,
+    session: SessionId,
+    directory: &TenantDir,
+) -> Result<Arc<FileSystem>, Failure> {
+    let name = lease.tenant.name.clone();
+    let config = fs_config(settings, &lease.tenant, directory);
+    let store = database.open_tenant(lease.fence.tenant).await?;
+    FileSystem::open(Arc::clone(database), store, lease, session, config).await.map_err(|error| {
+        Failure::Part { kind: error.kind(), doing: format!("open tenant `{name}`"), source: error.into() }
+    })
+}
+
+fn fs_config(settings: &Settings, tenant: &Tenant, directory: &TenantDir) -> FsConfig {
+    FsConfig {
+        cache_bytes: settings.cache_bytes,
+        journal_dir: directory.journal(),
+        journal_bytes: settings.journal_bytes,
+        segment_bytes: (settings.journal_bytes / 32).clamp(2 << 20, 8 << 20),
+        flush_interval: settings.flush_interval,
+        max_lag: settings.max_lag,
+        sync_mode: match settings.sync_mode {
+            SyncMode::Writeback => FsSyncMode::Writeback,
+            SyncMode::Writethrough => FsSyncMode::Writethrough,
+        },
+        read_only: settings.read_only,
+        control_dir: settings.control_dir,
+        compression: settings.compression.unwrap_or(tenant.compression),
+        max_inodes: 200_000,
+    }
+}
+
+/// What is told when the mount serves.
+#[derive(Debug)]
+pub struct Mounted<'m> {
+    /// Tenant.
+    pub tenant: &'m Tenant,
+    /// What was noted.
+    pub note: &'m Note,
+    /// The database, without its password.
+    pub database: String,
+}
+
+impl std::fmt::Display for Mounted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "tenant `{}` of {} serves at {}{}",
+            self.tenant.name,
+            self.database,
+            self.note.mount_point.display(),
+            if self.note.read_only { " (read-only)" } else { "" }
+        )
+    }
+}
+
+impl Opened {
+    /// Mounts and serves; returns when the mount is gone.
+    async fn serve(
+        &self,
+        settings: &Settings,
+        directory: &TenantDir,
+        shutdown: &mut Shutdown,
+        ready: impl FnOnce(&Mounted<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let file_system = Arc::clone(&self.file_system);
+        let _control = service::serve(directory.socket(), file_system, self.note.clone(), self.epoch)?;
+        let session =
+            engine::start(&self.file_system, &self.tenant, &self.note.mount_point, settings.read_only)?;
+        let mounted =
+            Mounted { tenant: &self.tenant, note: &self.note, database: self.database.display_url() };
+        let told = ready(&mounted);
+        let ended = match told {
+            Ok(()) => self.until_unmounted(&session, shutdown).await,
+            Err(failure) => {
+                self.take_away().await;
+                Err(failure)
+            }
+        };
+        session.stop().await;
+        ended
+    }
+
+    async fn until_unmounted(&self, session: &Session, shutdown: &mut Shutdown) -> Result<(), Failure> {
+        tokio::select! {
+            ended = session.wait() => tracing::info!(?ended, "unmounted"),
+            signal = shutdown.asked() => {
+                tracing::info!(%signal, "ending: committing, then unmounting");
+                // Beforehand, so that little is left to do once nobody can use the mount any more.
+                self.committed(shutdown).await?;
+                self.take_away().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmounts; where something is open there, detaches: what was acknowledged until then is kept all the same.
+    async fn take_away(&self) {
+        let point = self.note.mount_point.clone();
+        let unmounted = tokio::task::spawn_blocking(move || {
+            unmount::unmount(&point, Ladder::Normal).or_else(|failure| {
+                tracing::warn!(reason = %failure.report(), "detaching the mount although it is in use");
+                unmount::unmount(&point, Ladder::Lazy)
+            })
+        });
+        match unmounted.await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => tracing::error!(reason = %failure.report(), "the mount stays behind"),
+            Err(error) => tracing::error!(%error, "the mount stays behind"),
+        }
+    }
+
+    /// Waits until all that was acknowledged is committed, and shows how it goes. A second signal ends the waiting:
+    /// the journal is kept.
+    async fn committed(&self, shutdown: &mut Shutdown) -> Result<(), Failure> {
+        let flush = self.file_system.flush();
+        tokio::pin!(flush);
+        loop {
+            tokio::select! {
+                done = &mut flush => return done.map(|_| ()).map_err(|error| self.uncommitted(error)),
+                () = tokio::time::sleep(PROGRESS_EVERY) => self.show_progress(),
+                signal = shutdown.asked() => return Err(self.given_up(signal)),
+            }
+        }
+    }
+
+    async fn close(&self, shutdown: &mut Shutdown) -> Result<(), Failure> {
+        let close = self.file_system.close();
+        tokio::pin!(close);
+        let closed = loop {
+            tokio::select! {
+                done = &mut close => break done.map_err(|error| self.uncommitted(error)),
+                () = tokio::time::sleep(PROGRESS_EVERY) => self.show_progress(),
+                signal = shutdown.asked() => break Err(self.given_up(signal)),
+            }
+        };
+        if closed.is_ok() {
+            self.database.close_session(self.session).await?;
+        }
+        closed
+    }
+
+    fn show_progress(&self) {
+        let now = self.file_system.status();
+        let waiting = now.waiting_for.map(|what| format!(", waiting for {what}")).unwrap_or_default();
+        let left = now.seq.saturating_sub(now.committed);
+        // A lost terminal is no reason to stop committing.
+        let _ = writeln!(
+            std::io::stderr(),
+            "tarbox-mount: committing: {left} changes to go, {} of journal{waiting}",
+            ByteSize(now.journal_bytes)
+        );
+    }
+
+    fn uncommitted(&self, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+        Failure::Part {
+            kind: ErrorKind::Unavailable,
+            doing: format!(
+                "commit the last changes of tenant `{}` (they are kept in the journal: mount it again)",
+                self.tenant.name
+            ),
+            source: error.into(),
+        }
+    }
+
+    fn given_up(&self, signal: Signal) -> Failure {
+        let now = self.file_system.status();
+        let message = format!(
+            "ended by a second {signal} with {} changes of tenant `{}` not committed: they are kept in the journal until this machine restarts; mount the tenant again to commit them",
+            now.seq.saturating_sub(now.committed),
+            self.tenant.name
+        );
+        Failure::refused(ErrorKind::Unavailable, message)
+    }
+}
