@@ -297,9 +297,7 @@ where
                 self.link.slots.save_init(&init);
                 init
             }
-            None => {
-                shake_hands(&*self.fs, &self.link, &mut left, &self.config.wishes, &self.runtime)?
-            }
+            None => shake_hands(&*self.fs, &self.link, &mut left, &self.config.wishes, &self.runtime)?,
         };
         let server = Arc::new(Server {
             fs: Arc::clone(&self.fs),
