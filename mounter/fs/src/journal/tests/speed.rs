@@ -44,7 +44,7 @@ fn create(n: u64) -> Record {
 fn measure(what: &str, count: u64, payload: &[u8]) {
     let dir = scratch();
     let config =
-        JournalConfig { dir: dir.path().join("journal"), segment_bytes: SEGMENT_BYTES, max_bytes: 64 << 20 };
+        JournalConfig { dir: dir.path().join("journal"), segment_bytes: SEGMENT_BYTES, max_bytes: 256 << 20 };
     let mut journal = open(&config, 1, 0).journal;
     let reader = journal.reader();
     for round in ["first use of the segments", "segments recycled"] {
