@@ -97,7 +97,7 @@ where
         }
         Operation::Lseek { fh, offset, whence } => fs.lseek(req, node, fh, offset, whence).await?.into(),
         Operation::CopyFileRange(copy) => copy_file_range(fs, req, node, &copy).await?,
-        // Our own wake-ups; nothing else asks the kernel for data.
+        // The answer to a RETRIEVE, which is never sent.
         Operation::NotifyReply => Reply::Empty,
         Operation::Init(_) | Operation::Interrupt { .. } | Operation::Destroy | Operation::Unsupported => {
             return Err(libc::ENOSYS.into());

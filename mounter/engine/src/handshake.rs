@@ -1,7 +1,6 @@
 //! INIT: the first request of a connection, before which there is nothing else.
 
 use std::io;
-use std::time::Instant;
 
 use fuse3::raw::{Filesystem, Request};
 use tokio::runtime::Handle;
@@ -52,16 +51,18 @@ where
 
 fn receive_init(link: &Link) -> io::Result<Slot> {
     let mut slot = link.slots.take_big();
-    let began = Instant::now();
+    let reading = link.readers.enter();
     loop {
-        match link.device(0).receive(slot.buffer(0))? {
+        if link.is_stopping() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let buffer = slot.buffer(0);
+        match reading.interruptibly(|| link.device(0).receive(buffer))? {
             Received::Request(length) => {
                 slot.set_received(length);
-                tracing::debug!(waited_us = began.elapsed().as_micros() as u64, "INIT received");
                 return Ok(slot);
             }
-            Received::Again if !link.is_stopping() => {}
-            Received::Again => return Err(io::Error::new(io::ErrorKind::Interrupted, "stopped before INIT")),
+            Received::Again => {}
             Received::Gone => return Err(io::Error::from_raw_os_error(libc::ENODEV)),
         }
     }
