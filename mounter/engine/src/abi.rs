@@ -9,7 +9,6 @@ pub const MAJOR: u32 = 7;
 pub const MINOR: u32 = 45;
 /// The oldest minor version spoken here (Linux 5.4).
 pub const MINOR_OLDEST: u32 = 31;
-pub const ROOT_ID: u64 = 1;
 
 pub const IN_HEADER_SIZE: usize = 40;
 pub const OUT_HEADER_SIZE: usize = 16;
@@ -117,7 +116,6 @@ pub mod init {
 pub mod notify {
     pub const INVAL_INODE: i32 = 2;
     pub const INVAL_ENTRY: i32 = 3;
-    pub const RETRIEVE: i32 = 5;
     pub const DELETE: i32 = 6;
     pub const RESEND: i32 = 7;
     pub const INC_EPOCH: i32 = 8;

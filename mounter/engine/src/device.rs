@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use crate::abi::{OUT_HEADER_SIZE, ROOT_ID, UNIQUE_INTERRUPT, notify};
+use crate::abi::{OUT_HEADER_SIZE, UNIQUE_INTERRUPT};
 
 /// What a read from the device gave.
 #[derive(Debug)]
@@ -75,14 +75,6 @@ impl Device {
     /// Sends the notification `code`.
     pub(crate) fn notify(&self, code: i32, body: &[u8]) -> io::Result<()> {
         self.send(&out_header(OUT_HEADER_SIZE + body.len(), code, 0), body)
-    }
-
-    /// Makes the kernel queue a request (NOTIFY_REPLY) that wakes one reader: asks for no bytes of the root's pages.
-    /// This needs neither a signal nor a non-blocking descriptor, which would cost each request another system call.
-    pub(crate) fn wake_one_reader(&self) -> io::Result<()> {
-        let mut body = [0; 32];
-        body[8..16].copy_from_slice(&ROOT_ID.to_ne_bytes());
-        self.notify(notify::RETRIEVE, &body)
     }
 }
 

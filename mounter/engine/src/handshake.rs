@@ -1,7 +1,6 @@
 //! INIT: the first request of a connection, before which there is nothing else.
 
 use std::io;
-use std::time::Instant;
 
 use fuse3::raw::{Filesystem, Request};
 use tokio::runtime::Handle;
@@ -28,7 +27,8 @@ pub(crate) fn shake_hands<F>(
 where
     F: Filesystem + Sync,
 {
-    let found = left.iter().position(|slot| Header::parse(slot.request()).is_ok_and(|h| h.opcode == op::INIT));
+    let found =
+        left.iter().position(|slot| Header::parse(slot.request()).is_ok_and(|h| h.opcode == op::INIT));
     let slot = match found {
         Some(at) => left.swap_remove(at),
         None => receive_init(link)?,
@@ -51,16 +51,18 @@ where
 
 fn receive_init(link: &Link) -> io::Result<Slot> {
     let mut slot = link.slots.take_big();
-    let began = Instant::now();
+    let reading = link.readers.enter();
     loop {
-        match link.device(0).receive(slot.buffer(0))? {
+        if link.is_stopping() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let buffer = slot.buffer(0);
+        match reading.interruptibly(|| link.device(0).receive(buffer))? {
             Received::Request(length) => {
                 slot.set_received(length);
-                tracing::debug!(waited_us = began.elapsed().as_micros() as u64, "INIT received");
                 return Ok(slot);
             }
-            Received::Again if !link.is_stopping() => {}
-            Received::Again => return Err(io::Error::new(io::ErrorKind::Interrupted, "stopped before INIT")),
+            Received::Again => {}
             Received::Gone => return Err(io::Error::from_raw_os_error(libc::ENODEV)),
         }
     }
@@ -88,14 +90,16 @@ where
     let req = Request { unique: header.request_id(), uid: header.uid, gid: header.gid, pid: header.pid };
     let reply = runtime.block_on(fs.init(req)).map_err(io::Error::from)?;
     // The longest write with its headers has to fit a slot, or the kernel refuses every read.
-    let room = u32::try_from(room - crate::abi::IN_HEADER_SIZE - crate::abi::WRITE_IN_SIZE).unwrap_or(u32::MAX);
+    let room =
+        u32::try_from(room - crate::abi::IN_HEADER_SIZE - crate::abi::WRITE_IN_SIZE).unwrap_or(u32::MAX);
     let wishes = InitWishes {
         max_write: wishes.max_write.min(reply.max_write.get()).min(room),
         max_background: reply.max_background.unwrap_or(wishes.max_background),
         congestion_threshold: reply.congestion_threshold.unwrap_or(wishes.congestion_threshold),
         ..*wishes
     };
-    let agreed = negotiate(init, &wishes).map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))?;
+    let agreed =
+        negotiate(init, &wishes).map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))?;
     tracing::info!(
         kernel_minor = agreed.kernel_minor,
         flags = format_args!("{:#x}", agreed.flags),

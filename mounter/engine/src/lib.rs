@@ -25,6 +25,7 @@ mod notify;
 #[cfg(feature = "nullfs")]
 pub mod nullfs;
 pub mod opcode;
+mod readers;
 mod recovery;
 mod resend;
 mod serve;

@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::encode::{Encoded, Reply};
 use crate::flight::Flights;
 use crate::opcode;
+use crate::readers::Readers;
 use crate::resend::{Resends, Turn};
 use crate::slots::{Slot, Slots};
 use crate::statistics::Statistics;
@@ -21,6 +22,7 @@ pub(crate) struct Link {
     pub(crate) flights: Flights,
     pub(crate) statistics: Statistics,
     pub(crate) stopping: AtomicBool,
+    pub(crate) readers: Readers,
     pub(crate) resends: Resends,
 }
 
@@ -33,6 +35,7 @@ impl Link {
             flights,
             statistics: Statistics::default(),
             stopping: AtomicBool::new(false),
+            readers: Readers::default(),
             resends: Resends::default(),
         }
     }

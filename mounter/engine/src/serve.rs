@@ -20,6 +20,7 @@ use crate::flight::Activity;
 use crate::init::SavedInit;
 use crate::link::Link;
 use crate::opcode;
+use crate::readers::Reading;
 use crate::slots::{SMALL_REQUEST, Slot};
 
 /// Why a thread no longer reads.
@@ -56,14 +57,15 @@ where
     F: Filesystem + Send + Sync + 'static,
 {
     /// Reads and serves until the session stops or the mount is gone.
-    pub(crate) fn read_requests(self: &Arc<Self>, device: usize) -> Left {
+    pub(crate) fn read_requests(self: &Arc<Self>, device: usize, reading: &Reading<'_>) -> Left {
         let mut receiving = self.link.slots.take_big();
         let mut small = self.link.slots.take_small();
         loop {
             if self.link.is_stopping() {
                 return Left::Stopped;
             }
-            let length = match self.link.device(device).receive(receiving.buffer(device)) {
+            let buffer = receiving.buffer(device);
+            let length = match reading.interruptibly(|| self.link.device(device).receive(buffer)) {
                 Ok(Received::Request(length)) => length,
                 Ok(Received::Again) => continue,
                 Ok(Received::Gone) => return Left::Gone,
@@ -74,7 +76,8 @@ where
                 small.move_from(&mut receiving);
                 small = self.take(small, Origin::Device).unwrap_or_else(|| self.link.slots.take_small());
             } else {
-                receiving = self.take(receiving, Origin::Device).unwrap_or_else(|| self.link.slots.take_big());
+                receiving =
+                    self.take(receiving, Origin::Device).unwrap_or_else(|| self.link.slots.take_big());
             }
         }
     }
@@ -97,12 +100,10 @@ where
                 return Some(slot);
             }
         }
-        match header.opcode {
-            op::INTERRUPT => self.interrupt(&slot),
-            // Our own wake-up, perhaps one of the process before.
-            op::NOTIFY_REPLY => {}
-            _ => return self.start(slot, &header, origin),
+        if header.opcode != op::INTERRUPT {
+            return self.start(slot, &header, origin);
         }
+        self.interrupt(&slot);
         slot.clear();
         Some(slot)
     }
@@ -112,7 +113,8 @@ where
         if self.link.flights.begin(index, header.request_id(), header.opcode) {
             self.tell_interrupt(header.unique, header);
         }
-        let mut work = Box::pin(Work { inner: Arc::clone(self).serve(slot), link: Arc::clone(&self.link), index });
+        let mut work =
+            Box::pin(Work { inner: Arc::clone(self).serve(slot), link: Arc::clone(&self.link), index });
         // No waker: whoever gives Pending is polled again by tokio before it is waited for.
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(slot) => slot,

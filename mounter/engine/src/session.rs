@@ -94,7 +94,6 @@ enum Progress {
 pub struct Session {
     link: Arc<Link>,
     progress: Arc<watch::Sender<Progress>>,
-    readers: usize,
 }
 
 impl Session {
@@ -131,7 +130,7 @@ impl Session {
             progress: Arc::clone(&progress),
         };
         spawn(0, move || starter.run())?;
-        Ok(Self { link, progress, readers })
+        Ok(Self { link, progress })
     }
 
     /// Waits until requests are served; returns what was agreed and what recovery found.
@@ -219,7 +218,7 @@ impl Session {
     }
 
     fn send_away(&self) {
-        send_readers_away(&self.link, self.readers);
+        send_readers_away(&self.link);
     }
 }
 
@@ -231,20 +230,18 @@ impl Drop for Session {
     }
 }
 
-/// Readers look at `stopping` before they read; those that are reading get a request each to wake up for.
-/// Too many wake-ups do no harm: whoever reads one later ignores it.
-fn send_readers_away(link: &Link, readers: usize) {
+/// Readers look at `stopping` before they read; those that are reading are interrupted.
+fn send_readers_away(link: &Arc<Link>) {
     link.stopping.store(true, Ordering::Release);
-    for _ in 0..readers {
-        if let Err(error) = link.devices[0].wake_one_reader() {
-            // ENOENT, ENODEV …: the mount is gone, and reading fails by itself.
-            tracing::debug!(%error, "the kernel does not wake the readers");
-        }
+    let away = Arc::clone(link);
+    if let Err(error) = spawn("stop", move || away.readers.send_away()) {
+        tracing::error!(%error, "no thread to stop the session with");
+        link.readers.send_away();
     }
 }
 
-fn spawn(number: usize, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(format!("fuse-{number}")).spawn(body).map(drop)
+fn spawn(name: impl std::fmt::Display, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(format!("fuse-{name}")).spawn(body).map(drop)
 }
 
 /// What the first thread needs.
@@ -276,7 +273,6 @@ where
             server,
             progress: self.progress,
             present: Mutex::new(Present { count: self.config.readers, ended: Ended::Stopped }),
-            size: self.config.readers,
         });
         for number in 1..self.config.readers {
             let (member, runtime) = (Arc::clone(&crew), runtime.clone());
@@ -297,9 +293,7 @@ where
                 self.link.slots.save_init(&init);
                 init
             }
-            None => {
-                shake_hands(&*self.fs, &self.link, &mut left, &self.config.wishes, &self.runtime)?
-            }
+            None => shake_hands(&*self.fs, &self.link, &mut left, &self.config.wishes, &self.runtime)?,
         };
         let server = Arc::new(Server {
             fs: Arc::clone(&self.fs),
@@ -326,7 +320,6 @@ struct Crew<F> {
     server: Arc<Server<F>>,
     progress: Arc<watch::Sender<Progress>>,
     present: Mutex<Present>,
-    size: usize,
 }
 
 struct Present {
@@ -343,7 +336,10 @@ where
 {
     fn read(&self, number: usize, runtime: &Handle) {
         let _runtime = runtime.enter();
-        let left = self.server.read_requests(number % self.server.link.devices.len());
+        let left = {
+            let reading = self.server.link.readers.enter();
+            self.server.read_requests(number % self.server.link.devices.len(), &reading)
+        };
         self.leave(left);
     }
 
@@ -353,7 +349,7 @@ where
             Left::Gone => Ended::Unmounted,
             Left::Failed(error) => {
                 tracing::error!(%error, "reading from the FUSE device failed");
-                send_readers_away(&self.server.link, self.size);
+                send_readers_away(&self.server.link);
                 Ended::Failed(Arc::new(error))
             }
         };

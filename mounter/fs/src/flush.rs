@@ -12,7 +12,7 @@ use tarbox_store::{
     Batch, BlockHeader, Committed, Compression, DataRef, EncodedBlock, Extent, ExtentBody, ExtentKind,
     ExtentRow, Fence, PatchRow, StoreError, TenantStore, View, codec,
 };
-use tarbox_types::{BlockId, BlockIndex, DataId, Seq};
+use tarbox_types::{BlockId, BlockIndex, DataId, ErrorKind, Seq};
 
 use crate::{
     compose::{BlockChange, Shape, is_inline},
@@ -51,6 +51,18 @@ pub enum FlushError {
     /// The database refuses what it is given.
     #[error("{0}")]
     Refused(String),
+}
+
+impl FlushError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Fenced(_) => ErrorKind::Fenced,
+            Self::Gap { .. } => ErrorKind::FailedPrecondition,
+            Self::Refused(_) => ErrorKind::Internal,
+        }
+    }
 }
 
 /// What the flusher alone knows; see the module's documentation.

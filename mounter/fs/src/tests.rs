@@ -71,8 +71,9 @@ impl World {
             journal_bytes: 16 << 20,
             ..FsConfig::new(self.journal())
         };
-        let (fs, _) =
-            FileSystem::open(Arc::clone(&self.database), store, lease, session.id, config).await.expect("it opens");
+        let (fs, _) = FileSystem::open(Arc::clone(&self.database), store, lease, session.id, config)
+            .await
+            .expect("it opens");
         SESSION.with(|last| last.set(Some(session.id)));
         fs
     }
@@ -185,7 +186,8 @@ async fn look_at(fs: &FileSystem, ino: Ino) -> Seen {
     let mut at = 0;
     while is_file && at < attr.size {
         let Ok(data) = fs.lseek(req(), ino, 0, at, libc::SEEK_DATA as u32).await else { break };
-        let hole = fs.lseek(req(), ino, 0, data.offset, libc::SEEK_HOLE as u32).await.expect("a hole at the end");
+        let hole =
+            fs.lseek(req(), ino, 0, data.offset, libc::SEEK_HOLE as u32).await.expect("a hole at the end");
         holes.push((data.offset, hole.offset));
         at = hole.offset;
     }

@@ -13,3 +13,5 @@ mod sqlite;
 pub use api::*;
 pub use error::{Result, StoreError};
 pub use model::*;
+#[cfg(any(test, feature = "testing"))]
+pub use postgres::testing;

@@ -19,7 +19,7 @@ use super::{
     control::{self, Control, Owner},
     format::{self, HeaderFound, SEGMENT_HEADER, SegmentHeader},
     reader::{Chain, Shared},
-    segment::{DirectoryLock, Spare, io_error, is_indexed},
+    segment::{DirectoryLock, LockedDirectory, Spare, io_error, is_indexed},
 };
 use crate::effect_codec;
 
@@ -132,7 +132,9 @@ fn lock_directory(dir: &Path) -> Result<DirectoryLock, JournalError> {
         // Another process may have removed or renamed it between opening and locking.
         let ours = file.metadata().map_err(io_error("stat", dir))?;
         match std::fs::metadata(dir) {
-            Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => return Ok(Arc::new(file)),
+            Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => {
+                return Ok(Arc::new(LockedDirectory(file)));
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_error("stat", dir)(error)),

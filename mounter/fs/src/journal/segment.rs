@@ -40,7 +40,17 @@ use super::{
 const INDEX_STEP: u64 = 32;
 
 /// The lock on a journal's directory: held as long as anything of it is mapped.
-pub(super) type DirectoryLock = Arc<File>;
+pub(super) type DirectoryLock = Arc<LockedDirectory>;
+
+/// An open directory with a lock on it.
+pub(super) struct LockedDirectory(pub(super) File);
+
+impl Drop for LockedDirectory {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked while a child, forked and not yet executing, has the descriptor too.
+        let _ = self.0.unlock();
+    }
+}
 
 // === Mapping ===
 

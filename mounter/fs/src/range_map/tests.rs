@@ -154,7 +154,8 @@ proptest! {
             prop_assert_eq!(byte >> (bit % 8) & 1 == 1, set.contains(first + bit));
         }
         let block = first..first + units;
-        let mut back = UnitSet::from_iter([0..200]);
+        let mut back = UnitSet::new();
+        back.insert(0..200);
         let (new, old) = back.replace_map(first, units, &map);
         prop_assert_eq!((new, old), (set.count(block.clone()), units));
         prop_assert_eq!(back.overlapping(block.clone()).collect::<Vec<_>>(), set.overlapping(block.clone()).collect::<Vec<_>>());
