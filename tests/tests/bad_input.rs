@@ -152,7 +152,7 @@ on_each_database! {
 
     fn a_damaged_journal_loses_nothing_that_was_fsynced_and_is_never_followed_blindly(on) {
         let seed = seed();
-        println!("TARBOX_SEED={seed}");
+        println!("TESTS_SEED={seed}");
         let mut rng = Rng::new(seed);
         for round in 0..6 {
             damaged_journal(on, &mut rng, round);

@@ -34,7 +34,7 @@ on_each_database! {
         let ext4 = Scratch::on_ext4().expect("ext4");
         let mut volume = Volume::new(on);
         let first = seed();
-        println!("TARBOX_SEED={first}");
+        println!("TESTS_SEED={first}");
         for seed in first..first + sequences() {
             differ::assert_alike(ext4.path(), volume.path(), seed, 1500);
         }
@@ -52,7 +52,7 @@ on_each_database! {
         let ext4 = Scratch::on_ext4().expect("ext4");
         let volume = Volume::new(on);
         let first = seed();
-        println!("TARBOX_SEED={first}");
+        println!("TESTS_SEED={first}");
         std::thread::scope(|scope| {
             for k in 0..4 {
                 let (left, right) = (ext4.path(), volume.path());
@@ -63,5 +63,5 @@ on_each_database! {
 }
 
 fn sequences() -> u64 {
-    std::env::var("TARBOX_SEQUENCES").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+    std::env::var("TESTS_SEQUENCES").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }

@@ -10,7 +10,7 @@ mod run;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -71,7 +71,7 @@ pub fn compare_trees(left: &Path, right: &Path) -> Option<String> {
     }
 }
 
-/// Leaves out steps of a failing sequence as long as it still fails, for at most `limit`.
+/// Leaves out steps of a failing sequence as long as it still fails, for at most `limit`. Works in directories beside those given.
 #[must_use]
 pub fn shorten(
     left: &Path,
@@ -93,8 +93,8 @@ pub fn shorten(
             let mut fewer = best.clone();
             fewer.drain(from..(from + size).min(best.len()));
             attempt += 1;
-            let name = format!("shorten-{attempt}");
-            match compare(&left.join(&name), &right.join(&name), &fewer) {
+            let (left, right) = (beside(left, attempt), beside(right, attempt));
+            match compare(&left, &right, &fewer) {
                 Some(found) => {
                     fewer.truncate(found.at + 1);
                     (best, difference, shorter) = (fewer, Some(found), true);
@@ -107,6 +107,10 @@ pub fn shorten(
     (best, difference)
 }
 
+fn beside(dir: &Path, attempt: u32) -> PathBuf {
+    dir.with_file_name(format!("{}-shorter-{attempt}", dir.file_name().unwrap_or_default().display()))
+}
+
 /// Runs a sequence from a seed and fails the test with a short sequence where the two sides differ.
 ///
 /// # Panics
@@ -116,7 +120,8 @@ pub fn assert_alike(left: &Path, right: &Path, seed: u64, steps: usize) {
     let name = format!("seed-{seed}");
     if let Some(first) = compare(&left.join(&name), &right.join(&name), &sequence) {
         let failing = &sequence[..(first.at + 1).min(sequence.len())];
-        let (short, difference) = shorten(left, right, failing, Duration::from_secs(60));
+        let (short, difference) =
+            shorten(&left.join(&name), &right.join(&name), failing, Duration::from_secs(60));
         let shown: Vec<String> = short.iter().map(|step| format!("  {step:?}")).collect();
         panic!(
             "seed {seed}, {} of {steps} steps, at step {}: {}\n--- shortened to {} steps:\n{}\n--- {}",

@@ -196,7 +196,9 @@ impl Side {
                 return Ok(describe(&fs::symlink_metadata(self.at(path)).map_err(errno)?));
             }
             Op::List { path } => return list(&self.at(path)),
-            Op::SetXattr { path, name, value } => xattr::set(self.at(path), name, value).map_err(errno)?,
+            Op::SetXattr { path, name, len, seed } => {
+                xattr::set(self.at(path), name, &Rng::new(*seed).bytes(*len)).map_err(errno)?;
+            }
             Op::GetXattr { path, name } => {
                 let value = xattr::get(self.at(path), name).map_err(errno)?;
                 return Ok(value.map_or("absent".into(), |value| blake3::hash(&value).to_hex().to_string()));
