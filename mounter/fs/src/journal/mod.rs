@@ -160,7 +160,10 @@ impl Journal {
         };
         let (segment, tail) = spare.activate(header);
         self.next_ordinal += 1;
-        self.shared.chain.lock().used.push_back(segment);
+        let mut chain = self.shared.chain.lock();
+        chain.in_hand -= segment.len();
+        chain.used.push_back(segment);
+        drop(chain);
         self.tail = Some(tail);
         Ok(())
     }
@@ -171,18 +174,19 @@ impl Journal {
         {
             let mut chain = self.shared.chain.lock();
             chain.unpin();
-            if let Some(found) = chain.spare.iter().position(fits) {
-                return Ok(chain.spare.swap_remove(found));
+            if let Some(spare) = chain.take_spare(fits) {
+                return Ok(spare);
             }
-            // The only segment can be recycled too: then nobody appends to it meanwhile.
-            let recycled = if chain.used.len() == 1 && self.shared.is_free(&chain.used[0]) {
+            let is_last = chain.used.len() == 1;
+            if is_last && self.shared.is_free(&chain.used[0]) {
+                // The only segment can be recycled too, once nobody can append to it.
                 self.tail = None;
-                self.shared.retire_oldest(&mut chain)
-            } else {
-                chain.used.len() > 1 && self.shared.retire_oldest(&mut chain)
-            };
-            if recycled && let Some(found) = chain.spare.iter().position(fits) {
-                return Ok(chain.spare.swap_remove(found));
+            }
+            if (!is_last || self.tail.is_none())
+                && self.shared.retire_oldest(&mut chain)
+                && let Some(spare) = chain.take_spare(fits)
+            {
+                return Ok(spare);
             }
         }
         match self.shared.allocate() {
@@ -196,7 +200,7 @@ impl Journal {
         let now = Instant::now();
         if self.last_age.is_none_or(|last| now.duration_since(last) >= AGE_STEP) {
             self.last_age = Some(now);
-            self.shared.chain.lock().ages.push_back((seq, now));
+            self.shared.chain.lock().note_age(seq, now);
         }
     }
 

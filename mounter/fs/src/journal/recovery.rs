@@ -410,7 +410,7 @@ fn begin(
         pinned: Vec::new(),
         spare: found.spare,
         next_file: highest_file(&config.dir)?,
-        allocating: 0,
+        in_hand: 0,
         ages: VecDeque::from([(identity.seq + 1, Instant::now())]),
     };
     chain.spare.iter_mut().for_each(Spare::blank);
