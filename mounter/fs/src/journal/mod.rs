@@ -14,8 +14,10 @@
 //! Lock order: the caller's lock around `Journal`, then the chain's, then a segment's index. None is held during I/O.
 
 mod control;
+mod directory;
 mod error;
 mod format;
+mod payload;
 mod reader;
 mod recovery;
 mod segment;
@@ -30,9 +32,9 @@ use tarbox_store::{Fence, Lease};
 use tarbox_types::Seq;
 
 pub use error::{AppendError, JournalError};
+pub use payload::Payload;
 pub use reader::{JournalReader, Records, Recovered};
 pub use recovery::{Cut, Opened, Reason, Rejected};
-pub use segment::Payload;
 
 use self::{control::ControlFile, reader::Shared, segment::Tail};
 use crate::{effect::Record, effect_codec};
@@ -50,7 +52,8 @@ const AGE_STEP: Duration = Duration::from_millis(5);
 /// Where a journal is and how large it may become.
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
-    /// Directory, of this journal alone; made with mode 0700 if it is not there. Its parent takes journals set aside.
+    /// Directory, of this journal alone, on a file system that overwrites allocated blocks in place (tmpfs, ext4, xfs;
+    /// not btrfs, where a full device would kill the process); made with mode 0700 if it is not there. Its parent takes journals set aside.
     pub dir: PathBuf,
     /// Bytes per segment ([`SEGMENT_BYTES`]); brought into [`MIN_SEGMENT_BYTES`] to [`MAX_SEGMENT_BYTES`], rounded up to
     /// pages, and at most a quarter of `max_bytes` where that is possible.
