@@ -21,7 +21,6 @@ pub mod tarbox_fs {
         pub max_lag: Duration,
         pub sync_mode: SyncMode,
         pub read_only: bool,
-        pub control_dir: bool,
         pub compression: Compression,
         pub max_inodes: usize,
     }
@@ -46,6 +45,39 @@ pub mod tarbox_fs {
         pub waiting_for: Option<String>,
     }
     pub struct FileSystem;
+    impl fuse3::raw::Filesystem for FileSystem {
+        async fn init(&self, _: fuse3::raw::Request) -> fuse3::Result<fuse3::raw::reply::ReplyInit> {
+            Err(libc::ENOSYS.into())
+        }
+        async fn destroy(&self, _: fuse3::raw::Request) {}
+        async fn getlk(
+            &self,
+            _: fuse3::raw::Request,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u32,
+            _: u32,
+        ) -> fuse3::Result<fuse3::raw::reply::ReplyLock> {
+            Err(libc::ENOSYS.into())
+        }
+        async fn setlk(
+            &self,
+            _: fuse3::raw::Request,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u32,
+            _: u32,
+            _: bool,
+        ) -> fuse3::Result<()> {
+            Err(libc::ENOSYS.into())
+        }
+    }
     impl FileSystem {
         pub async fn open(
             _: Arc<dyn Database>,
@@ -107,4 +139,8 @@ pub mod tarbox_engine {
             unreachable!()
         }
     }
+}
+
+pub fn decode_xattrs(_: Option<&bytes::Bytes>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, crate::failure::Failure> {
+    Ok(Vec::new())
 }

@@ -157,7 +157,6 @@ fn fs_config(settings: &Settings, tenant: &Tenant, directory: &TenantDir) -> FsC
             SyncMode::Writethrough => FsSyncMode::Writethrough,
         },
         read_only: settings.read_only,
-        control_dir: settings.control_dir,
         compression: settings.compression.unwrap_or(tenant.compression),
         max_inodes: 200_000,
     }
