@@ -49,10 +49,10 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Time> {
     let text = std::str::from_utf8(text).ok()?;
     let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let sec: i64 = whole.parse().ok()?;
-    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
         return None;
     }
+    let sec: i64 = whole.parse().ok()?;
     let nsec: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
     Some(match (is_negative, nsec) {
         (false, _) => Time { sec, nsec },

@@ -121,8 +121,7 @@ impl<R: Read> Reader<R> {
         let mut filled = 0;
         while filled < BLOCK {
             match self.input.read(&mut header.as_mut_bytes()[filled..])? {
-                // Some writers leave the two empty blocks at the end out.
-                0 if filled == 0 && self.offset > 0 => return Ok(None),
+                // At a member's end, too: without the empty block nobody knows that it is the last.
                 0 => return Err(self.format("it breaks off".to_owned())),
                 count => filled += count,
             }
