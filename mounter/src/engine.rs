@@ -1,39 +1,61 @@
 //! Mounting and driving the file system with the FUSE engine.
 
-use std::{path::Path, sync::Arc};
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
-use tarbox_store::Tenant;
-
-use crate::{
-    failure::Failure,
-    pending::{
-        tarbox_engine::{self, EngineError, MountOptions, Session},
-        tarbox_fs::FileSystem,
-    },
+use tarbox_engine::{
+    MountError, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount, unmount,
 };
+use tarbox_fs::FileSystem;
+use tarbox_store::Tenant;
+use tarbox_types::ErrorKind;
+use tokio::runtime::Handle;
+
+use crate::failure::Failure;
 
 /// Mounts, and serves from then on.
 ///
 /// # Errors
 /// Where /dev/fuse, mount(2) or fusermount3 refuse.
-pub fn start(
+pub async fn start(
     file_system: &Arc<FileSystem>,
     tenant: &Tenant,
     mount_point: &Path,
     read_only: bool,
 ) -> Result<Session, Failure> {
-    let failed = |error: EngineError| Failure::Part {
-        kind: error.kind(),
-        doing: format!("mount {} (see `tarbox doctor`)", mount_point.display()),
-        source: error.into(),
-    };
-    let device = tarbox_engine::mount(&MountOptions {
-        mount_point: mount_point.to_owned(),
-        source: tenant.name.clone(),
+    let is_root = nix::unistd::geteuid().is_root();
+    let options = MountOptions {
         read_only,
-    })
-    .map_err(failed)?;
-    let session = Session::start(Arc::clone(file_system), device).map_err(failed)?;
+        // As any file system that root mounts; a user's mount is the user's alone.
+        allow_other: is_root,
+        nosuid: !is_root,
+        nodev: !is_root,
+        ..MountOptions::new(mount_point, &tenant.name)
+    };
+    let doing = || format!("mount {} (see `tarbox doctor`)", mount_point.display());
+    let device = mount(&options).map_err(|error: MountError| Failure::Part {
+        kind: error.kind(),
+        doing: doing(),
+        source: error.into(),
+    })?;
+    let failed = |source: io::Error| Failure::Part {
+        kind: ErrorKind::Internal,
+        doing: doing(),
+        source: source.into(),
+    };
+    let started = begin(file_system, device).await;
+    if started.is_err() {
+        // Nobody would ever answer there.
+        let _ = unmount(mount_point, true);
+    }
+    started.map_err(failed)
+}
+
+async fn begin(file_system: &Arc<FileSystem>, device: OwnedFd) -> io::Result<Session> {
+    let slots = create_slots(SlotsLayout::default())?;
+    let parts = SessionParts { devices: vec![device], slots, init: None };
+    let session =
+        Session::start(Arc::clone(file_system), parts, SessionConfig::default(), Handle::current())?;
     file_system.attach(session.kernel_cache());
+    session.serving().await?;
     Ok(session)
 }

@@ -12,7 +12,6 @@ pub mod mount_command;
 pub mod mount_point;
 pub mod mounts;
 pub mod offline;
-pub mod pending;
 pub mod places;
 pub mod program;
 pub mod serve;

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
+use tarbox_fs::FileSystem;
 use tarbox_store::{Database, Tenant};
 use tarbox_types::{ErrorKind, SessionId};
 
 use crate::{
     cli::context::Context,
     failure::{Chain, Failure},
-    lease,
-    pending::tarbox_fs::FileSystem,
-    serve,
+    lease, serve,
     tenant_dir::TenantDir,
 };
 

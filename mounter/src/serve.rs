@@ -2,6 +2,8 @@
 
 use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
+use tarbox_engine::Session;
+use tarbox_fs::{FileSystem, FsConfig, SyncMode as FsSyncMode};
 use tarbox_runtime::{Shutdown, Signal};
 use tarbox_store::{Database, Lease, StoreError, Tenant};
 use tarbox_types::{ByteSize, ErrorKind, SessionId};
@@ -12,10 +14,6 @@ use crate::{
     engine,
     failure::{Chain, Failure},
     lease, mount_point,
-    pending::{
-        tarbox_engine::Session,
-        tarbox_fs::{FileSystem, FsConfig, SyncMode as FsSyncMode},
-    },
     settings::{self, Settings, SyncMode},
     tenant_dir::{self, Note, TenantDir},
     unmount::{self, Ladder},
@@ -139,9 +137,30 @@ pub async fn open_file_system(
     let name = lease.tenant.name.clone();
     let config = fs_config(settings, &lease.tenant, directory);
     let store = database.open_tenant(lease.fence.tenant).await?;
-    FileSystem::open(Arc::clone(database), store, lease, session, config).await.map_err(|error| {
-        Failure::Part { kind: error.kind(), doing: format!("open tenant `{name}`"), source: error.into() }
-    })
+    let opened = FileSystem::open(Arc::clone(database), store, lease, session, config).await;
+    let (file_system, recovery) = opened.map_err(|error| Failure::Part {
+        kind: error.kind(),
+        doing: format!("open tenant `{name}`"),
+        source: error.into(),
+    })?;
+    report(&recovery);
+    Ok(Arc::new(file_system))
+}
+
+/// What a dead mounter left is worth a line.
+fn report(recovery: &tarbox_fs::Recovery) {
+    if recovery.replayed > 0 {
+        tracing::info!(
+            records = recovery.replayed,
+            "changes that were not committed have been taken up from the journal"
+        );
+    }
+    if let Some(cut) = &recovery.cut {
+        tracing::warn!(file = %cut.file.display(), offset = cut.offset, "the journal ended in the middle of a record, which was not acknowledged");
+    }
+    if let Some(rejected) = &recovery.rejected {
+        tracing::error!(path = %rejected.path.display(), reason = %rejected.reason, "a journal was set aside: its changes are not in the tenant");
+    }
 }
 
 fn fs_config(settings: &Settings, tenant: &Tenant, directory: &TenantDir) -> FsConfig {
@@ -198,7 +217,8 @@ impl Opened {
         let file_system = Arc::clone(&self.file_system);
         let _control = service::serve(directory.socket(), file_system, self.note.clone(), self.epoch)?;
         let session =
-            engine::start(&self.file_system, &self.tenant, &self.note.mount_point, settings.read_only)?;
+            engine::start(&self.file_system, &self.tenant, &self.note.mount_point, settings.read_only)
+                .await?;
         let mounted =
             Mounted { tenant: &self.tenant, note: &self.note, database: self.database.display_url() };
         let told = ready(&mounted);
@@ -209,7 +229,9 @@ impl Opened {
                 Err(failure)
             }
         };
-        session.stop().await;
+        if let Err(error) = session.stop().await {
+            tracing::warn!(%error, "the session did not end as it should");
+        }
         ended
     }
 

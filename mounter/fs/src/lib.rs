@@ -1,3 +1,29 @@
 //! The file system: tree, journal, flusher.
 
+pub mod acl;
+pub mod block_cache;
+mod compose;
+pub mod config;
 pub mod effect;
+pub mod effect_codec;
+mod errno;
+pub mod error;
+mod flush;
+mod fold;
+mod fuse;
+mod health;
+pub mod journal;
+mod open;
+mod plan;
+pub mod range_map;
+mod shell;
+#[cfg(test)]
+mod tests;
+mod tree;
+pub mod xattr;
+
+pub use config::{FsConfig, SyncMode};
+pub use error::FsError;
+pub use flush::FlushError;
+pub use fuse::FileSystem;
+pub use open::{FsOpenError, FsStatus, Recovery};

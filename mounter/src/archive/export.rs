@@ -3,6 +3,7 @@
 use std::{collections::HashMap, io::Write, ops::Range, sync::Arc};
 
 use bytes::Bytes;
+use tarbox_fs::xattr::Xattrs;
 use tarbox_store::{DataRef, Extent, ExtentKind, InodeRow, TenantStore, UNIT, View};
 use tarbox_types::{Ino, ROOT_INO};
 
@@ -154,7 +155,13 @@ impl<'e, W: Write> Export<'e, W> {
 
     async fn xattrs(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
         let encoded = self.store.xattrs(&self.view, ino).await?;
-        crate::pending::decode_xattrs(encoded.as_ref())
+        let decoded = Xattrs::decode(encoded.as_ref()).map_err(|error| Failure::Part {
+            kind: error.kind(),
+            doing: format!("read the extended attributes of inode {ino}"),
+            source: error.into(),
+        })?;
+        let pair = |name: &Bytes| Some((name.to_vec(), decoded.get(name)?.to_vec()));
+        Ok(decoded.names().filter_map(pair).collect())
     }
 
     // === Content ===

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use tarbox_fs::FileSystem;
 use tarbox_proto::control::v1::{
     FlushRequest, FlushResponse, SetQuotaRequest, SetQuotaResponse, StatusRequest, StatusResponse,
     control_server::{Control, ControlServer},
@@ -12,7 +13,6 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
     failure::{Chain, Failure},
-    pending::tarbox_fs::FileSystem,
     tenant_dir::Note,
 };
 

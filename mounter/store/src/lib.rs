@@ -1,6 +1,10 @@
 //! The versioned file-system model in SQLite and PostgreSQL: the only crate that knows SQL.
 
 pub mod api;
+pub mod codec;
+#[cfg(any(test, feature = "conformance"))]
+#[allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+pub mod conformance;
 pub mod error;
 pub mod model;
 mod postgres;
@@ -9,3 +13,5 @@ mod sqlite;
 pub use api::*;
 pub use error::{Result, StoreError};
 pub use model::*;
+#[cfg(any(test, feature = "testing"))]
+pub use postgres::testing;

@@ -264,6 +264,50 @@ pub struct EntryRow {
 #[derive(Clone, Debug, PartialEq, Eq, Default, Hash)]
 pub struct AllocMap(pub smallvec::SmallVec<[u8; 8]>);
 
+impl AllocMap {
+    /// Whether a unit of the block is allocated.
+    #[must_use]
+    pub fn contains(&self, unit: u32) -> bool {
+        self.0.get(unit as usize / 8).is_some_and(|byte| byte >> (unit % 8) & 1 == 1)
+    }
+
+    /// Sets or clears units.
+    pub fn set(&mut self, units: std::ops::Range<u32>, allocated: bool) {
+        if allocated && self.0.len() < units.end.div_ceil(8) as usize {
+            self.0.resize(units.end.div_ceil(8) as usize, 0);
+        }
+        for unit in units.start..units.end.min(self.0.len() as u32 * 8) {
+            let bit = 1 << (unit % 8);
+            if allocated {
+                self.0[unit as usize / 8] |= bit;
+            } else {
+                self.0[unit as usize / 8] &= !bit;
+            }
+        }
+        while self.0.last() == Some(&0) {
+            self.0.pop();
+        }
+    }
+
+    /// How many units are allocated.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|byte| u64::from(byte.count_ones())).sum()
+    }
+
+    /// How many units of a range are allocated.
+    #[must_use]
+    pub fn count_in(&self, units: std::ops::Range<u32>) -> u64 {
+        units.filter(|&unit| self.contains(unit)).count() as u64
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// What an extent row says of its block. (Zero bytes at the end of a block are not stored; what is beyond `len` reads as zero.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtentBody {

@@ -1,0 +1,681 @@
+//! The file system as `fuse3`'s trait has it: conversion of arguments and replies, one plan per operation.
+
+use std::{
+    ffi::OsStr,
+    num::NonZeroU32,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{Bytes, BytesMut};
+use fuse3::{
+    FileType, Result, SetAttr, Timestamp,
+    raw::{Filesystem, Request, reply::*},
+};
+use futures_util::stream::{self, Stream};
+use tarbox_store::{InodeRow, Time, UNIT};
+use tarbox_types::{Ino, fuse as convention};
+
+use crate::{
+    effect::Outcome,
+    error::FsError,
+    plan::{Caller, Change, Fallocate, Listed, NewInode, Page, READ_MAX, Reading, Rename, Seek, statfs},
+    shell::{Loaded, Shared},
+    tree::{Need, Piece, Tree},
+    xattr::SetFlags,
+};
+
+/// The only writer lets the kernel cache without limit: what changes otherwise is invalidated by notification.
+const TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Kernel caches of file content stay when a file is opened again.
+const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+/// Names per READDIR; the engine takes as many as fit into the kernel's buffer.
+const READDIR_NAMES: usize = 1024;
+/// Names per READDIRPLUS.
+const READDIRPLUS_NAMES: usize = 256;
+/// Source: `linux/falloc.h`.
+const FALLOC_KEEP_SIZE: u32 = 1;
+const FALLOC_PUNCH_HOLE: u32 = 2;
+const FALLOC_ZERO_RANGE: u32 = 16;
+/// What one request may write at most.
+const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).expect("1 MiB is not zero");
+
+/// A mounted tenant. Cheap to clone.
+#[derive(Clone)]
+pub struct FileSystem {
+    pub(crate) shared: Arc<Shared>,
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { unique: req.unique & !(1 << 63), uid: req.uid, gid: req.gid, now: now() }
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time { sec: since.as_secs() as i64, nsec: since.subsec_nanos() }
+}
+
+fn time(timestamp: Timestamp) -> Time {
+    Time { sec: timestamp.sec, nsec: timestamp.nsec }
+}
+
+fn timestamp(time: Time) -> Timestamp {
+    Timestamp { sec: time.sec, nsec: time.nsec }
+}
+
+fn file_type(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn attr(row: &InodeRow) -> FileAttr {
+    FileAttr {
+        ino: row.ino,
+        size: row.size,
+        blocks: row.charge / 512,
+        atime: timestamp(row.atime),
+        mtime: timestamp(row.mtime),
+        ctime: timestamp(row.ctime),
+        kind: file_type(row.mode),
+        perm: (row.mode & 0o7777) as u16,
+        nlink: row.nlink,
+        uid: row.uid,
+        gid: row.gid,
+        rdev: row.rdev,
+        blksize: UNIT as u32,
+    }
+}
+
+/// The answer to a change that shows an inode: as the tree has it now.
+fn shown(tree: &Tree, outcome: Outcome) -> std::result::Result<FileAttr, FsError> {
+    match outcome {
+        Outcome::Inode(ino) => tree.nodes.get(&ino).map(|node| attr(&node.row)).ok_or(FsError::Stale),
+        Outcome::Done | Outcome::Count(_) => Err(FsError::Invalid),
+    }
+}
+
+fn done(_: &Tree, _: Outcome) -> std::result::Result<(), FsError> {
+    Ok(())
+}
+
+fn entry(attr: FileAttr) -> ReplyEntry {
+    ReplyEntry { ttl: TTL, attr, generation: 0 }
+}
+
+/// A name that is not there, remembered by the kernel.
+fn negative() -> ReplyEntry {
+    entry(attr(&InodeRow {
+        ino: 0,
+        mode: libc::S_IFREG,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        nlink: 0,
+        size: 0,
+        atime: Time::default(),
+        mtime: Time::default(),
+        ctime: Time::default(),
+        dir_parent: 0,
+        did: 0,
+        cut: 0,
+        charge: 0,
+        prealloc: Vec::new(),
+        target: Bytes::new(),
+    }))
+}
+
+impl FileSystem {
+    async fn make(&self, req: &Request, parent: Ino, name: &OsStr, new: NewInode<'_>) -> Result<FileAttr> {
+        let caller = caller(req);
+        let name = name.as_bytes();
+        Ok(self.shared.change(&[], |tree| tree.make(&caller, parent, name, &new).map(Some), shown).await?)
+    }
+
+    async fn renamed(
+        &self,
+        req: &Request,
+        (parent, name): (Ino, &OsStr),
+        (new_parent, new_name): (Ino, &OsStr),
+        how: Rename,
+    ) -> Result<()> {
+        let caller = caller(req);
+        let (from, to) = ((parent, name.as_bytes()), (new_parent, new_name.as_bytes()));
+        Ok(self.shared.change(&[], |tree| tree.rename(&caller, from, to, how), done).await?)
+    }
+
+    async fn names(&self, ino: Ino, after: u64, limit: usize, rows: bool) -> Result<Vec<Listed>> {
+        let mut page: Option<(Page, u64)> = None;
+        let mut asked_for = 0;
+        loop {
+            let need = {
+                let core = self.shared.core.lock();
+                let tree = &core.tree;
+                let current = page.as_ref().filter(|(_, evictions)| *evictions == tree.evictions);
+                match tree.list(ino, after, limit, rows, current.map(|(page, _)| page)) {
+                    Ok(listed) => {
+                        match listed.iter().find(|entry| rows && entry.row.is_none() && entry.cookie > 2) {
+                            // Inodes evicted while their names stayed: a page brings many at once.
+                            Some(missing) if missing.cookie != asked_for => {
+                                asked_for = missing.cookie;
+                                Need::Page(ino, missing.cookie - 1)
+                            }
+                            Some(missing) => Need::Inode(missing.ino),
+                            None => return Ok(listed),
+                        }
+                    }
+                    Err(crate::tree::Stop::Failed(error)) => return Err(error.into()),
+                    Err(crate::tree::Stop::Need(Need::Directory(_)))
+                        if tree.directories.get(&ino).is_some_and(|directory| directory.large) =>
+                    {
+                        Need::Page(ino, after)
+                    }
+                    Err(crate::tree::Stop::Need(need)) => need,
+                }
+            };
+            match need {
+                Need::Page(ino, from) => {
+                    let (loaded, evictions) =
+                        self.shared.patiently(|| self.shared.load_page(ino, from.max(2), limit)).await?;
+                    if from == after || page.is_some() {
+                        let is_last = loaded.len() < limit;
+                        page = Some((Page { rows: loaded, is_last }, evictions));
+                    }
+                }
+                need => self.shared.supply(need).await?,
+            }
+        }
+    }
+
+    async fn read_bytes(&self, ino: Ino, offset: u64, len: u64) -> std::result::Result<Bytes, FsError> {
+        // Blocks just loaded are held here: a small cache may have dropped them before they are used.
+        let mut loaded = Loaded::default();
+        loop {
+            let need = {
+                let core = self.shared.core.lock();
+                match core.tree.read(ino, offset, len) {
+                    Ok(reading) => match self.blocks_of(&reading, &loaded) {
+                        Ok(blocks) => {
+                            drop(core);
+                            return Ok(assemble(&reading, &blocks));
+                        }
+                        Err(missing) => Need::Blocks(reading.did, missing),
+                    },
+                    Err(crate::tree::Stop::Failed(error)) => return Err(error),
+                    Err(crate::tree::Stop::Need(need)) => need,
+                }
+            };
+            match need {
+                Need::Blocks(did, blks) => {
+                    loaded = self.shared.patiently(|| self.shared.load_blocks(did, &blks)).await?;
+                }
+                need => self.shared.supply(need).await?,
+            }
+        }
+    }
+
+    /// Bytes of the committed blocks that a read consists of, in order; or those that are not at hand.
+    fn blocks_of(&self, reading: &Reading, loaded: &Loaded) -> std::result::Result<Vec<Bytes>, Vec<u64>> {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for piece in &reading.pieces {
+            if let Piece::Block { blk, .. } = piece {
+                let held = loaded.blocks.get(blk).filter(|_| loaded.version == reading.version).cloned();
+                match held.or_else(|| self.shared.cache.get(reading.did, *blk)) {
+                    Some(bytes) => found.push(bytes),
+                    None => missing.push(*blk),
+                }
+            }
+        }
+        missing.dedup();
+        if missing.is_empty() { Ok(found) } else { Err(missing) }
+    }
+
+    async fn barrier(&self, ino: Ino) -> Result<()> {
+        let seq = {
+            let core = self.shared.core.lock();
+            core.tree.nodes.get(&ino).map_or(0, |node| node.dirty.max(node.xattrs_dirty))
+        };
+        Ok(self.shared.commit_to(seq).await.map_err(|error| FsError::Io(error.to_string()))?)
+    }
+}
+
+/// Puts the pieces of a read together. One that lies in one block is not copied.
+fn assemble(reading: &Reading, blocks: &[Bytes]) -> Bytes {
+    if let ([Piece::Block { offset, len, .. }], [bytes]) = (&reading.pieces[..], blocks)
+        && (*offset + *len) as usize <= bytes.len()
+    {
+        return bytes.slice(*offset as usize..(*offset + *len) as usize);
+    }
+    let mut out = BytesMut::with_capacity(reading.len as usize);
+    let mut blocks = blocks.iter();
+    for piece in &reading.pieces {
+        match piece {
+            Piece::Data(payload) => out.extend_from_slice(payload.as_slice()),
+            Piece::Zero(len) => out.resize(out.len() + *len as usize, 0),
+            Piece::Block { offset, len, .. } => {
+                let bytes = blocks.next().map_or(&[][..], |bytes| bytes);
+                let (from, to) = (*offset as usize, (*offset + *len) as usize);
+                let there = &bytes[from.min(bytes.len())..to.min(bytes.len())];
+                out.extend_from_slice(there);
+                // What a block does not store is zero.
+                out.resize(out.len() + (*len as usize - there.len()), 0);
+            }
+        }
+    }
+    out.freeze()
+}
+
+fn sized(value: Bytes, size: u32) -> Result<ReplyXAttr> {
+    match size {
+        0 => Ok(ReplyXAttr::Size(value.len() as u32)),
+        size if value.len() > size as usize => Err(FsError::Range.into()),
+        _ => Ok(ReplyXAttr::Data(value)),
+    }
+}
+
+impl Filesystem for FileSystem {
+    async fn init(&self, _req: Request) -> Result<ReplyInit> {
+        Ok(ReplyInit::new(MAX_WRITE))
+    }
+
+    async fn destroy(&self, _req: Request) {}
+
+    async fn lookup(&self, _req: Request, parent: Ino, name: &OsStr) -> Result<ReplyEntry> {
+        let name = name.as_bytes();
+        let found = self
+            .shared
+            .look(|tree| {
+                Ok(tree
+                    .lookup(parent, name)?
+                    .and_then(|ino| tree.nodes.get(&ino))
+                    .map(|node| attr(&node.row)))
+            })
+            .await?;
+        Ok(found.map_or_else(negative, entry))
+    }
+
+    async fn forget(&self, _req: Request, ino: Ino, _nlookup: u64) {
+        self.forgotten(&[ino]);
+    }
+
+    async fn batch_forget(&self, _req: Request, inodes: &[(Ino, u64)]) {
+        let inos: Vec<Ino> = inodes.iter().map(|(ino, _)| *ino).collect();
+        self.forgotten(&inos);
+    }
+
+    async fn getattr(&self, _req: Request, ino: Ino, _fh: Option<u64>, _flags: u32) -> Result<ReplyAttr> {
+        let attr = self.shared.look(|tree| Ok(attr(&tree.node(ino)?.row))).await?;
+        Ok(ReplyAttr { ttl: TTL, attr })
+    }
+
+    async fn setattr(&self, req: Request, ino: Ino, _fh: Option<u64>, set: SetAttr) -> Result<ReplyAttr> {
+        let caller = caller(&req);
+        let change = Change {
+            mode: set.mode,
+            uid: set.uid,
+            gid: set.gid,
+            size: set.size,
+            atime: set.atime.map(time),
+            mtime: set.mtime.map(time),
+            ctime: set.ctime.map(time),
+            kill_privileges: set.lock_owner == Some(convention::SETATTR_KILL_SUIDGID),
+        };
+        let attr = self
+            .shared
+            .change(&[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown)
+            .await?;
+        Ok(ReplyAttr { ttl: TTL, attr })
+    }
+
+    async fn readlink(&self, _req: Request, ino: Ino) -> Result<ReplyData> {
+        let target = self
+            .shared
+            .look(|tree| {
+                let row = &tree.node(ino)?.row;
+                if row.mode & libc::S_IFMT == libc::S_IFLNK {
+                    Ok(row.target.clone())
+                } else {
+                    Err(FsError::Invalid.into())
+                }
+            })
+            .await?;
+        Ok(ReplyData { data: target })
+    }
+
+    async fn symlink(&self, req: Request, parent: Ino, name: &OsStr, link: &OsStr) -> Result<ReplyEntry> {
+        let new = NewInode { mode: libc::S_IFLNK | 0o777, umask: None, rdev: 0, target: link.as_bytes() };
+        self.make(&req, parent, name, new).await.map(entry)
+    }
+
+    async fn mknod(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<ReplyEntry> {
+        let (mode, umask) = convention::unpack_umask(mode);
+        self.make(&req, parent, name, NewInode { mode, umask, rdev, target: b"" }).await.map(entry)
+    }
+
+    async fn mkdir(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> Result<ReplyEntry> {
+        let umask = (umask & convention::UMASK_UNAPPLIED != 0).then_some(umask & 0o7777);
+        let new = NewInode { mode: libc::S_IFDIR | mode & 0o7777, umask, rdev: 0, target: b"" };
+        self.make(&req, parent, name, new).await.map(entry)
+    }
+
+    async fn unlink(&self, req: Request, parent: Ino, name: &OsStr) -> Result<()> {
+        let (caller, name) = (caller(&req), name.as_bytes());
+        Ok(self.shared.change(&[], |tree| tree.unlink(&caller, parent, name).map(Some), done).await?)
+    }
+
+    async fn rmdir(&self, req: Request, parent: Ino, name: &OsStr) -> Result<()> {
+        let (caller, name) = (caller(&req), name.as_bytes());
+        Ok(self.shared.change(&[], |tree| tree.rmdir(&caller, parent, name).map(Some), done).await?)
+    }
+
+    async fn rename(&self, req: Request, parent: Ino, name: &OsStr, to: Ino, to_name: &OsStr) -> Result<()> {
+        self.renamed(&req, (parent, name), (to, to_name), Rename::Replace).await
+    }
+
+    async fn rename2(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        to: Ino,
+        to_name: &OsStr,
+        flags: u32,
+    ) -> Result<()> {
+        let how = match flags {
+            0 => Rename::Replace,
+            libc::RENAME_NOREPLACE => Rename::NoReplace,
+            libc::RENAME_EXCHANGE => Rename::Exchange,
+            _ => return Err(FsError::Invalid.into()),
+        };
+        self.renamed(&req, (parent, name), (to, to_name), how).await
+    }
+
+    async fn link(&self, req: Request, ino: Ino, parent: Ino, name: &OsStr) -> Result<ReplyEntry> {
+        let (caller, name) = (caller(&req), name.as_bytes());
+        let attr =
+            self.shared.change(&[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown).await?;
+        Ok(entry(attr))
+    }
+
+    /// Not needed: a node id says everything (the kernel stops asking, and opens without a message).
+    async fn open(&self, _req: Request, _ino: Ino, _flags: u32) -> Result<ReplyOpen> {
+        Err(FsError::NotNeeded.into())
+    }
+
+    async fn opendir(&self, _req: Request, _ino: Ino, _flags: u32) -> Result<ReplyOpen> {
+        Err(FsError::NotNeeded.into())
+    }
+
+    async fn read(&self, _req: Request, ino: Ino, _fh: u64, offset: u64, size: u32) -> Result<ReplyData> {
+        Ok(ReplyData { data: self.read_bytes(ino, offset, u64::from(size)).await? })
+    }
+
+    async fn write(
+        &self,
+        req: Request,
+        ino: Ino,
+        _fh: u64,
+        offset: u64,
+        data: &[u8],
+        write_flags: u32,
+        flags: u32,
+    ) -> Result<ReplyWrite> {
+        let caller = caller(&req);
+        let kill = write_flags & convention::WRITE_KILL_SUIDGID != 0;
+        let written = self
+            .shared
+            .change(
+                data,
+                |tree| tree.write(&caller, ino, offset, data.len() as u64, kill).map(Some),
+                |_, outcome| match outcome {
+                    Outcome::Count(count) => Ok(count as u32),
+                    Outcome::Done | Outcome::Inode(_) => Ok(0),
+                },
+            )
+            .await?;
+        if flags & (libc::O_SYNC | libc::O_DSYNC) as u32 != 0 {
+            self.barrier(ino).await?;
+        }
+        Ok(ReplyWrite { written })
+    }
+
+    async fn statfs(&self, _req: Request, _ino: Ino) -> Result<ReplyStatFs> {
+        Ok(statfs(&self.shared.core.lock().tree))
+    }
+
+    async fn release(&self, _: Request, _: Ino, _: u64, _: u32, _: u64, _: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn releasedir(&self, _req: Request, _ino: Ino, _fh: u64, _flags: u32) -> Result<()> {
+        Ok(())
+    }
+
+    async fn flush(&self, _req: Request, _ino: Ino, _fh: u64, _lock_owner: u64) -> Result<()> {
+        Err(FsError::NotNeeded.into())
+    }
+
+    async fn fsync(&self, _req: Request, ino: Ino, _fh: u64, _datasync: bool) -> Result<()> {
+        self.barrier(ino).await
+    }
+
+    async fn fsyncdir(&self, _req: Request, ino: Ino, _fh: u64, _datasync: bool) -> Result<()> {
+        self.barrier(ino).await
+    }
+
+    async fn setxattr(
+        &self,
+        req: Request,
+        ino: Ino,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+        position: u32,
+    ) -> Result<()> {
+        let flags = SetFlags::from_bits(flags).ok_or(FsError::Invalid)?;
+        let (caller, name) = (caller(&req), name.as_bytes());
+        let kill_sgid = position & convention::ACL_KILL_SGID != 0;
+        let plan = |tree: &Tree| tree.set_xattr(&caller, ino, (name, value), flags, kill_sgid).map(Some);
+        Ok(self.shared.change(&[], plan, done).await?)
+    }
+
+    async fn getxattr(&self, _req: Request, ino: Ino, name: &OsStr, size: u32) -> Result<ReplyXAttr> {
+        sized(self.shared.look(|tree| tree.get_xattr(ino, name.as_bytes())).await?, size)
+    }
+
+    async fn listxattr(&self, _req: Request, ino: Ino, size: u32) -> Result<ReplyXAttr> {
+        sized(self.shared.look(|tree| tree.list_xattrs(ino)).await?, size)
+    }
+
+    async fn removexattr(&self, req: Request, ino: Ino, name: &OsStr) -> Result<()> {
+        let (caller, name) = (caller(&req), name.as_bytes());
+        Ok(self.shared.change(&[], |tree| tree.remove_xattr(&caller, ino, name).map(Some), done).await?)
+    }
+
+    async fn readdir<'a>(
+        &'a self,
+        _req: Request,
+        parent: Ino,
+        _fh: u64,
+        offset: i64,
+    ) -> Result<ReplyDirectory<impl Stream<Item = Result<DirectoryEntry>> + Send + 'a>> {
+        let listed = self.names(parent, offset as u64, READDIR_NAMES, false).await?;
+        let entries: Vec<_> = listed
+            .into_iter()
+            .map(|entry| {
+                Ok(DirectoryEntry {
+                    inode: entry.ino,
+                    kind: file_type(entry.kind),
+                    name: std::ffi::OsString::from_vec(entry.name.to_vec()),
+                    offset: entry.cookie as i64,
+                })
+            })
+            .collect();
+        Ok(ReplyDirectory { entries: stream::iter(entries) })
+    }
+
+    async fn readdirplus<'a>(
+        &'a self,
+        _req: Request,
+        parent: Ino,
+        _fh: u64,
+        offset: u64,
+        _lock_owner: u64,
+    ) -> Result<ReplyDirectoryPlus<impl Stream<Item = Result<DirectoryEntryPlus>> + Send + 'a>> {
+        let listed = self.names(parent, offset, READDIRPLUS_NAMES, true).await?;
+        let entries: Vec<_> = listed.into_iter().map(|entry| Ok(plus(entry))).collect();
+        Ok(ReplyDirectoryPlus { entries: stream::iter(entries) })
+    }
+
+    async fn create(
+        &self,
+        req: Request,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        flags: u32,
+    ) -> Result<ReplyCreated> {
+        let (mode, umask) = convention::unpack_umask(mode);
+        let new = NewInode { mode: libc::S_IFREG | mode & 0o7777, umask, rdev: 0, target: b"" };
+        let attr = if flags & convention::O_TMPFILE_BITS != 0 {
+            let caller = caller(&req);
+            let nameless = &self.shared.nameless;
+            self.shared
+                .change(
+                    &[],
+                    |tree| tree.make_nameless(&caller, parent, &new).map(Some),
+                    |tree, outcome| {
+                        let attr = shown(tree, outcome)?;
+                        nameless.lock().insert(attr.ino);
+                        Ok(attr)
+                    },
+                )
+                .await?
+        } else {
+            self.make(&req, parent, name, new).await?
+        };
+        Ok(ReplyCreated { ttl: TTL, attr, generation: 0, fh: 0, flags: FOPEN_KEEP_CACHE })
+    }
+
+    async fn fallocate(
+        &self,
+        req: Request,
+        ino: Ino,
+        _fh: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> Result<()> {
+        let keep_size = mode & FALLOC_KEEP_SIZE != 0;
+        let what = match mode & !FALLOC_KEEP_SIZE {
+            0 => Fallocate::Allocate,
+            FALLOC_PUNCH_HOLE if keep_size => Fallocate::PunchHole,
+            FALLOC_ZERO_RANGE => Fallocate::ZeroRange,
+            _ => return Err(FsError::NotSupported.into()),
+        };
+        let range = offset..offset.checked_add(length).filter(|_| length > 0).ok_or(FsError::Invalid)?;
+        let caller = caller(&req);
+        let plan = |tree: &Tree| tree.fallocate(&caller, ino, range.clone(), what, keep_size).map(Some);
+        Ok(self.shared.change(&[], plan, done).await?)
+    }
+
+    async fn lseek(&self, _req: Request, ino: Ino, _fh: u64, offset: u64, whence: u32) -> Result<ReplyLSeek> {
+        let what = match whence as i32 {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return Err(FsError::Invalid.into()),
+        };
+        Ok(ReplyLSeek { offset: self.shared.look(|tree| tree.seek(ino, offset, what)).await? })
+    }
+
+    async fn copy_file_range(
+        &self,
+        req: Request,
+        ino: Ino,
+        _fh_in: u64,
+        off_in: u64,
+        ino_out: Ino,
+        _fh_out: u64,
+        off_out: u64,
+        length: u64,
+        _flags: u64,
+    ) -> Result<ReplyCopyFileRange> {
+        // A part is copied and the caller asks for the rest, as with a short write.
+        let data = self.read_bytes(ino, off_in, length.min(READ_MAX)).await?;
+        if data.is_empty() {
+            return Ok(ReplyCopyFileRange { copied: 0 });
+        }
+        let kill = if req.uid == 0 { 0 } else { convention::WRITE_KILL_SUIDGID };
+        let written = self.write(req, ino_out, 0, off_out, &data, kill, 0).await?;
+        Ok(ReplyCopyFileRange { copied: u64::from(written.written) })
+    }
+
+    async fn getlk(
+        &self,
+        _: Request,
+        _: Ino,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+    ) -> Result<ReplyLock> {
+        Err(FsError::NotNeeded.into())
+    }
+
+    /// Not needed: locks of the only mount of a tenant are the kernel's own.
+    async fn setlk(
+        &self,
+        _: Request,
+        _: Ino,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+        _: bool,
+    ) -> Result<()> {
+        Err(FsError::NotNeeded.into())
+    }
+}
+
+fn plus(entry: Listed) -> DirectoryEntryPlus {
+    // `.` and `..` carry no inode to be cached: node id 0 says so.
+    let attr = match &entry.row {
+        Some(row) => attr(row),
+        None => FileAttr { ino: 0, kind: file_type(entry.kind), ..negative().attr },
+    };
+    DirectoryEntryPlus {
+        inode: entry.ino,
+        generation: 0,
+        kind: file_type(entry.kind),
+        name: std::ffi::OsString::from_vec(entry.name.to_vec()),
+        offset: entry.cookie as i64,
+        attr,
+        entry_ttl: TTL,
+        attr_ttl: TTL,
+    }
+}

@@ -1,0 +1,459 @@
+//! Opening a journal: whose it is, what can be read, and what follows from it.
+
+use std::{
+    collections::VecDeque,
+    fs::{DirBuilder, File, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use tarbox_types::{Epoch, Seq, TenantId};
+
+use super::{
+    Identity, Journal, JournalConfig, JournalError, JournalReader, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
+    Records,
+    control::{self, Control, Owner},
+    format::{self, HeaderFound, SEGMENT_HEADER, SegmentHeader},
+    reader::{Chain, Shared},
+    segment::{DirectoryLock, LockedDirectory, Spare, io_error, is_indexed},
+};
+use crate::effect_codec;
+
+/// An open journal, and what was found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The journal.
+    pub journal: Journal,
+    /// Records to be replayed: `(after, to)` for [`JournalReader::read_range`]; empty where they are equal.
+    pub replay: (Seq, Seq),
+    /// A journal that was set aside.
+    pub rejected: Option<Rejected>,
+    /// A torn tail that was cut off.
+    pub cut: Option<Cut>,
+}
+
+impl Opened {
+    /// The records to be replayed, in order. Each was verified and decoded once already, so none fails;
+    /// they are not collected because there may be millions.
+    #[must_use]
+    pub fn recovered(&self) -> Records {
+        self.journal.reader().read_range(self.replay.0, self.replay.1)
+    }
+}
+
+/// A journal that was set aside: its records were acknowledged, and are not replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a journal was set aside.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// It belongs to another tenant.
+    #[error("it belongs to tenant {0}")]
+    Tenant(TenantId),
+    /// It was written under a lease that is neither ours nor the one before.
+    #[error(
+        "it was written under the lease of epoch {epoch}, which is not the one before ours: others may have written since"
+    )]
+    Fence {
+        /// Epoch of that lease.
+        epoch: Epoch,
+    },
+    /// Records between the database's position and its first one are missing.
+    #[error(
+        "it begins with record {first}, but the database stands at {database}: records between are missing"
+    )]
+    Gap {
+        /// First record.
+        first: Seq,
+        /// The database's position.
+        database: Seq,
+    },
+}
+
+/// A tail that was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// File.
+    pub file: PathBuf,
+    /// From this byte on.
+    pub offset: u64,
+    /// First record that is gone.
+    pub seq: Seq,
+}
+
+/// A number that nobody else has.
+pub(super) fn random() -> u128 {
+    TenantId::random().0.as_u128()
+}
+
+pub(super) fn open(config: &JournalConfig, identity: &Identity) -> Result<Opened, JournalError> {
+    let mut lock = lock_directory(&config.dir)?;
+    let mut rejected = None;
+    let mut found = Found::default();
+    if let Some((control, files)) = look(&config.dir)? {
+        if let Some(reason) = foreign(&control, identity) {
+            (lock, rejected) = set_aside(&config.dir, lock, &files, control.owner.epoch, reason)?;
+        } else {
+            match take_up(config, identity, &control, files, &lock)? {
+                Ok(taken) => found = taken,
+                Err(reason) => {
+                    let files = segment_files(&config.dir)?;
+                    (lock, rejected) = set_aside(&config.dir, lock, &files, control.owner.epoch, reason)?;
+                }
+            }
+        }
+    }
+    let (cut, replay) = (found.cut.clone(), (identity.seq, found.last_seq.max(identity.seq)));
+    let journal = begin(config, identity, lock, found)?;
+    Ok(Opened { journal, replay, rejected, cut })
+}
+
+// === Directory ===
+
+fn lock_directory(dir: &Path) -> Result<DirectoryLock, JournalError> {
+    loop {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))?;
+        let file = File::open(dir).map_err(io_error("open", dir))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(JournalError::Locked { dir: dir.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", dir)(source)),
+        }
+        // Another process may have removed or renamed it between opening and locking.
+        let ours = file.metadata().map_err(io_error("stat", dir))?;
+        match std::fs::metadata(dir) {
+            Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => {
+                return Ok(Arc::new(LockedDirectory(file)));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("stat", dir)(error)),
+        }
+    }
+}
+
+/// The control file and the segment files; `None` where no journal is there. Unfinished files go.
+fn look(dir: &Path) -> Result<Option<(Control, Vec<PathBuf>)>, JournalError> {
+    let files = segment_files(dir)?;
+    match control::read(dir)? {
+        Some(control) => Ok(Some((control, files))),
+        None => match files.into_iter().next() {
+            Some(file) => {
+                Err(JournalError::Damaged { file, offset: 0, seq: 0, what: "its control file is missing" })
+            }
+            None => Ok(None),
+        },
+    }
+}
+
+fn segment_files(dir: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".new") {
+            // Not renamed to its own name yet: it was never in use.
+            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        } else if name.starts_with("segment-") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn foreign(control: &Control, identity: &Identity) -> Option<Reason> {
+    let owner = control.owner;
+    if owner.tenant != identity.fence.tenant.0.as_u128() {
+        return Some(Reason::Tenant(owner.tenant()));
+    }
+    let known = [&identity.fence, &identity.previous].map(Owner::of);
+    (!known.contains(&owner)).then_some(Reason::Fence { epoch: owner.epoch })
+}
+
+/// Renames the directory, unless it holds nothing that anybody could miss, and makes an empty one in its place.
+fn set_aside(
+    dir: &Path,
+    lock: DirectoryLock,
+    files: &[PathBuf],
+    epoch: Epoch,
+    reason: Reason,
+) -> Result<(DirectoryLock, Option<Rejected>), JournalError> {
+    if !matches!(reason, Reason::Gap { .. }) && !files.iter().any(|file| holds_something(file)) {
+        for path in files.iter().cloned().chain([control::path_in(dir)]) {
+            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        return Ok((lock, None));
+    }
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let free = (1..).map(|n| dir.with_file_name(format!("{name}.rejected-{epoch}-{n}"))).find(|path| {
+        std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    });
+    let path = free.expect("an unending range");
+    std::fs::rename(dir, &path).map_err(io_error("set aside", dir))?;
+    drop(lock);
+    Ok((lock_directory(dir)?, Some(Rejected { path, reason })))
+}
+
+/// Whether a segment file is anything but a spare one, or one in use without a frame.
+fn holds_something(path: &Path) -> bool {
+    use std::os::unix::fs::FileExt;
+    let mut head = [0; SEGMENT_HEADER + 8];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
+    match (read, format::decode_header(&head)) {
+        (Ok(()), HeaderFound::Spare) => false,
+        (Ok(()), HeaderFound::Used(_)) => format::word(&head, SEGMENT_HEADER) != 0,
+        _ => true,
+    }
+}
+
+// === Reading ===
+
+/// What an earlier process left.
+#[derive(Default)]
+struct Found {
+    /// Segments in order, each with what was verified.
+    used: VecDeque<Verified>,
+    spare: Vec<Spare>,
+    last_seq: Seq,
+    cut: Option<Cut>,
+    /// Behind the last frame there may be others.
+    wipe: bool,
+    journal: Option<u128>,
+}
+
+struct Verified {
+    spare: Spare,
+    header: SegmentHeader,
+    end: usize,
+    last_seq: Seq,
+    index: Vec<(Seq, u32)>,
+}
+
+/// Reads a journal that is ours. The inner error is a reason to set it aside.
+fn take_up(
+    config: &JournalConfig,
+    identity: &Identity,
+    control: &Control,
+    files: Vec<PathBuf>,
+    lock: &DirectoryLock,
+) -> Result<Result<Found, Reason>, JournalError> {
+    let same_boot = control.boot == control::this_boot();
+    // First of all it becomes ours: should anything below fail, the next lease's holder finds its predecessor's journal.
+    control::replace(&config.dir, &Control { owner: Owner::of(&identity.fence), ..*control })?;
+    // What a node that went down had written of its page cache, and in which order, is unknown.
+    let known = if same_boot { control.last_seq } else { 0 };
+
+    let (mut segments, spare) = load(&files, control.journal, lock)?;
+    let mut found = Found { spare, journal: Some(control.journal), ..Found::default() };
+    if let Some(gap) = missing_between(&segments) {
+        if same_boot {
+            return Err(gap);
+        }
+        let keep = segments.windows(2).position(|pair| pair[1].1.ordinal != pair[0].1.ordinal + 1);
+        let lost = segments.split_off(keep.map_or(0, |at| at + 1));
+        found.spare.extend(lost.into_iter().map(|(spare, _)| spare));
+    }
+    let Some(first) = segments.first().map(|(_, header)| header.first_seq) else {
+        return match known > identity.seq {
+            true => Err(lost_records(&config.dir, 0, identity.seq + 1)),
+            false => Ok(Ok(found)),
+        };
+    };
+    verify_all(segments, same_boot, &mut found)?;
+    if found.last_seq < known && known > identity.seq {
+        let last =
+            found.used.back().map_or((config.dir.as_path(), 0), |last| (last.spare.path(), last.end as u64));
+        return Err(lost_records(last.0, last.1, found.last_seq + 1));
+    }
+    if first > identity.seq + 1 {
+        return Ok(Err(Reason::Gap { first, database: identity.seq }));
+    }
+    if found.last_seq < identity.seq {
+        // Everything in it was committed under its own fence: nothing is lost by using the segments again.
+        let used = std::mem::take(&mut found.used);
+        found.spare.extend(used.into_iter().map(|verified| verified.spare));
+    }
+    Ok(Ok(found))
+}
+
+fn lost_records(file: &Path, offset: u64, seq: Seq) -> JournalError {
+    let what = "records that were acknowledged are missing at its end";
+    JournalError::Damaged { file: file.to_owned(), offset, seq, what }
+}
+
+type Loaded = (Vec<(Spare, SegmentHeader)>, Vec<Spare>);
+
+/// Maps all segment files: those in use in order, and the spare ones.
+fn load(files: &[PathBuf], journal: u128, lock: &DirectoryLock) -> Result<Loaded, JournalError> {
+    let (mut used, mut spare) = (Vec::new(), Vec::new());
+    for path in files {
+        let file = File::options().read(true).write(true).open(path).map_err(io_error("open", path))?;
+        let bytes = file.metadata().map_err(io_error("stat", path))?.len();
+        let damaged = |what| JournalError::Damaged { file: path.clone(), offset: bytes, seq: 0, what };
+        if !(SEGMENT_HEADER as u64..=MAX_SEGMENT_BYTES).contains(&bytes) {
+            return Err(damaged("a segment has the wrong size"));
+        }
+        let found = Spare::found(path.clone(), &file, bytes as usize, Arc::clone(lock))
+            .map_err(io_error("map", path))?;
+        match format::decode_header(found.bytes()) {
+            HeaderFound::Spare => spare.push(found),
+            HeaderFound::Used(header) if header.journal != journal => {
+                return Err(damaged("a segment belongs to another journal"));
+            }
+            HeaderFound::Used(header) if header.bytes != bytes => {
+                return Err(damaged("a segment has the wrong size"));
+            }
+            HeaderFound::Used(header) => used.push((found, header)),
+            HeaderFound::Version(version) => {
+                return Err(JournalError::Incompatible {
+                    file: path.clone(),
+                    found: version,
+                    oldest: format::OLDEST_FORMAT,
+                    newest: format::FORMAT,
+                });
+            }
+            HeaderFound::Damaged => return Err(damaged("the header of a segment is no such")),
+        }
+    }
+    used.sort_by_key(|(_, header)| header.ordinal);
+    Ok((used, spare))
+}
+
+fn missing_between(segments: &[(Spare, SegmentHeader)]) -> Option<JournalError> {
+    let gap = segments.windows(2).find(|pair| pair[1].1.ordinal != pair[0].1.ordinal.wrapping_add(1))?;
+    let (spare, header) = &gap[1];
+    let what = "the segment before it is missing";
+    Some(JournalError::Damaged { file: spare.path().to_owned(), offset: 0, seq: header.first_seq, what })
+}
+
+/// Verifies the frames of all segments in order, into `found`.
+fn verify_all(
+    segments: Vec<(Spare, SegmentHeader)>,
+    same_boot: bool,
+    found: &mut Found,
+) -> Result<(), JournalError> {
+    let mut segments = segments.into_iter().peekable();
+    while let Some((spare, header)) = segments.next() {
+        let verified = verify(spare, header)?;
+        let (end, next) = (verified.end, verified.last_seq + 1);
+        let path = verified.spare.path().to_owned();
+        let bytes = verified.spare.bytes();
+        let dirty = end + 8 <= bytes.len() && format::word(bytes, end) != 0;
+        let whole = match segments.peek() {
+            Some((_, following)) => following.first_seq == next,
+            None => !format::has_later_frame(bytes, end, header.salt, verified.last_seq),
+        };
+        let is_last = segments.peek().is_none();
+        found.last_seq = verified.last_seq;
+        found.used.push_back(verified);
+        if !whole && same_boot {
+            let what = "a record cannot be read, but later ones can";
+            return Err(JournalError::Damaged { file: path, offset: end as u64, seq: next, what });
+        }
+        if !whole || (is_last && dirty) {
+            found.cut = Some(Cut { file: path, offset: end as u64, seq: next });
+            found.spare.extend(segments.by_ref().map(|(spare, _)| spare));
+        }
+    }
+    found.wipe = found.cut.is_some() || !same_boot;
+    Ok(())
+}
+
+/// Verifies the frames of a segment up to the first that is not right.
+fn verify(spare: Spare, header: SegmentHeader) -> Result<Verified, JournalError> {
+    let bytes = spare.bytes();
+    let (mut at, mut last_seq, mut index) = (SEGMENT_HEADER, header.first_seq.wrapping_sub(1), Vec::new());
+    while let Some(frame) = format::frame_at(bytes, at, header.salt)
+        && frame.seq == last_seq.wrapping_add(1)
+    {
+        effect_codec::decode(&bytes[frame.record.clone()]).map_err(|source| JournalError::Undecodable {
+            file: spare.path().to_owned(),
+            offset: at as u64,
+            seq: frame.seq,
+            source,
+        })?;
+        if is_indexed(frame.seq) {
+            index.push((frame.seq, at as u32));
+        }
+        (at, last_seq) = (frame.next, frame.seq);
+    }
+    Ok(Verified { spare, header, end: at, last_seq, index })
+}
+
+// === Beginning ===
+
+/// Makes the journal out of what was found; allocates the first segment where there is none.
+fn begin(
+    config: &JournalConfig,
+    identity: &Identity,
+    lock: DirectoryLock,
+    found: Found,
+) -> Result<Journal, JournalError> {
+    let last_seq = found.last_seq.max(identity.seq);
+    let id = found.journal.unwrap_or_else(random);
+    let owner = Owner::of(&identity.fence);
+    let control = Control { journal: id, owner, boot: control::this_boot(), last_seq };
+    let next_ordinal = found.used.back().map_or(1, |last| last.header.ordinal + 1);
+    let mut chain = Chain {
+        used: VecDeque::new(),
+        pinned: Vec::new(),
+        spare: found.spare,
+        next_file: highest_file(&config.dir)?,
+        allocating: 0,
+        ages: VecDeque::from([(identity.seq + 1, Instant::now())]),
+    };
+    chain.spare.iter_mut().for_each(Spare::blank);
+    let mut tail = None;
+    for verified in found.used {
+        let Verified { mut spare, header, end, last_seq, index } = verified;
+        if found.wipe {
+            spare.wipe(end);
+        }
+        let (segment, its_tail) = spare.resume(header, end, last_seq, index);
+        chain.used.push_back(segment);
+        tail = Some(its_tail);
+    }
+    let control = control::replace(&config.dir, &control)?;
+    let (segment_bytes, max_bytes) = sizes(config);
+    let shared = Arc::new(Shared {
+        dir: config.dir.clone(),
+        lock,
+        segment_bytes,
+        max_bytes,
+        chain: Mutex::new(chain),
+        last_seq: AtomicU64::new(last_seq),
+        committed: AtomicU64::new(identity.seq),
+        retain_from: AtomicU64::new(Seq::MAX),
+    });
+    let reader = JournalReader { shared: Arc::clone(&shared) };
+    if reader.bytes_allocated() == 0 {
+        reader.add_spare()?;
+    }
+    Ok(Journal { shared, control, id, tail, next_ordinal, last_age: None, scratch: Vec::new() })
+}
+
+fn highest_file(dir: &Path) -> Result<u32, JournalError> {
+    let number = |path: &PathBuf| {
+        let name = path.file_name()?.to_str()?;
+        u32::from_str_radix(name.strip_prefix("segment-")?, 16).ok()
+    };
+    Ok(segment_files(dir)?.iter().filter_map(number).max().unwrap_or(0))
+}
+
+/// Bytes per segment and of all.
+fn sizes(config: &JournalConfig) -> (u64, u64) {
+    let wanted = config.segment_bytes.min(config.max_bytes / 4);
+    let segment = wanted.clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES).next_multiple_of(4096);
+    (segment, config.max_bytes.max(segment))
+}

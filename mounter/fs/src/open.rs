@@ -1,0 +1,399 @@
+//! A tenant's life while it is mounted: opening with replay of the journal, the background work, closing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+use tarbox_store::{Database, Lease, Limits, StoreError, TenantState, TenantStore};
+use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    block_cache::BlockCache,
+    config::FsConfig,
+    effect::Counters,
+    error::FsError,
+    flush::{FlushError, Flusher},
+    fuse::FileSystem,
+    health::{Health, State, chain},
+    journal::{Cut, Identity, Journal, JournalConfig, JournalError, Rejected},
+    shell::{Core, Shared},
+    tree::Tree,
+};
+
+/// How often memory is kept in bounds and orphans are looked after.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// Known extents of one content are dropped beyond this number.
+const EXTENTS_MAX: usize = 200_000;
+/// Writers are never slowed below this many bytes in the journal.
+const SOFT_LIMIT_MIN: u64 = 32 << 20;
+/// Heartbeats are at most this far apart.
+const BEAT_MAX: Duration = Duration::from_secs(30);
+
+/// Why a tenant could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum FsOpenError {
+    /// The store failed.
+    #[error("the tenant could not be read from the database")]
+    Store(#[from] StoreError),
+    /// The journal could not be taken up.
+    #[error("the journal in {dir} could not be opened")]
+    Journal {
+        /// Its directory.
+        dir: String,
+        /// Cause.
+        #[source]
+        source: JournalError,
+    },
+}
+
+impl FsOpenError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Journal { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// What opening found in the journal.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// Records replayed.
+    pub replayed: u64,
+    /// A torn tail that was cut off: the death of the machine or of the process in the middle of a record.
+    pub cut: Option<Cut>,
+    /// A journal that was set aside.
+    pub rejected: Option<Rejected>,
+}
+
+/// How a mounted tenant does.
+#[derive(Clone, Debug)]
+pub struct FsStatus {
+    /// Last record acknowledged.
+    pub seq: Seq,
+    /// Last record committed.
+    pub committed: Seq,
+    /// Bytes of the journal that only commits can free.
+    pub journal_bytes: u64,
+    /// Allocated bytes of the head.
+    pub used_bytes: u64,
+    /// Inodes of the head.
+    pub used_inodes: u64,
+    /// Limits.
+    pub limits: Limits,
+    /// Bytes in the block cache.
+    pub cache_bytes: u64,
+    /// What is waited for; `None` = all is well.
+    pub waiting_for: Option<String>,
+    /// Why nothing is acknowledged any more.
+    pub lost: Option<String>,
+}
+
+impl FileSystem {
+    /// Opens a tenant whose lease is held by `session`: replays the journal, starts flusher and heartbeat.
+    ///
+    /// # Errors
+    /// [`FsOpenError`]; nothing is lost by any of them, the journal stays where it is.
+    pub async fn open(
+        database: Arc<dyn Database>,
+        store: Arc<dyn TenantStore>,
+        lease: Lease,
+        session: SessionId,
+        config: FsConfig,
+    ) -> Result<(Self, Recovery), FsOpenError> {
+        let journal_config = JournalConfig {
+            dir: config.journal_dir.clone(),
+            segment_bytes: config.segment_bytes,
+            max_bytes: config.journal_bytes,
+        };
+        let opened = Journal::open(&journal_config, &Identity::from(&lease)).map_err(|source| {
+            FsOpenError::Journal { dir: config.journal_dir.display().to_string(), source }
+        })?;
+        let counters = Counters {
+            used_bytes: lease.tenant.used_bytes,
+            used_inodes: lease.tenant.used_inodes,
+            next_ino: lease.next_ino,
+        };
+        let tenant = &lease.tenant;
+        let mut tree = Tree::new(tenant.block_size, tenant.limits, counters, tenant.seq);
+        let mut recovery =
+            Recovery { replayed: 0, cut: opened.cut.clone(), rejected: opened.rejected.clone() };
+        // A record of an earlier lease may hold numbers from below ours: none of them counts as new to the database.
+        tree.counters.next_ino = u64::MAX;
+        let mut last_number = 0;
+        for recovered in opened.recovered() {
+            let recovered = recovered.map_err(|source| FsOpenError::Journal {
+                dir: config.journal_dir.display().to_string(),
+                source,
+            })?;
+            last_number = recovered.record.counters.next_ino;
+            let record = crate::effect::Record {
+                counters: Counters { next_ino: u64::MAX, ..recovered.record.counters },
+                ..recovered.record
+            };
+            tree.apply(recovered.seq, &record, &recovered.payload);
+            recovery.replayed += 1;
+        }
+        tree.counters.next_ino = lease.next_ino.max(last_number);
+        for orphan in store.orphans(&lease.head).await? {
+            tree.load_inode(orphan);
+        }
+        // Until everything replayed is committed, which numbers the database has seen is not known to the flusher either.
+        let fresh = if recovery.replayed > 0 { u64::MAX } else { lease.next_ino };
+        let flusher = Flusher::new(
+            Arc::clone(&store),
+            lease.fence.clone(),
+            lease.head.clone(),
+            Counters { next_ino: fresh, ..counters },
+            lease.next_ino,
+            tenant.seq,
+            tenant.block_size,
+            config.compression,
+        );
+        let shared = Arc::new(Shared {
+            journal: opened.journal.reader(),
+            cache: BlockCache::new(config.cache_bytes as usize),
+            flusher: tokio::sync::Mutex::new(flusher),
+            committed: watch::Sender::new(tenant.seq),
+            health: Health::new(Instant::now() + Duration::from_secs(10)),
+            store,
+            view: lease.head.clone(),
+            work: Notify::new(),
+            forgotten: Mutex::new(FxHashSet::default()),
+            reap: Notify::new(),
+            nameless: Mutex::new(FxHashSet::default()),
+            kernel: std::sync::OnceLock::new(),
+            soft_limit: AtomicU64::new(config.journal_bytes),
+            core: Mutex::new(Core::new(tree, Some(opened.journal))),
+            config,
+        });
+        // The first heartbeat says how long the lease counts.
+        beat(&shared, &*database, session).await?;
+        tokio::spawn(flush_in_background(Arc::downgrade(&shared)));
+        tokio::spawn(keep_house(Arc::downgrade(&shared)));
+        tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session));
+        if recovery.replayed > 0 {
+            shared.work.notify_one();
+        }
+        Ok((Self { shared }, recovery))
+    }
+
+    /// The kernel's caches, once a session serves this file system.
+    pub fn attach(&self, kernel: Arc<dyn KernelCache>) {
+        // Set once: a second session over the same file system asks the same kernel.
+        let _ = self.shared.kernel.set(kernel);
+    }
+
+    /// Returns when the database has everything that was acknowledged before the call; its position.
+    ///
+    /// # Errors
+    /// [`FlushError`], when nothing will ever be committed. While the database cannot be reached it waits.
+    pub async fn flush(&self) -> Result<Seq, FlushError> {
+        let seq = self.shared.journal.last_seq();
+        self.shared.commit_to(seq).await?;
+        Ok(seq)
+    }
+
+    /// New limits, for the next operation.
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.set_limits(limits);
+    }
+
+    /// How it does.
+    #[must_use]
+    pub fn status(&self) -> FsStatus {
+        let shared = &self.shared;
+        let (waiting_for, lost) = match shared.health.state() {
+            State::Serving => (None, None),
+            State::Waiting { cause, .. } => (Some(cause), None),
+            State::Lost(why) => (None, Some(why)),
+        };
+        let core = shared.core.lock();
+        FsStatus {
+            seq: shared.journal.last_seq(),
+            committed: *shared.committed.borrow(),
+            journal_bytes: shared.journal.bytes_in_use(),
+            used_bytes: core.tree.counters.used_bytes,
+            used_inodes: core.tree.counters.used_inodes,
+            limits: core.tree.limits,
+            cache_bytes: shared.cache.statistics().bytes as u64,
+            waiting_for,
+            lost,
+        }
+    }
+
+    /// Ends it, once the kernel has no more requests: orphans go, everything is committed, the journal is removed.
+    /// The lease is the caller's to give back.
+    ///
+    /// # Errors
+    /// [`FlushError`]: what is not committed stays in the journal.
+    pub async fn close(&self) -> Result<(), FlushError> {
+        let orphans: Vec<Ino> = self.shared.core.lock().tree.orphans.iter().copied().collect();
+        if !self.shared.config.read_only
+            && let Err(error) = self.shared.remove_orphans(&orphans).await
+        {
+            tracing::warn!(
+                error = chain(&error),
+                "unlinked files could not be removed; the next mount does it"
+            );
+        }
+        self.flush().await?;
+        if let Some(journal) = self.shared.core.lock().journal.take() {
+            journal.close();
+        }
+        Ok(())
+    }
+
+    /// The kernel has dropped these inodes: those without a name may go.
+    pub(crate) fn forgotten(&self, inos: &[Ino]) {
+        let orphans: Vec<Ino> = {
+            let core = self.shared.core.lock();
+            inos.iter().copied().filter(|ino| core.tree.orphans.contains(ino)).collect()
+        };
+        if !orphans.is_empty() {
+            let mut nameless = self.shared.nameless.lock();
+            for ino in &orphans {
+                nameless.remove(ino);
+            }
+            drop(nameless);
+            self.shared.forgotten.lock().extend(orphans);
+            self.shared.reap.notify_one();
+        }
+    }
+}
+
+// === Background ===
+
+/// Commits what is older than the flush interval, or at once when much waits.
+async fn flush_in_background(weak: std::sync::Weak<Shared>) {
+    loop {
+        let Some(shared) = weak.upgrade() else { return };
+        let interval = shared.config.flush_interval;
+        let wait = match shared.journal.oldest_uncommitted_at() {
+            // Nothing to do: asked again now and then, because the file system may have been dropped.
+            None => HOUSEKEEPING,
+            Some(at) => interval.saturating_sub(at.elapsed()),
+        };
+        let is_idle = shared.journal.oldest_uncommitted_at().is_none();
+        let much =
+            shared.journal.bytes_in_use() >= shared.soft_limit.load(Ordering::Relaxed).min(64 << 20) / 4;
+        if !is_idle && (wait.is_zero() || much) {
+            commit_some(&shared).await;
+            continue;
+        }
+        tokio::select! {
+            () = shared.work.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn commit_some(shared: &Shared) {
+    if shared.journal.wants_spare()
+        && let Err(error) = shared.journal.add_spare()
+    {
+        tracing::warn!(error = chain(&error), "the journal cannot grow; writers wait for commits");
+    }
+    let (before, bytes) = (Instant::now(), shared.journal.bytes_in_use());
+    if let Err(error) = shared.commit_to(shared.journal.last_seq()).await {
+        tracing::error!(error = chain(&error), "committing has ended");
+        // Nothing more will succeed; whoever asks is told.
+        tokio::time::sleep(HOUSEKEEPING).await;
+        return;
+    }
+    let elapsed = before.elapsed().as_secs_f64();
+    if bytes >= SOFT_LIMIT_MIN / 4 && elapsed > 0.0 {
+        let rate = bytes as f64 / elapsed;
+        let allowed = (rate * shared.config.max_lag.as_secs_f64()) as u64;
+        shared.soft_limit.store(
+            allowed.clamp(SOFT_LIMIT_MIN, shared.config.journal_bytes.max(SOFT_LIMIT_MIN)),
+            Ordering::Relaxed,
+        );
+    }
+}
+
+/// Removes closed orphans, keeps memory bounded, gives back what an idle journal does not need.
+async fn keep_house(weak: std::sync::Weak<Shared>) {
+    let mut swept = Instant::now();
+    loop {
+        let Some(shared) = weak.upgrade() else { return };
+        tokio::select! {
+            () = shared.reap.notified() => {}
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+        let mut candidates: Vec<Ino> = shared.forgotten.lock().drain().collect();
+        if swept.elapsed() >= HOUSEKEEPING {
+            swept = Instant::now();
+            candidates = shared.reapable();
+            let mut core = shared.core.lock();
+            core.tree.evict(shared.config.max_inodes);
+            core.tree.evict_extents(EXTENTS_MAX);
+            drop(core);
+            if shared.journal.oldest_uncommitted_at().is_none() {
+                shared.journal.trim();
+            }
+        }
+        if !candidates.is_empty()
+            && !shared.config.read_only
+            && let Err(error) = shared.reap(candidates).await
+        {
+            tracing::debug!(error = chain(&error), "unlinked files could not be removed now");
+        }
+    }
+}
+
+/// Renews the lease and learns what others have decided about the tenant.
+async fn keep_lease(weak: std::sync::Weak<Shared>, database: Arc<dyn Database>, session: SessionId) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(shared) = weak.upgrade() else { return };
+        if matches!(shared.health.state(), State::Lost(_)) || shared.core.lock().journal.is_none() {
+            return;
+        }
+        pause = match beat(&shared, &*database, session).await {
+            Ok(valid_for) => (valid_for / 3).clamp(Duration::from_millis(100), BEAT_MAX),
+            Err(error) => {
+                shared.health.waiting(&error);
+                Duration::from_secs(1)
+            }
+        };
+    }
+}
+
+async fn beat(shared: &Shared, database: &dyn Database, session: SessionId) -> Result<Duration, StoreError> {
+    // Counted from before the question: the answer may be slow.
+    let sent = Instant::now();
+    let beat = database.beat(session).await?;
+    let fence = shared.flusher.try_lock().map(|flusher| flusher.fence().clone()).ok();
+    for tenant in &beat.tenants {
+        let Some(fence) = fence.as_ref().filter(|fence| fence.tenant == tenant.tenant) else { continue };
+        if tenant.epoch != fence.epoch {
+            shared
+                .health
+                .lost(format!("another holder has epoch {}, ours was {}", tenant.epoch, fence.epoch));
+        } else if tenant.state == TenantState::Deleted {
+            tracing::warn!(tenant = %tenant.tenant, "the tenant has been deleted: unmount it");
+        }
+        shared.set_limits(tenant.limits);
+    }
+    shared.health.renewed(sent + beat.valid_for.min(Duration::from_secs(365 * 24 * 3600)));
+    shared.health.recovered();
+    Ok(beat.valid_for)
+}
+
+/// What an operation on a closed tenant is told.
+impl From<FlushError> for FsError {
+    fn from(error: FlushError) -> Self {
+        Self::Io(error.to_string())
+    }
+}

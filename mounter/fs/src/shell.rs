@@ -1,0 +1,479 @@
+//! The shell around the pure core: runs plans, loads what they lack, writes the journal, applies.
+//!
+//! Lock order: `flusher` (held over awaits) before `core` (never held over one). Inside `core` a change is planned,
+//! appended to the journal and applied, so that the journal's order is the order in which changes became visible.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
+use tarbox_store::{DataRef, EntryRow, InodeRow, Limits, StoreError, TenantStore, View};
+use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    block_cache::BlockCache,
+    config::{FsConfig, SyncMode},
+    effect::{Outcome, Record},
+    error::FsError,
+    flush::{FlushError, Flusher},
+    health::Health,
+    journal::{Journal, JournalReader},
+    plan::Planned,
+    tree::{Need, Stop, Tree},
+};
+
+/// Directories of more names than this are not kept in memory as a whole.
+const DIRECTORY_MAX: usize = 65_536;
+/// Names per query.
+const LIST_PAGE: usize = 2048;
+/// Blocks are read ahead up to this many bytes.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
+/// The flusher is woken when this many bytes wait.
+const FLUSH_BYTES: u64 = 16 << 20;
+/// A record's share of the journal besides its payload, for deciding when to flush.
+const RECORD_BYTES: u64 = 400;
+
+/// What one lock protects.
+pub(crate) struct Core {
+    pub tree: Tree,
+    /// `None` once closed, or where the mount is read-only.
+    pub journal: Option<Journal>,
+    unflushed: u64,
+}
+
+/// A mounted tenant; see the module's documentation.
+pub(crate) struct Shared {
+    pub core: Mutex<Core>,
+    pub journal: JournalReader,
+    pub cache: BlockCache,
+    pub flusher: tokio::sync::Mutex<Flusher>,
+    /// Journal position of the database.
+    pub committed: watch::Sender<Seq>,
+    pub health: Health,
+    pub config: FsConfig,
+    pub store: Arc<dyn TenantStore>,
+    pub view: View,
+    /// There is something to commit.
+    pub work: Notify,
+    /// Orphans that the kernel has forgotten, perhaps.
+    pub forgotten: Mutex<FxHashSet<Ino>>,
+    pub reap: Notify,
+    /// Inodes made without a name, of which the kernel may not know yet: not to be asked about before it forgets them.
+    pub nameless: Mutex<FxHashSet<Ino>>,
+    pub kernel: std::sync::OnceLock<Arc<dyn KernelCache>>,
+    /// Bytes that may wait in the journal before writers are slowed; follows the measured rate of commits.
+    pub soft_limit: std::sync::atomic::AtomicU64,
+}
+
+impl Core {
+    pub(crate) fn new(tree: Tree, journal: Option<Journal>) -> Self {
+        Self { tree, journal, unflushed: 0 }
+    }
+}
+
+/// Blocks of one content, as of a version of its committed part.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub version: u64,
+    pub blocks: FxHashMap<BlockIndex, Bytes>,
+}
+
+/// A change that has been journalled and applied.
+pub(crate) struct Changed<T> {
+    pub value: T,
+    pub seq: Seq,
+}
+
+impl Shared {
+    // === Running plans ===
+
+    /// Runs a plan that changes nothing, until everything it needs is in memory.
+    pub(crate) async fn look<T>(&self, plan: impl Fn(&Tree) -> Planned<T>) -> Result<T, FsError> {
+        loop {
+            let need = {
+                let core = self.core.lock();
+                match plan(&core.tree) {
+                    Ok(value) => return Ok(value),
+                    Err(Stop::Failed(error)) => return Err(error),
+                    Err(Stop::Need(need)) => need,
+                }
+            };
+            self.supply(need).await?;
+        }
+    }
+
+    /// Runs a plan, journals its record with `payload`, applies it; `answer` sees the tree afterwards.
+    /// A plan that returns no record is success without a change.
+    pub(crate) async fn change<T>(
+        &self,
+        payload: &[u8],
+        plan: impl Fn(&Tree) -> Planned<Option<Record>>,
+        answer: impl Fn(&Tree, Outcome) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        if self.config.read_only {
+            return Err(FsError::ReadOnly);
+        }
+        loop {
+            let need = match self.try_change(payload, &plan, &answer)? {
+                Ok(changed) => {
+                    if self.config.sync_mode == SyncMode::Writethrough {
+                        self.commit_to(changed.seq).await.map_err(|error| FsError::Io(error.to_string()))?;
+                    } else if payload.len() >= 4096 {
+                        self.throttle().await;
+                    }
+                    return Ok(changed.value);
+                }
+                Err(need) => need,
+            };
+            match need {
+                Some(need) => self.supply(need).await?,
+                // The lease has run out: whoever waits sees nothing fail.
+                None => self.health.changed().await,
+            }
+        }
+    }
+
+    /// One try, under the lock. `Ok(Err(None))`: not now, the lease has run out.
+    fn try_change<T>(
+        &self,
+        payload: &[u8],
+        plan: &impl Fn(&Tree) -> Planned<Option<Record>>,
+        answer: &impl Fn(&Tree, Outcome) -> Result<T, FsError>,
+    ) -> Result<Result<Changed<T>, Option<Need>>, FsError> {
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        let record = match plan(&core.tree) {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                let value = answer(&core.tree, Outcome::Done)?;
+                return Ok(Ok(Changed { value, seq: core.tree.committed }));
+            }
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Need(need)) => return Ok(Err(Some(need))),
+        };
+        if !self.health.may_acknowledge()? {
+            return Ok(Err(None));
+        }
+        let Some(journal) = &mut core.journal else {
+            return Err(FsError::Io("the tenant is being unmounted".into()));
+        };
+        let used = match record.outcome {
+            Outcome::Count(count) => &payload[..payload.len().min(count as usize)],
+            Outcome::Done | Outcome::Inode(_) => payload,
+        };
+        let appended = match journal.append(&record, used) {
+            Ok(appended) => appended,
+            Err(error) if error.is_full() => return Ok(Err(Some(Need::Room))),
+            Err(error) => return Err(FsError::Io(crate::health::chain(&error))),
+        };
+        core.tree.apply(appended.seq, &record, &appended.payload);
+        core.unflushed += RECORD_BYTES + used.len() as u64;
+        if appended.seq == core.tree.committed + 1 || core.unflushed >= FLUSH_BYTES {
+            core.unflushed = 0;
+            self.work.notify_one();
+        }
+        Ok(Ok(Changed { value: answer(&core.tree, record.outcome)?, seq: appended.seq }))
+    }
+
+    /// Slows a writer the more, the fuller the journal is from 60 % of what may wait on.
+    async fn throttle(&self) {
+        let limit = self.soft_limit.load(std::sync::atomic::Ordering::Relaxed).max(1);
+        let used = self.journal.bytes_in_use();
+        if used * 10 > limit * 6 {
+            let over = ((used * 10 - limit * 6) as f64 / (limit * 4) as f64).min(1.0);
+            self.work.notify_one();
+            tokio::time::sleep(Duration::from_secs_f64(0.001 + 0.05 * over * over)).await;
+        }
+    }
+
+    // === Loading ===
+
+    /// Loads what a plan lacks, waiting while the database cannot be reached.
+    pub(crate) async fn supply(&self, need: Need) -> Result<(), FsError> {
+        match need {
+            Need::Room => return self.wait_for_room().await,
+            Need::Reaping => return Box::pin(self.reap_now()).await,
+            Need::Inode(_)
+            | Need::Name(..)
+            | Need::Directory(_)
+            | Need::Page(..)
+            | Need::Xattrs(_)
+            | Need::Extents(..)
+            | Need::Blocks(..) => {}
+        }
+        self.patiently(|| self.load(&need)).await?
+    }
+
+    /// Repeats a query until the database answers.
+    pub(crate) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        query: impl Fn() -> F,
+    ) -> Result<T, FsError> {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match query().await {
+                Ok(value) => return Ok(value),
+                Err(error @ StoreError::Unavailable { .. }) => {
+                    self.health.waiting(&error);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                Err(error) => {
+                    tracing::error!(error = crate::health::chain(&error), "a query failed");
+                    return Err(FsError::from(&error));
+                }
+            }
+        }
+    }
+
+    /// One query. What was evicted while it ran makes its answer void: the plan asks again.
+    async fn load(&self, need: &Need) -> Result<Result<(), FsError>, StoreError> {
+        let evictions = self.core.lock().tree.evictions;
+        let current = |core: &Core| core.tree.evictions == evictions;
+        match need {
+            Need::Inode(ino) => {
+                let Some(row) = self.store.inode(&self.view, *ino).await? else {
+                    return Ok(Err(FsError::Stale));
+                };
+                let mut core = self.core.lock();
+                if current(&core) {
+                    core.tree.load_inode(row);
+                }
+            }
+            Need::Name(parent, name) => {
+                let found = self.store.lookup(&self.view, *parent, name).await?;
+                let mut core = self.core.lock();
+                if current(&core) {
+                    match found {
+                        Some((entry, row)) => {
+                            core.tree.load_entry(entry);
+                            core.tree.load_inode(row);
+                        }
+                        None => core.tree.load_absent(*parent, name.clone()),
+                    }
+                }
+            }
+            Need::Directory(ino) => self.load_directory(*ino).await?,
+            Need::Page(ino, after) => {
+                self.load_page(*ino, *after, LIST_PAGE).await?;
+            }
+            Need::Xattrs(ino) => {
+                let value = self.store.xattrs(&self.view, *ino).await?;
+                let mut core = self.core.lock();
+                if current(&core) {
+                    core.tree.load_xattrs(*ino, value);
+                }
+            }
+            Need::Extents(did, range) => self.load_extents(*did, range.clone()).await?,
+            Need::Blocks(did, blks) => drop(self.load_blocks(*did, blks).await?),
+            Need::Room | Need::Reaping => {}
+        }
+        Ok(Ok(()))
+    }
+
+    /// Every name of a directory, if they are not too many.
+    async fn load_directory(&self, ino: Ino) -> Result<(), StoreError> {
+        let evictions = self.core.lock().tree.evictions;
+        let mut after = 0;
+        loop {
+            let rows = self.store.list(&self.view, ino, after, LIST_PAGE).await?;
+            let is_last = rows.len() < LIST_PAGE;
+            after = rows.last().map_or(after, |(entry, _)| entry.cookie);
+            let mut core = self.core.lock();
+            if core.tree.evictions != evictions {
+                return Ok(());
+            }
+            load_rows(&mut core.tree, rows);
+            let directory = core.tree.directories.entry(ino).or_default();
+            directory.complete = is_last;
+            directory.large = directory.present() > DIRECTORY_MAX;
+            if is_last || directory.large {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Committed names beyond a position; their inodes are taken into memory.
+    pub(crate) async fn load_page(
+        &self,
+        ino: Ino,
+        after: Cookie,
+        limit: usize,
+    ) -> Result<(Vec<(EntryRow, InodeRow)>, u64), StoreError> {
+        let evictions = self.core.lock().tree.evictions;
+        let rows = self.store.list(&self.view, ino, after, limit).await?;
+        let mut core = self.core.lock();
+        if core.tree.evictions == evictions {
+            for (_, row) in &rows {
+                core.tree.load_inode(row.clone());
+            }
+        }
+        Ok((rows, evictions))
+    }
+
+    async fn load_extents(&self, did: DataId, range: std::ops::Range<BlockIndex>) -> Result<(), StoreError> {
+        let Some((data, version)) = self.data_ref(did) else { return Ok(()) };
+        let extents = self.store.extents(&self.view, data, range.clone()).await?;
+        let mut core = self.core.lock();
+        if let Some(content) = core.tree.contents.get_mut(&did).filter(|content| content.version == version) {
+            content.load(range, extents);
+        }
+        Ok(())
+    }
+
+    /// Bytes of blocks, into the cache as well, with some more where the file is read in sequence.
+    pub(crate) async fn load_blocks(&self, did: DataId, blks: &[BlockIndex]) -> Result<Loaded, StoreError> {
+        let (Some((data, version)), Some(&first)) = (self.data_ref(did), blks.first()) else {
+            return Ok(Loaded::default());
+        };
+        let wanted = self.with_read_ahead(did, first, blks);
+        let blocks = self.store.read(&self.view, data, &wanted).await?;
+        // An extent said that there is a block; where no row has one, it is the hole that the database holds.
+        let mut loaded = Loaded { version, blocks: blks.iter().map(|&blk| (blk, Bytes::new())).collect() };
+        let core = self.core.lock();
+        let is_current = core.tree.contents.get(&did).is_some_and(|content| content.version == version);
+        for (blk, bytes) in blocks {
+            if is_current {
+                self.cache.insert(did, blk, bytes.clone());
+            }
+            if let Some(slot) = loaded.blocks.get_mut(&blk) {
+                *slot = bytes;
+            }
+        }
+        Ok(loaded)
+    }
+
+    fn data_ref(&self, did: DataId) -> Option<(DataRef, u64)> {
+        let core = self.core.lock();
+        core.tree.contents.get(&did).map(|content| (DataRef { did, cut: content.cut }, content.version))
+    }
+
+    fn with_read_ahead(&self, did: DataId, first: BlockIndex, blks: &[BlockIndex]) -> Vec<BlockIndex> {
+        let mut core = self.core.lock();
+        let most = (READ_AHEAD_BYTES / core.tree.block_size).max(1);
+        let Some(content) = core.tree.contents.get_mut(&did) else { return blks.to_vec() };
+        let (expected, window) = content.read_ahead;
+        // Asked for where the last fetch ended, give or take what parallel readers overtake: in sequence.
+        let window = if first == expected && first > 0 { (window * 2).clamp(2, most) } else { 1 };
+        let mut wanted = blks.to_vec();
+        let last = blks.last().copied().unwrap_or(first);
+        wanted.extend((last + 1..last + window).filter(|&blk| {
+            content.extent(did, blk).is_ok_and(|extent| extent.is_some())
+                && self.cache.get(did, blk).is_none()
+        }));
+        content.read_ahead = (wanted.last().copied().unwrap_or(last) + 1, window);
+        wanted
+    }
+
+    async fn wait_for_room(&self) -> Result<(), FsError> {
+        let next = self.journal.committed_seq() + 1;
+        if next > self.journal.last_seq() {
+            // All is committed, and segments are only pinned by readers, who are about to finish.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            return Ok(());
+        }
+        self.commit_to(next).await.map_err(|error| FsError::Io(error.to_string()))
+    }
+
+    // === Committing ===
+
+    /// Returns when the database has everything up to `seq`: commits it, or waits for who does.
+    pub(crate) async fn commit_to(&self, seq: Seq) -> Result<(), FlushError> {
+        loop {
+            if *self.committed.borrow() >= seq {
+                return Ok(());
+            }
+            let mut flusher = self.flusher.lock().await;
+            if flusher.committed() >= seq {
+                return Ok(());
+            }
+            if let crate::health::State::Lost(why) = self.health.state() {
+                return Err(FlushError::Fenced(why));
+            }
+            if let Err(error) = flusher.commit_next(self).await {
+                self.health.lost(error.to_string());
+                self.forget_kernel_caches();
+                return Err(error);
+            }
+        }
+    }
+
+    /// The database stands elsewhere than memory thought: the tree is built anew over what it has.
+    pub(crate) fn rebuild(&self, found: Seq, records: crate::journal::Records) {
+        let mut core = self.core.lock();
+        let old = &core.tree;
+        let counters = crate::effect::Counters { next_ino: u64::MAX, ..old.counters };
+        let mut tree = Tree::new(old.block_size as u32, old.limits, counters, found);
+        tree.evictions = old.evictions + 1;
+        tree.orphans.clone_from(&old.orphans);
+        for recovered in records.flatten() {
+            tree.apply(recovered.seq, &recovered.record, &recovered.payload);
+        }
+        if tree.counters.next_ino == u64::MAX {
+            tree.counters = old.counters;
+        }
+        for content in tree.contents.values_mut() {
+            content.version = tree.evictions << 32;
+        }
+        core.tree = tree;
+        self.cache.shrink(0);
+        self.committed.send_replace(found);
+    }
+
+    fn forget_kernel_caches(&self) {
+        let inos: Vec<Ino> = self.core.lock().tree.nodes.keys().copied().collect();
+        if let Some(kernel) = self.kernel.get().cloned() {
+            // On a thread of its own: a notification may wait for pages that requests hold.
+            std::thread::spawn(move || {
+                for ino in inos {
+                    let _ = kernel.invalidate_inode(ino, 0, 0);
+                }
+            });
+        }
+    }
+
+    // === Orphans ===
+
+    /// Removes orphans that nobody has open.
+    pub(crate) async fn reap_now(&self) -> Result<(), FsError> {
+        if self.reap(self.reapable()).await? == 0 { Err(FsError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Orphans that the kernel has known.
+    pub(crate) fn reapable(&self) -> Vec<Ino> {
+        let nameless = self.nameless.lock().clone();
+        self.core.lock().tree.orphans.iter().filter(|ino| !nameless.contains(ino)).copied().collect()
+    }
+
+    /// Removes those of `candidates` that the kernel does not know any more; how many.
+    pub(crate) async fn reap(&self, candidates: Vec<Ino>) -> Result<usize, FsError> {
+        let Some(kernel) = self.kernel.get().cloned() else { return Ok(0) };
+        let asked = tokio::task::spawn_blocking(move || {
+            candidates.into_iter().filter(|&ino| !kernel.invalidate_inode(ino, -1, 0)).collect::<Vec<_>>()
+        });
+        let closed = asked.await.unwrap_or_default();
+        self.remove_orphans(&closed).await?;
+        Ok(closed.len())
+    }
+
+    /// Removes orphans, open or not.
+    pub(crate) async fn remove_orphans(&self, inos: &[Ino]) -> Result<(), FsError> {
+        for inos in inos.chunks(256) {
+            self.change(&[], |tree| tree.reap(inos), |_, _| Ok(())).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.core.lock().tree.limits = limits;
+    }
+}
+
+fn load_rows(tree: &mut Tree, rows: Vec<(EntryRow, InodeRow)>) {
+    for (entry, row) in rows {
+        tree.load_entry(entry);
+        tree.load_inode(row);
+    }
+}

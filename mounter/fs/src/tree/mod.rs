@@ -1,0 +1,358 @@
+//! The tree: the tenant's head as far as it is in memory. Pure: no I/O, no clock.
+//!
+//! It is a cache of what is committed plus everything that is not: an item is *dirty* while the last record that
+//! changed it is beyond the committed position, and only clean items may be evicted. So what memory knows of a name,
+//! an inode or a range is always right, and what it does not know is in the database as committed.
+//!
+//! All changes come through [`Tree::apply`], in the journal's order, whether they are done for the first time or
+//! replayed; nothing in it depends on what happens to be loaded.
+
+mod content;
+mod directory;
+
+use bytes::Bytes;
+use rustc_hash::{FxHashMap, FxHashSet};
+use tarbox_store::{EntryRow, InodeRow, Limits};
+use tarbox_types::{DataId, Ino, ROOT_INO, Seq};
+
+pub(crate) use content::{Chunk, Content, Piece};
+pub(crate) use directory::{Directory, Slot};
+
+use crate::{
+    effect::{Counters, Effect, Record},
+    journal::Payload,
+};
+
+/// An inode in memory.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub row: InodeRow,
+    /// Last record that changed the row.
+    pub dirty: Seq,
+    /// Extended attributes, once known (`None` inside = there are none).
+    pub xattrs: Option<Option<Bytes>>,
+    /// Last record that changed them.
+    pub xattrs_dirty: Seq,
+    /// Used since the hand of the eviction clock passed.
+    pub used: std::cell::Cell<bool>,
+}
+
+/// Something that memory lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    Inode(Ino),
+    Name(Ino, Bytes),
+    /// Every name of a directory.
+    Directory(Ino),
+    /// Names beyond a cookie, of a directory too large to be kept.
+    Page(Ino, u64),
+    Xattrs(Ino),
+    /// Extents of a content in a range of blocks.
+    Extents(DataId, std::ops::Range<u64>),
+    /// Bytes of blocks of a content.
+    Blocks(DataId, Vec<u64>),
+    /// Commits, so that the journal has room again.
+    Room,
+    /// Orphans that are not open any more to be removed, for their quota.
+    Reaping,
+}
+
+/// Why a plan stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Need(Need),
+    Failed(crate::error::FsError),
+}
+
+impl From<crate::error::FsError> for Stop {
+    fn from(error: crate::error::FsError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<crate::xattr::XattrError> for Stop {
+    fn from(error: crate::xattr::XattrError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<crate::acl::AclError> for Stop {
+    fn from(error: crate::acl::AclError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Need> for Stop {
+    fn from(need: Need) -> Self {
+        Self::Need(need)
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub nodes: FxHashMap<Ino, Node>,
+    pub directories: FxHashMap<Ino, Directory>,
+    pub contents: FxHashMap<DataId, Content>,
+    /// Inodes removed by a record that is not committed yet.
+    removed: FxHashMap<Ino, Seq>,
+    /// Unlinked inodes that may still be open.
+    pub orphans: FxHashSet<Ino>,
+    pub counters: Counters,
+    pub limits: Limits,
+    pub block_size: u64,
+    /// Position up to which the database has everything.
+    pub committed: Seq,
+    /// Grows with each eviction, so that a load that began before it is not taken for current.
+    pub evictions: u64,
+}
+
+impl Tree {
+    pub(crate) fn new(block_size: u32, limits: Limits, counters: Counters, committed: Seq) -> Self {
+        Self {
+            nodes: FxHashMap::default(),
+            directories: FxHashMap::default(),
+            contents: FxHashMap::default(),
+            removed: FxHashMap::default(),
+            orphans: FxHashSet::default(),
+            counters,
+            limits,
+            block_size: u64::from(block_size),
+            committed,
+            evictions: 0,
+        }
+    }
+
+    // === What is known ===
+
+    /// The inode, if it is in memory.
+    pub(crate) fn node(&self, ino: Ino) -> Result<&Node, Stop> {
+        match self.nodes.get(&ino) {
+            Some(node) => {
+                node.used.set(true);
+                Ok(node)
+            }
+            None if self.removed.contains_key(&ino) || ino == 0 => Err(crate::error::FsError::Stale.into()),
+            None => Err(Need::Inode(ino).into()),
+        }
+    }
+
+    /// What a name leads to; `None` = there is no such name.
+    pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<&Slot>, Stop> {
+        let need = || Need::Name(parent, Bytes::copy_from_slice(name));
+        let Some(directory) = self.directories.get(&parent) else { return Err(need().into()) };
+        match directory.get(name) {
+            Some(slot) => Ok(slot.is_present().then_some(slot)),
+            None if directory.complete => Ok(None),
+            None => Err(need().into()),
+        }
+    }
+
+    /// Extended attributes of an inode.
+    pub(crate) fn xattrs(&self, ino: Ino) -> Result<Option<&Bytes>, Stop> {
+        match &self.node(ino)?.xattrs {
+            Some(value) => Ok(value.as_ref()),
+            None => Err(Need::Xattrs(ino).into()),
+        }
+    }
+
+    // === Loading what is committed ===
+
+    /// Takes over a committed row, unless memory already has the inode (then memory is newer or the same).
+    pub(crate) fn load_inode(&mut self, row: InodeRow) {
+        if self.removed.contains_key(&row.ino) {
+            return;
+        }
+        if row.did != 0 {
+            let block_size = self.block_size;
+            self.contents.entry(row.did).or_insert_with(|| Content::new(block_size)).cut = row.cut;
+        }
+        if row.nlink == 0 {
+            self.orphans.insert(row.ino);
+        }
+        self.nodes.entry(row.ino).or_insert_with(|| Node {
+            row,
+            dirty: 0,
+            xattrs: None,
+            xattrs_dirty: 0,
+            used: std::cell::Cell::new(true),
+        });
+    }
+
+    /// Takes over a committed name.
+    pub(crate) fn load_entry(&mut self, entry: EntryRow) {
+        self.directories.entry(entry.parent).or_default().load(entry);
+    }
+
+    /// Takes over that a name is not there.
+    pub(crate) fn load_absent(&mut self, parent: Ino, name: Bytes) {
+        self.directories.entry(parent).or_default().load_absent(name);
+    }
+
+    /// Takes over extended attributes.
+    pub(crate) fn load_xattrs(&mut self, ino: Ino, value: Option<Bytes>) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.xattrs.get_or_insert(value);
+        }
+    }
+
+    // === Changing ===
+
+    /// Applies a record. Right from any state of what is loaded, and right a second time.
+    pub(crate) fn apply(&mut self, seq: Seq, record: &Record, payload: &Payload) {
+        let fresh_from = self.counters.next_ino;
+        for effect in &record.effects {
+            self.apply_effect(seq, fresh_from, effect, payload);
+        }
+        self.counters = record.counters;
+    }
+
+    fn apply_effect(&mut self, seq: Seq, fresh_from: Ino, effect: &Effect, payload: &Payload) {
+        match effect {
+            Effect::Inode(row) => self.put_inode(seq, fresh_from, row),
+            Effect::RemoveInode(ino) => {
+                self.nodes.remove(ino);
+                self.directories.remove(ino);
+                self.orphans.remove(ino);
+                self.removed.insert(*ino, seq);
+            }
+            Effect::Entry(entry) => self.directories.entry(entry.parent).or_default().put(seq, entry),
+            Effect::RemoveEntry { parent, name, .. } => {
+                self.directories.entry(*parent).or_default().remove(seq, name);
+            }
+            Effect::Xattrs { ino, value } => {
+                if let Some(node) = self.nodes.get_mut(ino) {
+                    node.xattrs = Some(value.clone());
+                    node.xattrs_dirty = seq;
+                }
+            }
+            Effect::Write { did, offset, at, len } => {
+                self.content(*did, fresh_from).write(
+                    seq,
+                    *offset,
+                    payload.slice(*at as usize..(*at + *len) as usize),
+                );
+            }
+            Effect::Zero { did, from, to, deallocate } => {
+                self.content(*did, fresh_from).zero(seq, *from..*to, *deallocate);
+            }
+            Effect::Truncate { did, from } => self.content(*did, fresh_from).truncate(seq, *from),
+            Effect::RemoveData(did) => {
+                self.contents.remove(did);
+            }
+            Effect::Seal(_) => {}
+        }
+    }
+
+    fn put_inode(&mut self, seq: Seq, fresh_from: Ino, row: &InodeRow) {
+        if row.did != 0 {
+            self.content(row.did, fresh_from).cut = row.cut;
+        }
+        if row.nlink == 0 {
+            self.orphans.insert(row.ino);
+        } else {
+            self.orphans.remove(&row.ino);
+        }
+        let fresh = row.ino >= fresh_from;
+        if fresh && row.mode & libc::S_IFMT == libc::S_IFDIR {
+            self.directories.entry(row.ino).or_default().complete = true;
+        }
+        match self.nodes.get_mut(&row.ino) {
+            Some(node) => {
+                node.row = row.clone();
+                node.dirty = seq;
+            }
+            None => {
+                let node = Node {
+                    row: row.clone(),
+                    dirty: seq,
+                    xattrs: fresh.then_some(None),
+                    xattrs_dirty: 0,
+                    used: std::cell::Cell::new(true),
+                };
+                self.nodes.insert(row.ino, node);
+            }
+        }
+    }
+
+    /// The content of an id, made known where it is not; one that is born now has nothing in the database.
+    fn content(&mut self, did: DataId, fresh_from: Ino) -> &mut Content {
+        let block_size = self.block_size;
+        self.contents.entry(did).or_insert_with(|| {
+            let mut content = Content::new(block_size);
+            content.complete = did >= fresh_from;
+            content
+        })
+    }
+
+    // === After a commit ===
+
+    /// The database has everything up to `seq`.
+    pub(crate) fn set_committed(&mut self, seq: Seq) {
+        self.committed = seq;
+        self.removed.retain(|_, at| *at > seq);
+    }
+
+    // === Keeping memory bounded ===
+
+    /// Drops clean inodes not used since the last call, with their extents, and clean names, until at most `max` inodes and
+    /// `max` names are left (or nothing more can go). The root always stays.
+    pub(crate) fn evict(&mut self, max: usize) {
+        if self.nodes.len() > max {
+            self.evict_nodes(self.nodes.len() - max * 7 / 8);
+            self.evictions += 1;
+        }
+        let committed = self.committed;
+        for directory in self.directories.values_mut() {
+            directory.forget_absent(committed);
+        }
+        let mut names: usize = self.directories.values().map(Directory::len).sum();
+        for spare_used in [true, false] {
+            if names <= max {
+                return;
+            }
+            self.evictions += 1;
+            self.directories.retain(|_, directory| {
+                if names <= max || directory.used.replace(false) && spare_used {
+                    return true;
+                }
+                names -= directory.len();
+                directory.shed(committed);
+                names += directory.len();
+                directory.is_dirty(committed)
+            });
+        }
+    }
+
+    fn evict_nodes(&mut self, mut surplus: usize) {
+        let committed = self.committed;
+        let mut contents = Vec::new();
+        self.nodes.retain(|&ino, node| {
+            let keep = surplus == 0
+                || ino == ROOT_INO
+                || node.row.nlink == 0
+                || node.dirty > committed
+                || node.xattrs_dirty > committed
+                || node.used.replace(false);
+            if !keep {
+                surplus -= 1;
+                contents.push(node.row.did);
+            }
+            keep
+        });
+        for did in contents {
+            if self.contents.get(&did).is_some_and(|content| !content.is_dirty()) {
+                self.contents.remove(&did);
+            }
+        }
+    }
+
+    /// Forgets the committed extents of contents that have very many.
+    pub(crate) fn evict_extents(&mut self, max: usize) {
+        for content in self.contents.values_mut() {
+            if content.known_extents() > max {
+                content.forget_committed();
+            }
+        }
+    }
+}

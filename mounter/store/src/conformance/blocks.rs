@@ -1,0 +1,216 @@
+//! Blocks: reserved, uploaded, found by hash, collected, damaged.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use tarbox_types::{ErrorKind, ROOT_INO};
+
+use super::{Site, writer::*};
+use crate::*;
+
+pub async fn ids_are_handed_out_once(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let writer = Writer::create(db.clone(), "one").await;
+    let other = site.open().await.unwrap().open_tenant(writer.fence.tenant).await.unwrap();
+    let mut seen = HashSet::new();
+    for count in [1, 4096, 3] {
+        for store in [&writer.store, &other] {
+            let range = store.reserve_blocks(count).await.unwrap();
+            assert_eq!(range.end - range.start, count);
+            assert!(range.start > 0, "0 is no block");
+            assert!(range.into_iter().all(|id| seen.insert(id)));
+        }
+    }
+}
+
+pub async fn uploaded_blocks_are_found_only_after_their_commit(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let raw = vec![42; 8000];
+    let header = writer.upload(&raw).await;
+    assert_eq!(writer.store.find_blocks(&[header.hash]).await.unwrap(), [None]);
+    let ino = writer.number();
+    writer
+        .commit(|batch| {
+            batch.headers.push(header.clone());
+            batch.inodes.push(file(ino, 8000));
+            batch.entries.push(entry(ROOT_INO, "f", ino, REG, ino));
+            batch.extents.push(block_extent(ino, 0, header.block));
+        })
+        .await;
+    let unknown = codec::hash(b"unknown");
+    let found = writer.store.find_blocks(&[unknown, header.hash]).await.unwrap();
+    assert_eq!(found, [None, Some(header.block)]);
+    let copy = writer.number();
+    writer
+        .commit(|batch| {
+            batch.reused.push(header.block);
+            batch.inodes.push(file(copy, 8000));
+            batch.entries.push(entry(ROOT_INO, "g", copy, REG, copy));
+            batch.extents.push(block_extent(copy, 0, header.block));
+        })
+        .await;
+    let view = writer.head().await;
+    assert_eq!(bytes_of(&*writer.store, &view, uncut(copy), &[0]).await[&0], raw);
+    // Again under the same id: replaced.
+    let block = codec::encode(header.block, Bytes::from(raw), Compression::None);
+    writer.store.upload(&[block]).await.unwrap();
+}
+
+pub async fn a_flipped_bit_is_damage_when_read(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let (good, _) = writer.file("good", &[1; 8192]).await;
+    let (bad, block) = writer.file("bad", &[2; 8192]).await;
+    site.flip_bit(block).await;
+    let view = writer.head().await;
+    let error = writer.store.read(&view, uncut(bad), &[0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.to_string().contains(&block.to_string()), "{error}");
+    assert_eq!(bytes_of(&*writer.store, &view, uncut(good), &[0]).await[&0], [1; 8192]);
+}
+
+/// Collects until nothing is left.
+pub async fn collect_all(store: &dyn TenantStore) -> u64 {
+    let mut gone = 0;
+    for _ in 0..10_000 {
+        match store.collect().await.unwrap() {
+            0 => return gone,
+            some => gone += some,
+        }
+    }
+    panic!("collecting ends");
+}
+
+pub async fn collected_blocks_cannot_be_reused(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let (ino, block) = writer.file("f", &[3; 8192]).await;
+    writer.commit(|batch| batch.extents.push(inline_extent(ino, 0, b"replaced"))).await;
+    collect_all(&*writer.store).await;
+    assert_eq!(writer.store.find_blocks(&[codec::hash(&[3; 8192])]).await.unwrap(), [None]);
+    let error = writer
+        .try_commit(|batch| {
+            batch.reused.push(block);
+            batch.extents.push(block_extent(ino, 0, block));
+        })
+        .await
+        .unwrap_err();
+    assert!(matches!(&error, StoreError::BlocksGone(gone) if *gone == [block]), "{error}");
+    let view = writer.head().await;
+    assert_eq!(bytes_of(&*writer.store, &view, uncut(ino), &[0]).await[&0], b"replaced");
+}
+
+pub async fn blocks_still_referred_to_are_never_collected(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let (one, shared) = writer.file("one", &[1; 8192]).await;
+    let (two, sealed) = writer.file("two", &[2; 8192]).await;
+    let view = writer.seal("kept").await;
+    let three = writer.number();
+    writer
+        .commit(|batch| {
+            batch.reused.push(shared);
+            batch.inodes.push(file(three, 8192));
+            batch.extents.push(block_extent(three, 0, shared));
+            batch.extents.push(inline_extent(one, 0, b"x"));
+            batch.removed_entries.push((ROOT_INO, Bytes::from_static(b"two"), two));
+            batch.removed_inodes.push(two);
+            batch.removed_data.push(two);
+        })
+        .await;
+    collect_all(&*writer.store).await;
+    let head = writer.head().await;
+    assert_eq!(bytes_of(&*writer.store, &head, uncut(three), &[0]).await[&0], [1; 8192]);
+    assert_eq!(bytes_of(&*writer.store, &view, uncut(one), &[0]).await[&0], [1; 8192]);
+    assert_eq!(bytes_of(&*writer.store, &view, uncut(two), &[0]).await[&0], [2; 8192]);
+    writer.store.delete_layer(view.chain[0].branch, view.chain[0].layer).await.unwrap();
+    collect_all(&*writer.store).await;
+    let hashes = [codec::hash(&[1; 8192]), codec::hash(&[2; 8192])];
+    assert_eq!(writer.store.find_blocks(&hashes).await.unwrap(), [Some(shared), None], "{sealed}");
+}
+
+/// A block is replaced, then found by its hash and used again, while a collector runs: what is committed is always there.
+pub async fn collecting_races_with_commits_that_reuse(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let raw = vec![9; 8192];
+    let (ino, _) = writer.file("f", &raw).await;
+    let collector_store = site.open().await.unwrap().open_tenant(writer.fence.tenant).await.unwrap();
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let collector = tokio::spawn(async move {
+        let mut rounds = 0u64;
+        while !*stopped.borrow_and_update() {
+            match collector_store.collect().await {
+                Ok(_) => rounds += 1,
+                Err(StoreError::Unavailable { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+        rounds
+    });
+    let (mut reused, mut gone) = (0, 0);
+    for _ in 0..150 {
+        writer.commit(|batch| batch.extents.push(inline_extent(ino, 0, b"without"))).await;
+        let found = writer.store.find_blocks(&[codec::hash(&raw)]).await.unwrap()[0];
+        let header = match found {
+            Some(block) => {
+                let done = writer
+                    .try_commit(|batch| {
+                        batch.reused.push(block);
+                        batch.extents.push(block_extent(ino, 0, block));
+                    })
+                    .await;
+                match done {
+                    Ok(_) => None,
+                    Err(StoreError::BlocksGone(_)) => {
+                        gone += 1;
+                        Some(writer.upload(&raw).await)
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            None => Some(writer.upload(&raw).await),
+        };
+        match header {
+            Some(header) => {
+                writer
+                    .commit(|batch| {
+                        batch.headers.push(header.clone());
+                        batch.extents.push(block_extent(ino, 0, header.block));
+                    })
+                    .await;
+            }
+            None => reused += 1,
+        }
+        let view = writer.head().await;
+        assert_eq!(bytes_of(&*writer.store, &view, uncut(ino), &[0]).await[&0], raw);
+    }
+    stop.send(true).unwrap();
+    let rounds = collector.await.unwrap();
+    println!("{rounds} rounds of the collector, {reused} blocks used again, {gone} gone at the last moment");
+    assert!(rounds > 0);
+}
+
+pub async fn orphaned_uploads_are_collected(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let mut writer = Writer::create(db.clone(), "one").await;
+    let lost = writer.upload(&[5; 8192]).await;
+    let (kept, _) = writer.file("kept", &[6; 8192]).await;
+    // In flight: of the present holder, never touched.
+    collect_all(&*writer.store).await;
+    let late = writer.number();
+    writer
+        .commit(|batch| {
+            batch.headers.push(lost.clone());
+            batch.inodes.push(file(late, 8192));
+            batch.extents.push(block_extent(late, 0, lost.block));
+        })
+        .await;
+    let view = writer.head().await;
+    assert_eq!(bytes_of(&*writer.store, &view, uncut(late), &[0]).await[&0], [5; 8192]);
+    writer.upload(&[7; 8192]).await;
+    db.close_session(writer.session).await.unwrap();
+    let claimant = session(&*db).await;
+    let heir = Writer::acquire(db.clone(), writer.fence.tenant, claimant).await;
+    assert!(collect_all(&*heir.store).await >= 1, "the dead writer's upload goes");
+    let view = heir.head().await;
+    assert_eq!(bytes_of(&*heir.store, &view, uncut(late), &[0]).await[&0], [5; 8192]);
+    assert_eq!(bytes_of(&*heir.store, &view, uncut(kept), &[0]).await[&0], [6; 8192]);
+}

@@ -1,0 +1,111 @@
+//! One suite over both engines: what every [`Database`] must do, shown through its public door.
+//!
+//! An engine's tests name a function that makes an empty place ([`Site`]) and expand [`suite!`].
+
+pub mod blocks;
+pub mod checks;
+pub mod layers;
+pub mod leases;
+pub mod rows;
+pub mod tenants;
+pub mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tarbox_types::{BlockId, SessionId};
+
+use crate::Database;
+
+/// An empty place for a database, and what the suite cannot do through the API.
+#[async_trait]
+pub trait Site: Send + Sync {
+    /// Opens the database: each time as another process would.
+    async fn open(&self) -> crate::Result<Arc<dyn Database>>;
+
+    /// The process of session `dead` is gone (its [`Database`] has been dropped): makes what the engine goes by show it,
+    /// and lets `claimant` claim.
+    async fn expire(&self, dead: SessionId, claimant: SessionId);
+
+    /// Writes this as the schema's `min_version`.
+    async fn set_min_version(&self, min_version: u32);
+
+    /// Flips a bit of the stored bytes of a block, behind the engine's back.
+    async fn flip_bit(&self, block: BlockId);
+
+    /// Runs this SQL on the rows of the only family, behind the engine's back. Only plain statements that both dialects know.
+    async fn damage(&self, sql: &str);
+}
+
+/// Expands to a test per property; `$make` is an expression that gives an `impl Site`.
+macro_rules! suite {
+    ($make:expr) => {
+        $crate::conformance::suite! { @async $make;
+            tenants::making_a_tenant_twice_changes_nothing
+            tenants::a_new_tenant_has_only_its_root
+            tenants::names_are_unique_among_the_living_and_free_after_deletion
+            tenants::bad_values_are_refused_by_name
+            tenants::limits_change_at_once
+            tenants::deletion_repeats_and_reaping_removes_every_trace
+            tenants::a_held_tenant_is_not_deleted
+            tenants::a_newer_min_version_is_refused
+            tenants::what_was_committed_is_there_for_another_process
+            leases::a_held_lease_is_refused_and_names_its_holder
+            leases::a_closed_session_frees_its_leases
+            leases::a_dead_session_frees_its_leases
+            leases::each_lease_has_a_new_epoch_token_and_numbers
+            leases::a_writer_that_lost_its_lease_commits_nothing
+            leases::a_commit_from_another_position_writes_nothing
+            leases::a_released_lease_commits_nothing
+            leases::a_beat_tells_of_limits_and_wishes
+            rows::every_kind_of_row_reads_back
+            rows::rows_change_and_go
+            rows::a_directory_is_paged_by_cookies_under_deletion
+            rows::orphans_are_listed
+            rows::patches_lie_over_blocks_inline_bytes_and_holes
+            rows::truncation_cuts_extents_and_their_patches
+            rows::a_large_batch_commits
+            rows::names_are_bytes
+            blocks::ids_are_handed_out_once
+            blocks::uploaded_blocks_are_found_only_after_their_commit
+            blocks::a_flipped_bit_is_damage_when_read
+            blocks::collected_blocks_cannot_be_reused
+            blocks::blocks_still_referred_to_are_never_collected
+            blocks::collecting_races_with_commits_that_reuse
+            blocks::orphaned_uploads_are_collected
+            layers::a_sealed_view_does_not_change
+            layers::the_same_request_seals_once
+            layers::an_unmounted_tenant_is_sealed_and_its_old_holder_fenced
+            layers::restore_goes_back_and_keeps_what_was
+            layers::restoring_again_and_again_keeps_chains_short
+            layers::a_clone_sees_its_source_and_changes_alone
+            layers::truncation_in_a_clone_hides_the_ancestors_blocks
+            layers::truncation_in_a_clone_of_a_clone_hides_only_what_it_cut
+            layers::a_removed_name_stays_removed_in_a_clone_and_can_be_made_again
+            layers::deleting_a_layer_prunes_only_what_no_view_needs
+            layers::a_layer_with_a_clone_is_not_deleted
+            layers::a_clone_outlives_its_source
+            layers::a_removed_content_stays_in_views
+            checks::a_sound_tenant_has_no_faults
+            checks::each_broken_invariant_is_found
+            checks::repair_sets_counters_and_removes_orphans
+            checks::a_flipped_bit_is_found
+        }
+    };
+    (@async $make:expr; $($module:ident :: $name:ident)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let site = $make;
+            $crate::conformance::$module::$name(&site).await;
+        }
+    )* };
+    (@sync $make:expr; $($module:ident :: $name:ident)*) => { $(
+        #[test]
+        fn $name() {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let site = runtime.block_on(async { $make });
+            $crate::conformance::$module::$name(&runtime, &site);
+        }
+    )* };
+}
+pub(crate) use suite;

@@ -1,0 +1,3 @@
+//! The conformance suite over this engine.
+
+mod conformance;

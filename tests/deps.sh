@@ -1,0 +1,67 @@
+#!/bin/sh
+# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|bench|deny|coverage|fuzz
+# Debian and Ubuntu packages through apt; cargo tools once into $TARBOX_TOOLS.
+set -eu
+TOOLS="${TARBOX_TOOLS:-$HOME/.cache/tarbox/tools}"
+
+sudo_if_needed() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# packages COMMAND:PACKAGE...: installs each package whose command is missing. A command that begins with / is a path to look for.
+packages() {
+    missing=""
+    for pair in "$@"; do
+        command="${pair%%:*}"; package="${pair#*:}"
+        case "$command" in
+            /*) ls -d $command >/dev/null 2>&1 || missing="$missing $package" ;;
+            *) command -v "$command" >/dev/null 2>&1 || missing="$missing $package" ;;
+        esac
+    done
+    [ -z "$missing" ] && return 0
+    echo "deps: installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    sudo_if_needed apt-get update -qq
+    # shellcheck disable=SC2086
+    sudo_if_needed apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+# tool NAME VERSION [cargo install arguments]: builds a cargo tool once.
+tool() {
+    name="$1"; version="$2"; shift 2
+    stamp="$TOOLS/.$name-$version"
+    [ -e "$stamp" ] && [ -x "$TOOLS/bin/$name" ] && return 0
+    echo "deps: building $name $version into $TOOLS"
+    # Its own target directory: the workspace's settings and artefacts stay out of it.
+    CARGO_TARGET_DIR="$TOOLS/build" cargo install --quiet --locked --force --root "$TOOLS" "$name@$version" "$@"
+    rm -rf "$TOOLS/build"; touch "$stamp"
+}
+
+# Debian starts a cluster of its own when PostgreSQL is installed; the tests need only the programs.
+postgres() {
+    if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        sudo_if_needed mkdir -p /etc/postgresql-common
+        echo "create_main_cluster = false" | sudo_if_needed tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    packages "/usr/lib/postgresql/*/bin/initdb:postgresql"
+}
+
+# The device: a container may have to be given it, a machine may have to load the module.
+fuse() {
+    [ -e /dev/fuse ] || sudo_if_needed modprobe fuse || true
+    [ -e /dev/fuse ] || { echo "deps: /dev/fuse is missing: load the kernel module 'fuse' or give the container the device" >&2; exit 1; }
+}
+
+run() { packages cc:gcc fusermount3:fuse3 git:git tar:tar; fuse; }
+suites() {
+    run; postgres
+    packages setfattr:attr setfacl:acl /usr/include/sys/acl.h:libacl1-dev rsync:rsync sqlite3:sqlite3 stress-ng:stress-ng mkfs.ext4:e2fsprogs losetup:mount \
+        setpriv:util-linux runuser:util-linux npm:npm python3:python3 "/usr/lib/python3/dist-packages/venv /usr/lib/python3*/ensurepip:python3-venv"
+}
+case "${1:-}" in
+    run) run ;;
+    test) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2 ;;
+    bench) suites; packages fio:fio rg:ripgrep ;;
+    deny) packages cc:gcc; tool cargo-deny 0.20.2 ;;
+    coverage) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2; tool cargo-llvm-cov 0.9.1; rustup component add llvm-tools ;;
+    fuzz) packages cc:gcc; tool cargo-fuzz 0.13.2; rustup toolchain install nightly --profile minimal ;;
+    *) echo "usage: $0 run|test|bench|deny|coverage|fuzz" >&2; exit 64 ;;
+esac
