@@ -76,17 +76,26 @@ pub async fn each_broken_invariant_is_found(site: &dyn Site) {
         (
             "links",
             Box::new(move |batch| batch.inodes.push(InodeRow { nlink: 4, ..one })),
-            Box::new({ let good = good.clone(); move |batch| batch.inodes.push(good) }),
+            Box::new({
+                let good = good.clone();
+                move |batch| batch.inodes.push(good)
+            }),
         ),
         (
             "links",
             Box::new(move |batch| batch.inodes.push(InodeRow { nlink: 7, ..root1 })),
-            Box::new({ let root = root.clone(); move |batch| batch.inodes.push(root) }),
+            Box::new({
+                let root = root.clone();
+                move |batch| batch.inodes.push(root)
+            }),
         ),
         (
             "parent",
             Box::new(move |batch| batch.inodes.push(InodeRow { dir_parent: a, ..d1 })),
-            Box::new({ let d = d.clone(); move |batch| batch.inodes.push(d) }),
+            Box::new({
+                let d = d.clone();
+                move |batch| batch.inodes.push(d)
+            }),
         ),
         (
             "does not exist",
@@ -121,27 +130,28 @@ pub async fn each_broken_invariant_is_found(site: &dyn Site) {
         (
             "size",
             Box::new(move |batch| batch.inodes.push(InodeRow { size: 0, ..two })),
-            Box::new({ let good = good.clone(); move |batch| batch.inodes.push(good) }),
+            Box::new({
+                let good = good.clone();
+                move |batch| batch.inodes.push(good)
+            }),
         ),
         (
             "charge",
             Box::new(move |batch| batch.inodes.push(InodeRow { charge: UNIT, ..three })),
-            Box::new({ let good = good.clone(); move |batch| batch.inodes.push(good) }),
+            Box::new({
+                let good = good.clone();
+                move |batch| batch.inodes.push(good)
+            }),
         ),
-        (
-            "used bytes",
-            Box::new(|batch| batch.used_bytes += 1),
-            Box::new(|batch| batch.used_bytes -= 1),
-        ),
-        (
-            "used inodes",
-            Box::new(|batch| batch.used_inodes += 1),
-            Box::new(|batch| batch.used_inodes -= 1),
-        ),
+        ("used bytes", Box::new(|batch| batch.used_bytes += 1), Box::new(|batch| batch.used_bytes -= 1)),
+        ("used inodes", Box::new(|batch| batch.used_inodes += 1), Box::new(|batch| batch.used_inodes -= 1)),
         (
             "header",
             Box::new(move |batch| batch.extents.push(block_extent(g1.ino, 0, 1 << 40))),
-            Box::new({ let g = g.clone(); move |batch| batch.extents.push(inline_extent(g.ino, 0, b"abc")) }),
+            Box::new({
+                let g = g.clone();
+                move |batch| batch.extents.push(inline_extent(g.ino, 0, b"abc"))
+            }),
         ),
         (
             "next number",
@@ -162,7 +172,9 @@ pub async fn each_broken_invariant_is_found(site: &dyn Site) {
             }),
             Box::new({
                 let good = good.clone();
-                move |batch| batch.extents.push(ExtentRow { alloc: units(&[3]), ..inline_extent(good.did, 0, b"x") })
+                move |batch| {
+                    batch.extents.push(ExtentRow { alloc: units(&[3]), ..inline_extent(good.did, 0, b"x") })
+                }
             }),
         ),
     ];

@@ -47,10 +47,7 @@ pub async fn a_sealed_view_does_not_change(site: &dyn Site) {
         .await;
     collect_all(&*writer.store).await;
     assert_eq!(snapshot(&*writer.store, &view, up_to).await, before);
-    assert_eq!(
-        names(&*writer.store, &head, ROOT_INO).await,
-        [("a".to_owned(), a), ("c".to_owned(), c)]
-    );
+    assert_eq!(names(&*writer.store, &head, ROOT_INO).await, [("a".to_owned(), a), ("c".to_owned(), c)]);
     assert_eq!(writer.store.extents(&head, uncut(a), 0..9).await.unwrap().len(), 1);
     let layers = writer.store.layers().await.unwrap();
     assert_eq!(layers.len(), 1);
@@ -222,10 +219,7 @@ pub async fn a_clone_sees_its_source_and_changes_alone(site: &dyn Site) {
     collect_all(&*clone.store).await;
     let bytes = bytes_of(&*clone.store, &head, uncut(a), &[0]).await;
     assert_eq!(&bytes[&0][..7], b"clone\x04\x04");
-    assert_eq!(
-        names(&*clone.store, &head, ROOT_INO).await,
-        [("a".to_owned(), a), ("d".to_owned(), d)]
-    );
+    assert_eq!(names(&*clone.store, &head, ROOT_INO).await, [("a".to_owned(), a), ("d".to_owned(), d)]);
     assert!(clone.store.inode(&head, b).await.unwrap().is_none());
     assert!(clone.store.lookup(&head, ROOT_INO, b"b").await.unwrap().is_none());
     let (_, inode) = clone.store.lookup(&head, ROOT_INO, b"a").await.unwrap().unwrap();

@@ -26,7 +26,8 @@ pub async fn every_kind_of_row_reads_back(site: &dyn Site) {
         prealloc: vec![4..9, 1 << 30..1 << 41],
         ..file(f, 0)
     };
-    let link_row = InodeRow { mode: 0o120_777, target: Bytes::from(vec![b'x'; 4095]), did: 0, ..file(l, 4095) };
+    let link_row =
+        InodeRow { mode: 0o120_777, target: Bytes::from(vec![b'x'; 4095]), did: 0, ..file(l, 4095) };
     let rows = [dir_row, file_row, link_row];
     let xattrs = Bytes::from(vec![9; 70_000]);
     let extents = [
@@ -165,12 +166,15 @@ pub async fn patches_lie_over_blocks_inline_bytes_and_holes(site: &dyn Site) {
     let patch = |blk, seq, off, byte, len| PatchRow { did: a, blk, seq, off, data: vec![byte; len].into() };
     writer
         .commit(|batch| {
-            batch.patches = vec![patch(0, 10, 0, 5, 1000), patch(0, 11, 500, 6, 1000), patch(1, 12, 90, 7, 20)];
+            batch.patches =
+                vec![patch(0, 10, 0, 5, 1000), patch(0, 11, 500, 6, 1000), patch(1, 12, 90, 7, 20)];
             batch.patches.push(patch(2, 13, 4096, 8, 1));
             batch.patched = vec![(a, 1, units(&[1])), (a, 2, units(&[2]))];
         })
         .await;
-    writer.commit(|batch| batch.patches = vec![patch(0, 14, 8000, 9, 2000 / 16), patch(1, 15, 0, 4, 1)]).await;
+    writer
+        .commit(|batch| batch.patches = vec![patch(0, 14, 8000, 9, 2000 / 16), patch(1, 15, 0, 4, 1)])
+        .await;
     let view = writer.head().await;
     let bytes = bytes_of(&*writer.store, &view, uncut(a), &[0, 1, 2]).await;
     let mut expected = vec![1; 8192];
@@ -242,7 +246,8 @@ pub async fn a_large_batch_commits(site: &dyn Site) {
 
 pub async fn names_are_bytes(site: &dyn Site) {
     let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
-    let names = [Bytes::from_static(b"\xff\xfe\x01"), Bytes::from(vec![b'n'; 255]), Bytes::from_static(b"'; --")];
+    let names =
+        [Bytes::from_static(b"\xff\xfe\x01"), Bytes::from(vec![b'n'; 255]), Bytes::from_static(b"'; --")];
     for name in &names {
         let ino = writer.number();
         let row = EntryRow { name: name.clone(), ..entry(ROOT_INO, "", ino, REG, ino) };
