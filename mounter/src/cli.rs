@@ -1,5 +1,6 @@
 //! The command line of `tarbox`.
 
+mod archive;
 pub mod context;
 mod doctor;
 mod fsck;
@@ -82,6 +83,10 @@ enum Command {
     Umount(umount::UmountCommand),
     /// Check every invariant of a tenant in the database
     Fsck(fsck::FsckCommand),
+    /// Write a tenant as a tar archive
+    Export(archive::ExportCommand),
+    /// Make a tenant from a tar archive
+    Import(archive::ImportCommand),
     /// Tell what on this machine is fine, what is not, and what to do about it
     Doctor(doctor::DoctorCommand),
     /// Print a completion script for a shell
@@ -107,6 +112,11 @@ impl Cli {
             Command::Usage(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Umount(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Fsck(command) => block_on(global, vec![], async |context| command.run(&context).await),
+            Command::Export(command) => block_on(global, vec![], async |context| command.run(&context).await),
+            Command::Import(command) => {
+                let flags = command.options.flags();
+                block_on(global, flags, async |context| command.run(&context).await)
+            }
             Command::Doctor(command) => block_on(global, vec![], async |context| command.run(&context).await),
         }
     }

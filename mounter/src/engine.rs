@@ -1,9 +1,9 @@
 //! Mounting and driving the file system with the FUSE engine.
 
-use std::{path::Path, sync::Arc};
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use tarbox_engine::{
-    MountError, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount,
+    MountError, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount, unmount,
 };
 use tarbox_fs::FileSystem;
 use tarbox_store::Tenant;
@@ -37,16 +37,25 @@ pub async fn start(
         doing: doing(),
         source: error.into(),
     })?;
-    let failed = |source: std::io::Error| Failure::Part {
+    let failed = |source: io::Error| Failure::Part {
         kind: ErrorKind::Internal,
         doing: doing(),
         source: source.into(),
     };
-    let slots = create_slots(SlotsLayout::default()).map_err(failed)?;
+    let started = begin(file_system, device).await;
+    if started.is_err() {
+        // Nobody would ever answer there.
+        let _ = unmount(mount_point, true);
+    }
+    started.map_err(failed)
+}
+
+async fn begin(file_system: &Arc<FileSystem>, device: OwnedFd) -> io::Result<Session> {
+    let slots = create_slots(SlotsLayout::default())?;
     let parts = SessionParts { devices: vec![device], slots, init: None };
-    let session = Session::start(Arc::clone(file_system), parts, SessionConfig::default(), Handle::current())
-        .map_err(failed)?;
+    let session =
+        Session::start(Arc::clone(file_system), parts, SessionConfig::default(), Handle::current())?;
     file_system.attach(session.kernel_cache());
-    session.serving().await.map_err(failed)?;
+    session.serving().await?;
     Ok(session)
 }

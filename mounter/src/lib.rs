@@ -1,6 +1,7 @@
 //! tarbox-mount and tarbox, the programs a user runs.
 
 pub mod admission;
+pub mod archive;
 pub mod cli;
 pub mod control;
 pub mod daemon;

@@ -104,10 +104,6 @@ pub struct MountCommand {
     #[arg(long, value_name = "DIR", help_heading = "Process")]
     state_dir: Option<String>,
 
-    /// Serve the control directory /.tarbox: true or false [default: true]
-    #[arg(long, value_name = "BOOL", help_heading = "Process")]
-    control_dir: Option<String>,
-
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     config: Option<String>,
@@ -179,7 +175,6 @@ impl MountCommand {
             ("flushInterval", self.flush_interval),
             ("maxLag", self.max_lag),
             ("journalSize", self.journal_size),
-            ("controlDir", self.control_dir),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ];

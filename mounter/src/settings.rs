@@ -36,7 +36,6 @@ pub const KEYS: &[&str] = &[
     "flushInterval",
     "maxLag",
     "journalSize",
-    "controlDir",
     "logLevel",
     "logFormat",
 ];
@@ -117,8 +116,6 @@ pub struct Settings {
     pub max_lag: Duration,
     /// Bound of the journal.
     pub journal_bytes: u64,
-    /// Serve `/.tarbox`.
-    pub control_dir: bool,
     /// Which messages are logged; `None` where nothing was said.
     pub log_level: Option<LogLevel>,
     /// How.
@@ -183,7 +180,6 @@ impl Settings {
             journal_bytes: layers
                 .read("journalSize", |text| size(text, 8 << 20, 1 << 46))
                 .unwrap_or(256 << 20),
-            control_dir: layers.read("controlDir", config::boolean).unwrap_or(true),
             log_level,
             log_format: log_format.unwrap_or(LogFormat::Text),
         };

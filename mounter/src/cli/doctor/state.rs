@@ -37,7 +37,6 @@ pub(super) fn directory(path: &Path, journal_bytes: u64) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::cli::doctor::finding::State;
 
     #[test]

@@ -67,7 +67,7 @@ CREATE INDEX IF NOT EXISTS inode_h_died ON inode_h(branch, died);
 CREATE TABLE IF NOT EXISTS dentry(branch INTEGER NOT NULL, parent INTEGER NOT NULL, name BLOB NOT NULL,
     born INTEGER NOT NULL, ino INTEGER, kind INTEGER NOT NULL, cookie INTEGER NOT NULL,
     PRIMARY KEY(branch, parent, name)) WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS dentry_cookie ON dentry(branch, parent, cookie);
+CREATE INDEX IF NOT EXISTS dentry_cookie ON dentry(branch, parent, cookie);
 CREATE TABLE IF NOT EXISTS dentry_h(branch INTEGER NOT NULL, parent INTEGER NOT NULL, name BLOB NOT NULL,
     born INTEGER NOT NULL, ino INTEGER, kind INTEGER NOT NULL, cookie INTEGER NOT NULL, died INTEGER NOT NULL,
     PRIMARY KEY(branch, parent, name, died)) WITHOUT ROWID;
