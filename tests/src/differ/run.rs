@@ -235,7 +235,12 @@ fn copy_all(from: &File, from_off: &mut i64, to: &File, to_off: &mut i64, len: u
 
 /// Where data begins and ends may be said more or less finely, as long as no data is called a hole.
 fn seek(file: &File, off: u64, whence: Whence) -> Outcome {
-    let size = file.metadata().map_err(errno)?.size();
+    let meta = file.metadata().map_err(errno)?;
+    if !meta.is_file() {
+        // What it means on a directory is each file system's own affair.
+        return Ok("not a file".into());
+    }
+    let size = meta.size();
     let found = unistd::lseek(file, off.cast_signed(), whence);
     let _ = (&mut &*file).seek(SeekFrom::Start(0));
     if off >= size {
