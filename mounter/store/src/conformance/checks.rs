@@ -23,7 +23,7 @@ async fn tree(site: &dyn Site) -> (Writer, u64) {
             batch.inodes.push(InodeRow {
                 nlink: 2,
                 charge: 3 * UNIT,
-                prealloc: Vec::from([2..4]),
+                prealloc: vec![2..3, 5..6],
                 ..file(g, 3)
             });
             batch.entries.push(entry(ROOT_INO, "d", d, DIR, d));
