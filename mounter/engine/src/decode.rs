@@ -198,7 +198,9 @@ impl<'a> Frame<'a> {
             op::UNLINK => Operation::Unlink { name },
             op::RMDIR => Operation::Rmdir { name },
             op::RENAME => Operation::Rename { name, new_parent: f.u64()?, new_name: second },
-            op::RENAME2 => Operation::Rename2 { name, new_parent: f.u64()?, new_name: second, flags: f.u32()? },
+            op::RENAME2 => {
+                Operation::Rename2 { name, new_parent: f.u64()?, new_name: second, flags: f.u32()? }
+            }
             op::LINK => Operation::Link { inode: f.u64()?, new_name: name },
             op::OPEN => Operation::Open { flags: f.u32()? },
             op::OPENDIR => Operation::Opendir { flags: f.u32()? },
@@ -217,9 +219,7 @@ impl<'a> Frame<'a> {
                 Operation::Release { fh, flags, lock_owner, flush: release_flags & abi::RELEASE_FLUSH != 0 }
             }
             op::RELEASEDIR => Operation::Releasedir { fh: f.u64()?, flags: f.u32()? },
-            op::FSYNC => {
-                Operation::Fsync { fh: f.u64()?, datasync: f.u32()? & abi::FSYNC_FDATASYNC != 0 }
-            }
+            op::FSYNC => Operation::Fsync { fh: f.u64()?, datasync: f.u32()? & abi::FSYNC_FDATASYNC != 0 },
             op::FSYNCDIR => {
                 Operation::Fsyncdir { fh: f.u64()?, datasync: f.u32()? & abi::FSYNC_FDATASYNC != 0 }
             }
@@ -274,47 +274,146 @@ impl<'a> Frame<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // Variants and fields are those of `fuse3::raw::Filesystem`.
 pub enum Operation<'a> {
-    Lookup { name: &'a OsStr },
-    Forget { nlookup: u64 },
-    Getattr { fh: Option<u64>, flags: u32 },
+    Lookup {
+        name: &'a OsStr,
+    },
+    Forget {
+        nlookup: u64,
+    },
+    Getattr {
+        fh: Option<u64>,
+        flags: u32,
+    },
     Setattr(SetattrIn),
     Readlink,
-    Symlink { name: &'a OsStr, target: &'a OsStr },
-    Mknod { name: &'a OsStr, mode: u32, rdev: u32, umask: u32 },
-    Mkdir { name: &'a OsStr, mode: u32, umask: u32 },
-    Unlink { name: &'a OsStr },
-    Rmdir { name: &'a OsStr },
-    Rename { name: &'a OsStr, new_parent: u64, new_name: &'a OsStr },
-    Rename2 { name: &'a OsStr, new_parent: u64, new_name: &'a OsStr, flags: u32 },
-    Link { inode: u64, new_name: &'a OsStr },
-    Open { flags: u32 },
-    Opendir { flags: u32 },
+    Symlink {
+        name: &'a OsStr,
+        target: &'a OsStr,
+    },
+    Mknod {
+        name: &'a OsStr,
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+    },
+    Mkdir {
+        name: &'a OsStr,
+        mode: u32,
+        umask: u32,
+    },
+    Unlink {
+        name: &'a OsStr,
+    },
+    Rmdir {
+        name: &'a OsStr,
+    },
+    Rename {
+        name: &'a OsStr,
+        new_parent: u64,
+        new_name: &'a OsStr,
+    },
+    Rename2 {
+        name: &'a OsStr,
+        new_parent: u64,
+        new_name: &'a OsStr,
+        flags: u32,
+    },
+    Link {
+        inode: u64,
+        new_name: &'a OsStr,
+    },
+    Open {
+        flags: u32,
+    },
+    Opendir {
+        flags: u32,
+    },
     Read(ReadIn),
     Readdir(ReadIn),
     Readdirplus(ReadIn),
-    Write { fh: u64, offset: u64, data: &'a [u8], write_flags: u32, flags: u32 },
+    Write {
+        fh: u64,
+        offset: u64,
+        data: &'a [u8],
+        write_flags: u32,
+        flags: u32,
+    },
     Statfs,
-    Release { fh: u64, flags: u32, lock_owner: u64, flush: bool },
-    Releasedir { fh: u64, flags: u32 },
-    Fsync { fh: u64, datasync: bool },
-    Fsyncdir { fh: u64, datasync: bool },
-    Setxattr { name: &'a OsStr, value: &'a [u8], flags: u32, setxattr_flags: u32 },
-    Getxattr { name: &'a OsStr, size: u32 },
-    Listxattr { size: u32 },
-    Removexattr { name: &'a OsStr },
-    Flush { fh: u64, lock_owner: u64 },
+    Release {
+        fh: u64,
+        flags: u32,
+        lock_owner: u64,
+        flush: bool,
+    },
+    Releasedir {
+        fh: u64,
+        flags: u32,
+    },
+    Fsync {
+        fh: u64,
+        datasync: bool,
+    },
+    Fsyncdir {
+        fh: u64,
+        datasync: bool,
+    },
+    Setxattr {
+        name: &'a OsStr,
+        value: &'a [u8],
+        flags: u32,
+        setxattr_flags: u32,
+    },
+    Getxattr {
+        name: &'a OsStr,
+        size: u32,
+    },
+    Listxattr {
+        size: u32,
+    },
+    Removexattr {
+        name: &'a OsStr,
+    },
+    Flush {
+        fh: u64,
+        lock_owner: u64,
+    },
     Init(InitIn),
     Getlk(LockIn),
-    Setlk { lock: LockIn, block: bool },
-    Access { mask: u32 },
-    Create { name: &'a OsStr, mode: u32, umask: u32, flags: u32, tmpfile: bool },
-    Interrupt { unique: u64 },
-    Bmap { block: u64, blocksize: u32 },
+    Setlk {
+        lock: LockIn,
+        block: bool,
+    },
+    Access {
+        mask: u32,
+    },
+    Create {
+        name: &'a OsStr,
+        mode: u32,
+        umask: u32,
+        flags: u32,
+        tmpfile: bool,
+    },
+    Interrupt {
+        unique: u64,
+    },
+    Bmap {
+        block: u64,
+        blocksize: u32,
+    },
     Destroy,
     NotifyReply,
     BatchForget(Forgets<'a>),
-    Fallocate { fh: u64, offset: u64, length: u64, mode: u32 },
-    Lseek { fh: u64, offset: u64, whence: u32 },
+    Fallocate {
+        fh: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    },
+    Lseek {
+        fh: u64,
+        offset: u64,
+        whence: u32,
+    },
     CopyFileRange(CopyIn),
     /// Known, and answered with ENOSYS so that the kernel falls back.
     Unsupported,
@@ -467,3 +566,6 @@ impl<'a> Forgets<'a> {
         self.0.chunks_exact(16).filter_map(|chunk| pair(Fields(chunk))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,9 +35,7 @@ where
         Operation::Lookup { name } => fs.lookup(req, node, name).await?.into(),
         Operation::Forget { nlookup } => fs.forget(req, node, nlookup).await.into(),
         Operation::Getattr { fh, flags } => fs.getattr(req, node, fh, flags).await?.into(),
-        Operation::Setattr(change) => {
-            fs.setattr(req, node, change.handle(), set_attr(&change)).await?.into()
-        }
+        Operation::Setattr(change) => fs.setattr(req, node, change.handle(), set_attr(&change)).await?.into(),
         Operation::Readlink => fs.readlink(req, node).await?.into(),
         Operation::Symlink { name, target } => fs.symlink(req, node, name, target).await?.into(),
         Operation::Mknod { name, mode, rdev, umask } => {

@@ -27,7 +27,8 @@ pub(crate) fn shake_hands<F>(
 where
     F: Filesystem + Sync,
 {
-    let found = left.iter().position(|slot| Header::parse(slot.request()).is_ok_and(|h| h.opcode == op::INIT));
+    let found =
+        left.iter().position(|slot| Header::parse(slot.request()).is_ok_and(|h| h.opcode == op::INIT));
     let slot = match found {
         Some(at) => left.swap_remove(at),
         None => receive_init(link)?,
@@ -89,14 +90,16 @@ where
     let req = Request { unique: header.request_id(), uid: header.uid, gid: header.gid, pid: header.pid };
     let reply = runtime.block_on(fs.init(req)).map_err(io::Error::from)?;
     // The longest write with its headers has to fit a slot, or the kernel refuses every read.
-    let room = u32::try_from(room - crate::abi::IN_HEADER_SIZE - crate::abi::WRITE_IN_SIZE).unwrap_or(u32::MAX);
+    let room =
+        u32::try_from(room - crate::abi::IN_HEADER_SIZE - crate::abi::WRITE_IN_SIZE).unwrap_or(u32::MAX);
     let wishes = InitWishes {
         max_write: wishes.max_write.min(reply.max_write.get()).min(room),
         max_background: reply.max_background.unwrap_or(wishes.max_background),
         congestion_threshold: reply.congestion_threshold.unwrap_or(wishes.congestion_threshold),
         ..*wishes
     };
-    let agreed = negotiate(init, &wishes).map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))?;
+    let agreed =
+        negotiate(init, &wishes).map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))?;
     tracing::info!(
         kernel_minor = agreed.kernel_minor,
         flags = format_args!("{:#x}", agreed.flags),

@@ -162,7 +162,11 @@ impl MountError {
 /// See [`MountError`].
 pub fn mount(options: &MountOptions) -> Result<OwnedFd, MountError> {
     let root_mode = check_mountpoint(&options.mountpoint)?;
-    if nix::unistd::geteuid().is_root() { mount_as_root(options, root_mode) } else { fusermount::mount(options) }
+    if nix::unistd::geteuid().is_root() {
+        mount_as_root(options, root_mode)
+    } else {
+        fusermount::mount(options)
+    }
 }
 
 fn mount_as_root(options: &MountOptions, root_mode: u32) -> Result<OwnedFd, MountError> {

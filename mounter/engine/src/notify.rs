@@ -60,7 +60,6 @@ fn push_name(body: &mut Vec<u8>, name: &[u8]) {
     body.push(0);
 }
 
-
 impl KernelCache for Caches {
     fn invalidate_inode(&self, ino: Ino, offset: i64, length: i64) -> bool {
         let mut body = [0; 24];

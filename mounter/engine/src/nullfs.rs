@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fuse3::raw::reply::{
-    DirectoryEntry, DirectoryEntryPlus, ReplyAttr, ReplyCopyFileRange, ReplyCreated, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEntry, ReplyInit, ReplyLSeek, ReplyLock, ReplyOpen, ReplyStatFs, ReplyWrite,
-    ReplyXAttr,
+    DirectoryEntry, DirectoryEntryPlus, ReplyAttr, ReplyCopyFileRange, ReplyCreated, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyInit, ReplyLSeek, ReplyLock, ReplyOpen, ReplyStatFs,
+    ReplyWrite, ReplyXAttr,
 };
 use fuse3::raw::{Filesystem, Request};
 use fuse3::{FileType, Result, SetAttr};
@@ -114,7 +114,14 @@ impl MemFs {
         if self.options.stateless { Err(libc::ENOSYS.into()) } else { Ok(ReplyOpen { fh: 0, flags: 0 }) }
     }
 
-    fn add(&self, req: Request, parent: u64, name: &OsStr, mode: u32, content: Content) -> Result<ReplyEntry> {
+    fn add(
+        &self,
+        req: Request,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        content: Content,
+    ) -> Result<ReplyEntry> {
         let mut tree = self.tree.lock();
         let ino = tree.add(parent, name, mode, (req.uid, req.gid), content)?;
         self.entry(&tree, ino)
@@ -165,7 +172,13 @@ impl Filesystem for MemFs {
         self.attr(&self.tree.lock(), inode)
     }
 
-    async fn setattr(&self, _req: Request, inode: u64, _fh: Option<u64>, change: SetAttr) -> Result<ReplyAttr> {
+    async fn setattr(
+        &self,
+        _req: Request,
+        inode: u64,
+        _fh: Option<u64>,
+        change: SetAttr,
+    ) -> Result<ReplyAttr> {
         let mut tree = self.tree.lock();
         tree.change(inode, &change)?;
         self.attr(&tree, inode)
@@ -179,7 +192,14 @@ impl Filesystem for MemFs {
         self.add(req, parent, name, 0o777, Content::Link(link.to_owned()))
     }
 
-    async fn mknod(&self, req: Request, parent: u64, name: &OsStr, mode: u32, rdev: u32) -> Result<ReplyEntry> {
+    async fn mknod(
+        &self,
+        req: Request,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<ReplyEntry> {
         let content = match kind_of(mode) {
             FileType::RegularFile => Content::File(Vec::new()),
             kind => Content::Special(kind, rdev),
@@ -187,7 +207,14 @@ impl Filesystem for MemFs {
         self.add(req, parent, name, permissions(mode), content)
     }
 
-    async fn mkdir(&self, req: Request, parent: u64, name: &OsStr, mode: u32, umask: u32) -> Result<ReplyEntry> {
+    async fn mkdir(
+        &self,
+        req: Request,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> Result<ReplyEntry> {
         let applied = if umask & UMASK_UNAPPLIED != 0 { umask & 0o7777 } else { 0 };
         self.add(req, parent, name, mode & 0o7777 & !applied, Content::directory())
     }
@@ -354,11 +381,29 @@ impl Filesystem for MemFs {
         Ok(ReplyLock { start, end, r#type: libc::F_UNLCK as u32, pid })
     }
 
-    async fn setlk(&self, _: Request, _: u64, _: u64, _: u64, _: u64, _: u64, _: u32, _: u32, _: bool) -> Result<()> {
+    async fn setlk(
+        &self,
+        _: Request,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+        _: bool,
+    ) -> Result<()> {
         Ok(())
     }
 
-    async fn create(&self, req: Request, parent: u64, name: &OsStr, mode: u32, flags: u32) -> Result<ReplyCreated> {
+    async fn create(
+        &self,
+        req: Request,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: u32,
+    ) -> Result<ReplyCreated> {
         let mut tree = self.tree.lock();
         let (owner, content) = ((req.uid, req.gid), Content::File(Vec::new()));
         let ino = if flags & O_TMPFILE_BITS != 0 {
@@ -375,7 +420,15 @@ impl Filesystem for MemFs {
         Ok(())
     }
 
-    async fn fallocate(&self, _: Request, inode: u64, _: u64, offset: u64, length: u64, mode: u32) -> Result<()> {
+    async fn fallocate(
+        &self,
+        _: Request,
+        inode: u64,
+        _: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> Result<()> {
         if mode != 0 {
             return Err(libc::EOPNOTSUPP.into());
         }

@@ -57,7 +57,10 @@ where
     let origin = if resend { Origin::SlotBeforeResend } else { Origin::Device };
     let mut interrupts = Vec::new();
     for copies in requests.into_values() {
-        let opcode = copies.first().and_then(|slot| Header::parse(slot.request()).ok()).map_or(0, |header| header.opcode);
+        let opcode = copies
+            .first()
+            .and_then(|slot| Header::parse(slot.request()).ok())
+            .map_or(0, |header| header.opcode);
         if opcode == op::INTERRUPT {
             interrupts.extend(copies.into_iter().take(1));
         } else if opcode::replies(opcode) {

@@ -80,7 +80,12 @@ impl Resends {
 
     /// A repetition came, in a slot of `device`. Returns None if it is not awaited and has to be done;
     /// else what is to be sent for it, if it has been done already.
-    pub(crate) fn arrived(&self, slots: &Arc<Slots>, device: usize, unique: u64) -> Option<Option<(Slot, Encoded)>> {
+    pub(crate) fn arrived(
+        &self,
+        slots: &Arc<Slots>,
+        device: usize,
+        unique: u64,
+    ) -> Option<Option<(Slot, Encoded)>> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }

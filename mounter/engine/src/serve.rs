@@ -76,7 +76,8 @@ where
                 small.move_from(&mut receiving);
                 small = self.take(small, Origin::Device).unwrap_or_else(|| self.link.slots.take_small());
             } else {
-                receiving = self.take(receiving, Origin::Device).unwrap_or_else(|| self.link.slots.take_big());
+                receiving =
+                    self.take(receiving, Origin::Device).unwrap_or_else(|| self.link.slots.take_big());
             }
         }
     }
@@ -112,7 +113,8 @@ where
         if self.link.flights.begin(index, header.request_id(), header.opcode) {
             self.tell_interrupt(header.unique, header);
         }
-        let mut work = Box::pin(Work { inner: Arc::clone(self).serve(slot), link: Arc::clone(&self.link), index });
+        let mut work =
+            Box::pin(Work { inner: Arc::clone(self).serve(slot), link: Arc::clone(&self.link), index });
         // No waker: whoever gives Pending is polled again by tokio before it is waited for.
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(slot) => slot,

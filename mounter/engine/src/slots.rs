@@ -136,7 +136,8 @@ impl Sizes {
         use std::os::unix::fs::FileExt;
         let mut header = [0_u8; 28];
         file.read_exact_at(&mut header, 0)?;
-        let number = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let number =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let sizes = Self { big: number(12), small: number(16), big_size: number(20), small_size: number(24) };
         let right = header[0..8] == MAGIC.to_ne_bytes()
             && number(8) == VERSION
@@ -146,7 +147,9 @@ impl Sizes {
             && sizes.big_size as usize % PAGE == 0
             && sizes.small_size as usize == SLOT_HEADER + SMALL_REQUEST
             && file.metadata()?.len() >= sizes.file_length() as u64;
-        right.then_some(sizes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no slots file of this version"))
+        right
+            .then_some(sizes)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no slots file of this version"))
     }
 }
 
@@ -182,7 +185,14 @@ impl Slots {
         let length = std::num::NonZeroUsize::new(sizes.file_length()).ok_or(io::ErrorKind::InvalidData)?;
         // SAFETY: a new mapping, of a file that only we and a process already dead ever had mapped.
         let base = unsafe {
-            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, file.as_fd(), 0)
+            mmap(
+                None,
+                length,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                file.as_fd(),
+                0,
+            )
         }?;
         let resident_big = resident_big.min(sizes.big as usize);
         let slots = Self {
@@ -221,7 +231,8 @@ impl Slots {
         for page in (offset..offset + length).step_by(PAGE) {
             // SAFETY: inside the mapping; aligned, as slots and pages begin at multiples of 4; an atomic that adds
             // nothing cannot disturb anybody.
-            unsafe { AtomicU32::from_ptr(self.base.add(page).cast().as_ptr()) }.fetch_add(0, Ordering::Relaxed);
+            unsafe { AtomicU32::from_ptr(self.base.add(page).cast().as_ptr()) }
+                .fetch_add(0, Ordering::Relaxed);
         }
     }
 
@@ -313,7 +324,9 @@ impl Slots {
     pub(crate) fn saved_init(&self) -> Option<SavedInit> {
         let mut bytes = [0_u8; saved::LENGTH];
         // SAFETY: the header page is longer than this.
-        unsafe { self.base.add(saved::OFFSET).as_ptr().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        unsafe {
+            self.base.add(saved::OFFSET).as_ptr().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len())
+        };
         saved::read(&bytes)
     }
 
@@ -321,7 +334,9 @@ impl Slots {
     pub(crate) fn save_init(&self, init: &SavedInit) {
         let bytes = saved::write(init);
         // SAFETY: the header page is longer than this, and one thread does this before any other starts.
-        unsafe { self.base.add(saved::OFFSET).as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        unsafe {
+            self.base.add(saved::OFFSET).as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
     }
 
     /// Ends the mapping and gives the file back.
@@ -425,7 +440,9 @@ impl Slot {
         self.clear();
         self.redirect(device, 0);
         // SAFETY: the slot's range, borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(SLOT_HEADER).as_ptr(), self.length - SLOT_HEADER) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(SLOT_HEADER).as_ptr(), self.length - SLOT_HEADER)
+        }
     }
 
     /// Says that a request of `length` bytes has been read into [`Slot::buffer`].
@@ -484,8 +501,9 @@ impl Slot {
             return false;
         }
         // SAFETY: the result's range inside the slot, borrowed exclusively.
-        let room =
-            unsafe { std::slice::from_raw_parts_mut(self.start.add(RESULT_OFFSET).as_ptr(), RESULT_CAPACITY) };
+        let room = unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(RESULT_OFFSET).as_ptr(), RESULT_CAPACITY)
+        };
         room[..head.len()].copy_from_slice(head);
         room[head.len()..total].copy_from_slice(body);
         self.word(8).store(total as u32, Ordering::Release);

@@ -40,8 +40,9 @@ fn facts(path: &Path) -> io::Result<(u32, u64, u64, u32, u32)> {
 }
 
 fn names(path: &Path) -> io::Result<Vec<String>> {
-    let mut names: Vec<String> =
-        fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name().into_string().unwrap())).collect::<Result<_, _>>()?;
+    let mut names: Vec<String> = fs::read_dir(path)?
+        .map(|entry| entry.map(|entry| entry.file_name().into_string().unwrap()))
+        .collect::<Result<_, _>>()?;
     names.sort();
     Ok(names)
 }
@@ -129,7 +130,10 @@ fn sweep_kinds(t: &mut Transcript, at: &dyn Fn(&str) -> std::path::PathBuf) {
     t.note("loop", symlink("l", at("l")).and_then(|()| fs::read(at("l"))));
     t.note("fifo", mkfifo(&at("p"), Mode::from_bits_truncate(0o640)));
     t.note("is a fifo", fs::symlink_metadata(at("p")).map(|m| (m.file_type().is_fifo(), m.mode())));
-    t.note("device", mknod(&at("n"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), nix::sys::stat::makedev(1, 3)));
+    t.note(
+        "device",
+        mknod(&at("n"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), nix::sys::stat::makedev(1, 3)),
+    );
     t.note("device number", fs::symlink_metadata(at("n")).map(|m| m.rdev()));
     t.note("socket", std::os::unix::net::UnixListener::bind(at("u")).map(drop));
     t.note("is a socket", fs::symlink_metadata(at("u")).map(|m| m.file_type().is_socket()));
@@ -147,12 +151,21 @@ fn sweep_attributes(t: &mut Transcript, at: &dyn Fn(&str) -> std::path::PathBuf)
     let before_epoch = TimeSpec::new(-5, 5);
     t.note("before 1970", utimensat(times, &a, &before_epoch, &before_epoch, UtimensatFlags::FollowSymlink));
     t.note("mtime before 1970", fs::metadata(&a).map(|m| (m.mtime(), m.mtime_nsec())));
-    t.note("touch", utimensat(times, &a, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW, UtimensatFlags::FollowSymlink));
-    t.note("now", fs::metadata(&a).and_then(|m| Ok(m.modified()?.elapsed().unwrap() < Duration::from_secs(60))));
+    t.note(
+        "touch",
+        utimensat(times, &a, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW, UtimensatFlags::FollowSymlink),
+    );
+    t.note(
+        "now",
+        fs::metadata(&a).and_then(|m| Ok(m.modified()?.elapsed().unwrap() < Duration::from_secs(60))),
+    );
     t.note("access", nix::unistd::access(&a, nix::unistd::AccessFlags::R_OK));
     t.note("no access to execute", nix::unistd::access(&at("d/c"), nix::unistd::AccessFlags::F_OK));
     let old = umask(Mode::from_bits_truncate(0o027));
-    t.note("create under a umask", OpenOptions::new().write(true).create(true).mode(0o666).open(at("m")).map(drop));
+    t.note(
+        "create under a umask",
+        OpenOptions::new().write(true).create(true).mode(0o666).open(at("m")).map(drop),
+    );
     t.note("mkdir under a umask", fs::create_dir(at("md")));
     umask(old);
     t.note("masked file", facts(&at("m")));
@@ -167,17 +180,26 @@ fn sweep_ranges(t: &mut Transcript, at: &dyn Fn(&str) -> std::path::PathBuf) {
     t.note("copied", fs::read(at("q")));
     t.note("allocate", fallocate(&to, FallocateFlags::empty(), 0, 20));
     t.note("allocated", to.metadata().map(|m| m.len()));
-    t.note("collapse", fallocate(&to, FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, 4096).map_err(|_| nix::Error::EOPNOTSUPP));
+    t.note(
+        "collapse",
+        fallocate(&to, FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, 4096).map_err(|_| nix::Error::EOPNOTSUPP),
+    );
     t.note("data", lseek(&from, 3, Whence::SeekData));
     t.note("hole", lseek(&from, 3, Whence::SeekHole));
     t.note("data behind the end", lseek(&from, 300, Whence::SeekData));
-    t.note("lock", nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETLK(&libc::flock {
-        l_type: libc::F_WRLCK as i16,
-        l_whence: 0,
-        l_start: 0,
-        l_len: 10,
-        l_pid: 0,
-    })));
+    t.note(
+        "lock",
+        nix::fcntl::fcntl(
+            &from,
+            nix::fcntl::FcntlArg::F_SETLK(&libc::flock {
+                l_type: libc::F_WRLCK as i16,
+                l_whence: 0,
+                l_start: 0,
+                l_len: 10,
+                l_pid: 0,
+            }),
+        ),
+    );
     t.note("terminal", nix::unistd::isatty(&from).map_err(|_| nix::Error::ENOTTY));
 }
 
@@ -255,12 +277,16 @@ async fn extended_attributes_keep_flags_sizes_and_names() {
         File::create(file.to_str().unwrap()).unwrap();
         let set = |name: &std::ffi::CStr, value: &[u8], flags| {
             // SAFETY: pointers and lengths are those of living values.
-            let done = unsafe { libc::setxattr(file.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
+            let done = unsafe {
+                libc::setxattr(file.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags)
+            };
             if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
         };
         let get = |room: &mut [u8]| {
             // SAFETY: as above.
-            let got = unsafe { libc::getxattr(file.as_ptr(), c"user.a".as_ptr(), room.as_mut_ptr().cast(), room.len()) };
+            let got = unsafe {
+                libc::getxattr(file.as_ptr(), c"user.a".as_ptr(), room.as_mut_ptr().cast(), room.len())
+            };
             usize::try_from(got).map_err(|_| io::Error::last_os_error())
         };
         assert_eq!(errno(get(&mut [0; 8])), libc::ENODATA);
@@ -305,7 +331,8 @@ async fn a_temporary_file_has_no_name_until_it_is_linked() {
     let root = served.stage.path().to_owned();
     apply(move || {
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).custom_flags(OFlag::O_TMPFILE.bits()).open(&root).unwrap();
+        let mut file =
+            options.read(true).write(true).custom_flags(OFlag::O_TMPFILE.bits()).open(&root).unwrap();
         file.write_all(b"temporary").unwrap();
         assert_eq!(names(&root).unwrap(), Vec::<String>::new());
         assert_eq!(file.metadata().unwrap().nlink(), 0);
@@ -320,7 +347,8 @@ async fn a_temporary_file_has_no_name_until_it_is_linked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opens_cost_nothing_once_they_are_known_to_be_stateless() {
-    let served = serve_memory(MemFsOptions { ttl: Duration::from_secs(600), ..MemFsOptions::default() }).await;
+    let served =
+        serve_memory(MemFsOptions { ttl: Duration::from_secs(600), ..MemFsOptions::default() }).await;
     let path = served.stage.join("often");
     apply(move || {
         fs::write(&path, b"content").unwrap();
@@ -352,7 +380,8 @@ async fn direct_writes_arrive_in_requests_of_one_mebibyte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changed_behind_the_kernel_is_seen_after_the_notification() {
-    let served = serve_memory(MemFsOptions { ttl: Duration::from_secs(600), ..MemFsOptions::default() }).await;
+    let served =
+        serve_memory(MemFsOptions { ttl: Duration::from_secs(600), ..MemFsOptions::default() }).await;
     let path = served.stage.join("cached");
     let first = path.clone();
     apply(move || {
@@ -374,7 +403,10 @@ async fn what_changed_behind_the_kernel_is_seen_after_the_notification() {
     let cache = served.session.kernel_cache();
     assert!(!apply(move || cache.invalidate_entry(1, b"never looked up")).await);
     let cache = served.session.kernel_cache();
-    assert!(!apply(move || cache.invalidate_inode(987_654, 0, 0)).await, "the kernel knows an inode that never was");
+    assert!(
+        !apply(move || cache.invalidate_inode(987_654, 0, 0)).await,
+        "the kernel knows an inode that never was"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -405,7 +437,9 @@ async fn a_signal_ends_a_call_that_waits() {
     let created = path.clone();
     apply(move || fs::write(created, b"content").unwrap()).await;
     let mut reader = stage::Killed::spawn(std::process::Command::new("cat").arg(&path));
-    let waits = || served.session.in_flight().iter().any(|flight| flight.activity == tarbox_engine::Activity::Waiting);
+    let waits = || {
+        served.session.in_flight().iter().any(|flight| flight.activity == tarbox_engine::Activity::Waiting)
+    };
     eventually("the read waits", waits).await;
     let pid = nix::unistd::Pid::from_raw(reader.0.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();

@@ -14,7 +14,9 @@ use std::time::Duration;
 use fuse3::raw::Filesystem;
 use tarbox_engine::nullfs::cells::Cells;
 use tarbox_engine::nullfs::{MemFs, MemFsOptions};
-use tarbox_engine::{Ended, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount};
+use tarbox_engine::{
+    Ended, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount,
+};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -30,7 +32,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Result<(), Failure> {
-    let [command, path, options @ ..] = arguments else { return Err("see the module's documentation".into()) };
+    let [command, path, options @ ..] = arguments else {
+        return Err("see the module's documentation".into());
+    };
     let options = Options(options);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match command.as_str() {
@@ -92,7 +96,10 @@ where
         Ended::Unmounted | Ended::Stopped => {
             for operation in session.statistics() {
                 let mean = operation.total / u32::try_from(operation.count).unwrap_or(u32::MAX);
-                println!("{:>12} {:>9} errors {:>6} mean {mean:?}", operation.name, operation.count, operation.errors);
+                println!(
+                    "{:>12} {:>9} errors {:>6} mean {mean:?}",
+                    operation.name, operation.count, operation.errors
+                );
             }
             Ok(())
         }

@@ -21,8 +21,8 @@ pub(super) fn mount(options: &MountOptions) -> Result<OwnedFd, MountError> {
     if !Path::new("/dev/fuse").exists() {
         return Err(MountError::NoDevice);
     }
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).map_err(|e| system(e.into()))?;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|e| system(e.into()))?;
     // The child needs its end across exec. Another thread's fork in this moment would inherit it as well, which only
     // delays the end of file that tells of a failure.
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|errno| system(errno.into()))?;

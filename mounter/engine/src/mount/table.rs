@@ -26,7 +26,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {
-        let code = tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let code =
+            tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
         match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -47,7 +48,8 @@ mod tests {
 
     #[test]
     fn a_line_with_optional_fields_and_escapes_is_read() {
-        let line = br"36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime master:1 - fuse.tarbox src rw,errors=continue";
+        let line =
+            br"36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime master:1 - fuse.tarbox src rw,errors=continue";
         assert_eq!(parse(line), Some((PathBuf::from(r"/mnt 2\x"), "fuse.tarbox".to_owned())));
         assert_eq!(parse(b""), None);
     }

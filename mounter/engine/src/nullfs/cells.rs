@@ -44,7 +44,21 @@ impl Cells {
         let time = SystemTime::UNIX_EPOCH.into();
         let (atime, mtime, ctime) = (time, time, time);
         let (blocks, nlink, uid, gid, rdev, blksize) = (0, 1, 0, 0, 0, 4096);
-        Ok(FileAttr { ino: inode, size, blocks, atime, mtime, ctime, kind, perm, nlink, uid, gid, rdev, blksize })
+        Ok(FileAttr {
+            ino: inode,
+            size,
+            blocks,
+            atime,
+            mtime,
+            ctime,
+            kind,
+            perm,
+            nlink,
+            uid,
+            gid,
+            rdev,
+            blksize,
+        })
     }
 }
 
@@ -68,7 +82,13 @@ impl Filesystem for Cells {
         Ok(ReplyAttr { ttl: Duration::ZERO, attr: self.attr(inode)? })
     }
 
-    async fn setattr(&self, _req: Request, inode: u64, _fh: Option<u64>, change: SetAttr) -> Result<ReplyAttr> {
+    async fn setattr(
+        &self,
+        _req: Request,
+        inode: u64,
+        _fh: Option<u64>,
+        change: SetAttr,
+    ) -> Result<ReplyAttr> {
         if let Some(size) = change.size {
             self.file(inode)?.set_len(size)?;
         }
@@ -85,7 +105,16 @@ impl Filesystem for Cells {
         Ok(Bytes::from(bytes).into())
     }
 
-    async fn write(&self, _: Request, inode: u64, _: u64, offset: u64, data: &[u8], _: u32, _: u32) -> Result<ReplyWrite> {
+    async fn write(
+        &self,
+        _: Request,
+        inode: u64,
+        _: u64,
+        offset: u64,
+        data: &[u8],
+        _: u32,
+        _: u32,
+    ) -> Result<ReplyWrite> {
         // Sometimes on another thread, so that kills find requests of both kinds.
         if offset % 8192 == 0 {
             tokio::task::yield_now().await;
@@ -94,11 +123,32 @@ impl Filesystem for Cells {
         Ok(ReplyWrite { written: data.len() as u32 })
     }
 
-    async fn getlk(&self, _: Request, _: u64, _: u64, _: u64, _: u64, _: u64, _: u32, _: u32) -> Result<ReplyLock> {
+    async fn getlk(
+        &self,
+        _: Request,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+    ) -> Result<ReplyLock> {
         Err(libc::ENOSYS.into())
     }
 
-    async fn setlk(&self, _: Request, _: u64, _: u64, _: u64, _: u64, _: u64, _: u32, _: u32, _: bool) -> Result<()> {
+    async fn setlk(
+        &self,
+        _: Request,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u32,
+        _: u32,
+        _: bool,
+    ) -> Result<()> {
         Err(libc::ENOSYS.into())
     }
 }

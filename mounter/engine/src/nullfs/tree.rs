@@ -325,7 +325,10 @@ impl Tree {
         let directory = self.directory(ino)?;
         let dots = [(1, ".", ino), (2, "..", directory.parent)];
         let dots = dots.into_iter().map(|(at, name, ino)| (at, OsString::from(name), ino));
-        let names = directory.order.range(cookie + 1..).map(|(at, name)| (*at, name.clone(), directory.names[name].0));
+        let names = directory
+            .order
+            .range(cookie + 1..)
+            .map(|(at, name)| (*at, name.clone(), directory.names[name].0));
         let entries = dots.filter(|(at, ..)| *at > cookie).chain(names).take(most);
         entries.map(|(at, name, ino)| Ok((name, self.attr(ino)?, at))).collect()
     }

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::sync::Arc;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use fuse3::raw::Filesystem;
@@ -26,7 +26,9 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        static GUARD: Once = Once::new();
+        GUARD.call_once(guard_mounts);
+        Self { directory: tempfile::Builder::new().prefix(&prefix()).tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -51,6 +53,27 @@ pub(crate) fn parts_of(devices: Vec<OwnedFd>) -> SessionParts {
     // Small, as many tests run at a time.
     let slots = create_slots(SlotsLayout { big: 8, small: 64, max_write: 1 << 20 }).unwrap();
     SessionParts { devices, slots, init: None }
+}
+
+fn prefix() -> String {
+    format!("tarbox-stage-{}-", std::process::id())
+}
+
+/// A process that is killed while one of its threads waits for its own file system never ends: the descriptor of the
+/// connection is not closed before that thread has its answer. So somebody else unmounts when this process is dead.
+fn guard_mounts() {
+    let script = r#"
+        while [ -e /proc/$1 ] && ! grep -q '^State:.Z' /proc/$1/status; do sleep 1; done
+        grep -o "/[^ ]*/$2[^ ]*" /proc/mounts | while read -r path; do umount -f -l "$path"; done
+    "#;
+    let pid = std::process::id().to_string();
+    let mut guard = Command::new("sh");
+    guard
+        .args(["-c", script, "guard", &pid, &prefix()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    guard.spawn().unwrap();
 }
 
 impl Drop for Stage {
@@ -119,7 +142,11 @@ pub(crate) async fn ended(session: &Session) -> Ended {
 
 /// How often the operation `name` was answered.
 pub(crate) fn count(session: &Session, name: &str) -> u64 {
-    session.statistics().iter().find(|operation| operation.name == name).map_or(0, |operation| operation.count)
+    session
+        .statistics()
+        .iter()
+        .find(|operation| operation.name == name)
+        .map_or(0, |operation| operation.count)
 }
 
 /// A child that is killed when the test is over.
