@@ -102,7 +102,8 @@ impl Parts {
     }
 }
 
-fn statement(family: i64, fence: &Fence, batch: &Batch) -> Statement {
+/// The one statement of a commit; no row = the fence found none.
+pub(super) fn statement(family: i64, fence: &Fence, batch: &Batch) -> Statement {
     let mut parts = Parts { statement: Statement::default().with(family) };
     fence_part(&mut parts, fence, batch);
     headers(&mut parts, &batch.headers);

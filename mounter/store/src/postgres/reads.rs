@@ -186,7 +186,7 @@ fn list_sql() -> String {
 }
 
 /// Reads [`INODE`], `dead` and the ordinal of the link from column `at` on.
-fn live_inode(row: &PgRow, at: usize) -> Result<Option<InodeRow>> {
+pub(super) fn live_inode(row: &PgRow, at: usize) -> Result<Option<InodeRow>> {
     if row.try_get::<bool, _>(at + 19).map_err(unreadable)? {
         return Ok(None);
     }

@@ -146,6 +146,8 @@ CREATE INDEX ext_block ON tarbox.ext (family, block) WHERE kind = 1;
 CREATE TABLE tarbox.ext_h (LIKE tarbox.ext, died bigint NOT NULL, PRIMARY KEY (family, branch, did, blk, died))
     WITH (toast_tuple_target = 8160);
 ALTER TABLE tarbox.ext_h ALTER COLUMN data SET STORAGE MAIN;
+CREATE INDEX ext_cut ON tarbox.ext (family, branch, did) WHERE kind = 3;
+CREATE INDEX ext_h_cut ON tarbox.ext_h (family, branch, did) WHERE kind = 3;
 CREATE INDEX ext_h_died ON tarbox.ext_h (family, branch, died) WHERE died > 0;
 CREATE INDEX ext_h_block ON tarbox.ext_h (family, block) WHERE kind = 1;
 

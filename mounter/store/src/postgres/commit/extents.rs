@@ -78,7 +78,7 @@ pub(super) fn replace(parts: &mut Parts, batch: &Batch) {
     let (dids, blks) = (parts.bind(dids), parts.bind(blks));
     let ranges = (!plan.ranges.is_empty()).then(|| bind_ranges(parts, &plan.ranges));
     replaced_versions(parts, &dids, &blks, ranges.as_deref());
-    if let Some(ranges) = &ranges {
+    if ranges.is_some() {
         parts.delete("ext_cut", "ext", "SELECT o.at FROM ext_old o WHERE o.cut");
         hide_ancestors(parts, &plan.cuts);
     }
