@@ -4,6 +4,7 @@
 //! `tarbox-mount` over `/dev/fuse`. Every guard removes what it made, in `Drop`, and kills only what it started, by pid.
 //! With `TARBOX_CONTROL=1` volumes are plain directories: it proves that a test accepts a file system that is right.
 
+pub mod bench;
 pub mod command;
 pub mod deadline;
 pub mod differ;

@@ -1,6 +1,7 @@
 //! The versioned file-system model in SQLite and PostgreSQL: the only crate that knows SQL.
 
 pub mod api;
+mod check;
 pub mod codec;
 #[cfg(any(test, feature = "conformance"))]
 #[allow(clippy::unwrap_used, missing_docs, unreachable_pub)]

@@ -14,8 +14,10 @@
 //! Lock order: the caller's lock around `Journal`, then the chain's, then a segment's index. None is held during I/O.
 
 mod control;
+mod directory;
 mod error;
 mod format;
+mod payload;
 mod reader;
 mod recovery;
 mod segment;
@@ -30,9 +32,9 @@ use tarbox_store::{Fence, Lease};
 use tarbox_types::Seq;
 
 pub use error::{AppendError, JournalError};
+pub use payload::Payload;
 pub use reader::{JournalReader, Records, Recovered};
 pub use recovery::{Cut, Opened, Reason, Rejected};
-pub use segment::Payload;
 
 use self::{control::ControlFile, reader::Shared, segment::Tail};
 use crate::{effect::Record, effect_codec};
@@ -50,7 +52,8 @@ const AGE_STEP: Duration = Duration::from_millis(5);
 /// Where a journal is and how large it may become.
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
-    /// Directory, of this journal alone; made with mode 0700 if it is not there. Its parent takes journals set aside.
+    /// Directory, of this journal alone, on a file system that overwrites allocated blocks in place (tmpfs, ext4, xfs;
+    /// not btrfs, where a full device would kill the process); made with mode 0700 if it is not there. Its parent takes journals set aside.
     pub dir: PathBuf,
     /// Bytes per segment ([`SEGMENT_BYTES`]); brought into [`MIN_SEGMENT_BYTES`] to [`MAX_SEGMENT_BYTES`], rounded up to
     /// pages, and at most a quarter of `max_bytes` where that is possible.
@@ -160,7 +163,10 @@ impl Journal {
         };
         let (segment, tail) = spare.activate(header);
         self.next_ordinal += 1;
-        self.shared.chain.lock().used.push_back(segment);
+        let mut chain = self.shared.chain.lock();
+        chain.in_hand -= segment.len();
+        chain.used.push_back(segment);
+        drop(chain);
         self.tail = Some(tail);
         Ok(())
     }
@@ -171,18 +177,19 @@ impl Journal {
         {
             let mut chain = self.shared.chain.lock();
             chain.unpin();
-            if let Some(found) = chain.spare.iter().position(fits) {
-                return Ok(chain.spare.swap_remove(found));
+            if let Some(spare) = chain.take_spare(fits) {
+                return Ok(spare);
             }
-            // The only segment can be recycled too: then nobody appends to it meanwhile.
-            let recycled = if chain.used.len() == 1 && self.shared.is_free(&chain.used[0]) {
+            let is_last = chain.used.len() == 1;
+            if is_last && self.shared.is_free(&chain.used[0]) {
+                // The only segment can be recycled too, once nobody can append to it.
                 self.tail = None;
-                self.shared.retire_oldest(&mut chain)
-            } else {
-                chain.used.len() > 1 && self.shared.retire_oldest(&mut chain)
-            };
-            if recycled && let Some(found) = chain.spare.iter().position(fits) {
-                return Ok(chain.spare.swap_remove(found));
+            }
+            if (!is_last || self.tail.is_none())
+                && self.shared.retire_oldest(&mut chain)
+                && let Some(spare) = chain.take_spare(fits)
+            {
+                return Ok(spare);
             }
         }
         match self.shared.allocate() {
@@ -196,7 +203,7 @@ impl Journal {
         let now = Instant::now();
         if self.last_age.is_none_or(|last| now.duration_since(last) >= AGE_STEP) {
             self.last_age = Some(now);
-            self.shared.chain.lock().ages.push_back((seq, now));
+            self.shared.chain.lock().note_age(seq, now);
         }
     }
 

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{effect::Record, effect_codec};
 
+/// So many moments are kept at most.
+const AGES_MAX: usize = 4096;
+
 /// A record as it stands in the journal.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -40,8 +43,8 @@ pub(super) struct Chain {
     pub(super) spare: Vec<Spare>,
     /// Number in the name of the next file.
     pub(super) next_file: u32,
-    /// Whether somebody is allocating a spare without holding the lock.
-    pub(super) allocating: u64,
+    /// Bytes of segments that are being allocated or put to use, while the lock is not held.
+    pub(super) in_hand: u64,
     /// When records were appended: from that number on, not before that moment.
     pub(super) ages: VecDeque<(Seq, Instant)>,
 }
@@ -50,7 +53,28 @@ impl Chain {
     /// Bytes of all segment files.
     pub(super) fn allocated(&self) -> u64 {
         let held = self.used.iter().chain(&self.pinned).map(|segment| segment.len()).sum::<u64>();
-        held + self.spare.iter().map(Spare::len).sum::<u64>() + self.allocating
+        held + self.spare.iter().map(Spare::len).sum::<u64>() + self.in_hand
+    }
+
+    /// Takes a spare that satisfies `fits` into the hand.
+    pub(super) fn take_spare(&mut self, fits: impl FnMut(&Spare) -> bool) -> Option<Spare> {
+        let at = self.spare.iter().position(fits)?;
+        let spare = self.spare.swap_remove(at);
+        self.in_hand += spare.len();
+        Some(spare)
+    }
+
+    /// Notes that a record was appended. Few moments are kept: where there are too many, every second one goes,
+    /// and its records count as older than they are.
+    pub(super) fn note_age(&mut self, seq: Seq, now: Instant) {
+        self.ages.push_back((seq, now));
+        if self.ages.len() > AGES_MAX {
+            let mut keep = false;
+            self.ages.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
     }
 
     /// Segments that nobody holds any more become spares.
@@ -98,20 +122,20 @@ impl Shared {
         true
     }
 
-    /// Allocates a segment file if the limit allows it. The lock is not held meanwhile: it can take milliseconds.
+    /// Allocates a segment file if the limit allows it; it is [`Chain::in_hand`] then.
+    /// The lock is not held meanwhile: it can take milliseconds.
     pub(super) fn allocate(&self) -> Result<Option<Spare>, JournalError> {
         let path = {
             let mut chain = self.chain.lock();
             if chain.allocated() + self.segment_bytes > self.max_bytes.max(self.segment_bytes) {
                 return Ok(None);
             }
-            chain.allocating += self.segment_bytes;
+            chain.in_hand += self.segment_bytes;
             chain.next_file += 1;
             self.dir.join(format!("segment-{:08x}", chain.next_file))
         };
         let made = Spare::create(path, self.segment_bytes, Arc::clone(&self.lock));
-        self.chain.lock().allocating -= self.segment_bytes;
-        made.map(Some)
+        made.map(Some).inspect_err(|_| self.chain.lock().in_hand -= self.segment_bytes)
     }
 }
 
@@ -238,7 +262,9 @@ impl JournalReader {
             }
         }
         let Some(spare) = self.shared.allocate()? else { return Ok(false) };
-        self.shared.chain.lock().spare.push(spare);
+        let mut chain = self.shared.chain.lock();
+        chain.in_hand -= spare.len();
+        chain.spare.push(spare);
         Ok(true)
     }
 

@@ -2,9 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{DirBuilder, File, TryLockError},
-    io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Instant,
@@ -17,9 +15,10 @@ use super::{
     Identity, Journal, JournalConfig, JournalError, JournalReader, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
     Records,
     control::{self, Control, Owner},
+    directory::{highest_file, lock_directory, look, segment_files, set_aside},
     format::{self, HeaderFound, SEGMENT_HEADER, SegmentHeader},
     reader::{Chain, Shared},
-    segment::{DirectoryLock, LockedDirectory, Spare, io_error, is_indexed},
+    segment::{DirectoryLock, Spare, io_error, is_indexed},
 };
 use crate::effect_codec;
 
@@ -118,60 +117,6 @@ pub(super) fn open(config: &JournalConfig, identity: &Identity) -> Result<Opened
     Ok(Opened { journal, replay, rejected, cut })
 }
 
-// === Directory ===
-
-fn lock_directory(dir: &Path) -> Result<DirectoryLock, JournalError> {
-    loop {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))?;
-        let file = File::open(dir).map_err(io_error("open", dir))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(JournalError::Locked { dir: dir.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", dir)(source)),
-        }
-        // Another process may have removed or renamed it between opening and locking.
-        let ours = file.metadata().map_err(io_error("stat", dir))?;
-        match std::fs::metadata(dir) {
-            Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => {
-                return Ok(Arc::new(LockedDirectory(file)));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error("stat", dir)(error)),
-        }
-    }
-}
-
-/// The control file and the segment files; `None` where no journal is there. Unfinished files go.
-fn look(dir: &Path) -> Result<Option<(Control, Vec<PathBuf>)>, JournalError> {
-    let files = segment_files(dir)?;
-    match control::read(dir)? {
-        Some(control) => Ok(Some((control, files))),
-        None => match files.into_iter().next() {
-            Some(file) => {
-                Err(JournalError::Damaged { file, offset: 0, seq: 0, what: "its control file is missing" })
-            }
-            None => Ok(None),
-        },
-    }
-}
-
-fn segment_files(dir: &Path) -> Result<Vec<PathBuf>, JournalError> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".new") {
-            // Not renamed to its own name yet: it was never in use.
-            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
-        } else if name.starts_with("segment-") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 fn foreign(control: &Control, identity: &Identity) -> Option<Reason> {
     let owner = control.owner;
     if owner.tenant != identity.fence.tenant.0.as_u128() {
@@ -179,42 +124,6 @@ fn foreign(control: &Control, identity: &Identity) -> Option<Reason> {
     }
     let known = [&identity.fence, &identity.previous].map(Owner::of);
     (!known.contains(&owner)).then_some(Reason::Fence { epoch: owner.epoch })
-}
-
-/// Renames the directory, unless it holds nothing that anybody could miss, and makes an empty one in its place.
-fn set_aside(
-    dir: &Path,
-    lock: DirectoryLock,
-    files: &[PathBuf],
-    epoch: Epoch,
-    reason: Reason,
-) -> Result<(DirectoryLock, Option<Rejected>), JournalError> {
-    if !matches!(reason, Reason::Gap { .. }) && !files.iter().any(|file| holds_something(file)) {
-        for path in files.iter().cloned().chain([control::path_in(dir)]) {
-            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
-        }
-        return Ok((lock, None));
-    }
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let free = (1..).map(|n| dir.with_file_name(format!("{name}.rejected-{epoch}-{n}"))).find(|path| {
-        std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-    });
-    let path = free.expect("an unending range");
-    std::fs::rename(dir, &path).map_err(io_error("set aside", dir))?;
-    drop(lock);
-    Ok((lock_directory(dir)?, Some(Rejected { path, reason })))
-}
-
-/// Whether a segment file is anything but a spare one, or one in use without a frame.
-fn holds_something(path: &Path) -> bool {
-    use std::os::unix::fs::FileExt;
-    let mut head = [0; SEGMENT_HEADER + 8];
-    let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
-    match (read, format::decode_header(&head)) {
-        (Ok(()), HeaderFound::Spare) => false,
-        (Ok(()), HeaderFound::Used(_)) => format::word(&head, SEGMENT_HEADER) != 0,
-        _ => true,
-    }
 }
 
 // === Reading ===
@@ -410,7 +319,7 @@ fn begin(
         pinned: Vec::new(),
         spare: found.spare,
         next_file: highest_file(&config.dir)?,
-        allocating: 0,
+        in_hand: 0,
         ages: VecDeque::from([(identity.seq + 1, Instant::now())]),
     };
     chain.spare.iter_mut().for_each(Spare::blank);
@@ -441,14 +350,6 @@ fn begin(
         reader.add_spare()?;
     }
     Ok(Journal { shared, control, id, tail, next_ordinal, last_age: None, scratch: Vec::new() })
-}
-
-fn highest_file(dir: &Path) -> Result<u32, JournalError> {
-    let number = |path: &PathBuf| {
-        let name = path.file_name()?.to_str()?;
-        u32::from_str_radix(name.strip_prefix("segment-")?, 16).ok()
-    };
-    Ok(segment_files(dir)?.iter().filter_map(number).max().unwrap_or(0))
 }
 
 /// Bytes per segment and of all.

@@ -4,6 +4,7 @@
 
 pub mod blocks;
 pub mod checks;
+pub mod history;
 pub mod layers;
 pub mod leases;
 pub mod rows;
@@ -90,6 +91,9 @@ macro_rules! suite {
             checks::each_broken_invariant_is_found
             checks::repair_sets_counters_and_removes_orphans
             checks::a_flipped_bit_is_found
+        }
+        $crate::conformance::suite! { @sync $make;
+            history::kept_views_never_change
         }
     };
     (@async $make:expr; $($module:ident :: $name:ident)*) => { $(

@@ -229,10 +229,10 @@ pub async fn names(store: &dyn TenantStore, view: &View, parent: Ino) -> Vec<(St
     }
 }
 
-/// Everything that one look at a tenant shows, to be compared.
+/// Everything that one look at a tenant shows, to be compared. Numbers up to `up_to` of the first lease are looked for.
 pub async fn snapshot(store: &dyn TenantStore, view: &View, up_to: Ino) -> Vec<String> {
     let mut out = vec![];
-    for ino in std::iter::once(ROOT_INO).chain(FIRST_INO..up_to) {
+    for ino in std::iter::once(ROOT_INO).chain(FIRST_INO + (1 << 20)..up_to) {
         if let Some(row) = store.inode(view, ino).await.unwrap() {
             for (entry, _) in store.list(view, ino, 0, 1000).await.unwrap() {
                 out.push(format!("{entry:?}"));

@@ -1,3 +1,4 @@
-//! The conformance suite over this engine.
+//! The conformance suite over this engine, and what only a server can show: clocks, outages, plans.
 
 mod conformance;
+mod measure;

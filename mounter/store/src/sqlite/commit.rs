@@ -141,7 +141,19 @@ struct Current {
     block: Option<i64>,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// The head of a tenant whose row this transaction has locked.
+    pub(super) fn of_head(connection: &'a Connection, row: &TenantRow) -> Outcome<Self> {
+        Ok(Self {
+            connection,
+            branch: row.head_branch,
+            layer: row.layer,
+            last_view: row.last_view,
+            ino_floor: floor(connection, row.head_branch)?,
+            block_size: row.block_size,
+        })
+    }
+
     fn blocks(&self, batch: &Batch) -> Outcome<()> {
         let mut exists = self.connection.prepare_cached("SELECT 1 FROM block WHERE block = ?1")?;
         let mut gone = Vec::new();
@@ -164,7 +176,7 @@ impl Target<'_> {
     }
 
     /// What is gone, before what is new.
-    fn remove(&self, batch: &Batch) -> Outcome<()> {
+    pub(super) fn remove(&self, batch: &Batch) -> Outcome<()> {
         let mut dead = self
             .connection
             .prepare_cached("INSERT OR IGNORE INTO dead(branch, did, died) VALUES(?1, ?2, ?3)")?;

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -531,7 +531,7 @@ impl Database for SqliteDatabase {
 
 /// For messages and tests: where a family's files are.
 #[cfg(test)]
-pub(super) fn family_files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn family_files(dir: &std::path::Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = std::fs::read_dir(dir)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();

@@ -68,7 +68,7 @@ impl Family {
         }
     }
 
-    fn settle<T>(&self, doing: &'static str, outcome: Outcome<T>) -> Result<T> {
+    pub(super) fn settle<T>(&self, doing: &'static str, outcome: Outcome<T>) -> Result<T> {
         Place { url: &self.url, dir: &self.dir }.settle(doing, outcome)
     }
 
