@@ -78,6 +78,8 @@ timed "unpack" unpack
 unpacked_ms=$took
 cd "$mnt"
 timed "git init" git init -q -b main .
+# Its own collection would run in the background, beside what is measured.
+git config gc.auto 0
 timed "git add" git add -A
 timed "git commit" git commit -qm "Everything"
 timed "git branch, switch, change, commit" sh -ec 'git switch -qc other; echo more >>project/Cargo.toml; git commit -qam "A change"; git switch -q main'
