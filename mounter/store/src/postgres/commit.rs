@@ -35,7 +35,8 @@ impl TenantRows {
         let found = self
             .pool
             .read("ask why a commit was refused", || {
-                Statement::new("SELECT epoch, token, held, seq FROM tarbox.tenant WHERE id = $1").with(self.id.0)
+                Statement::new("SELECT epoch, token, held, seq FROM tarbox.tenant WHERE id = $1")
+                    .with(self.id.0)
             })
             .await?;
         let Some(row) = found.first() else { return Ok(StoreError::NoTenant(self.id.to_string())) };
@@ -91,7 +92,10 @@ impl Parts {
     }
 
     /// Binds a value; returns how the text refers to it.
-    fn bind<'q, T: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(&mut self, value: T) -> String {
+    fn bind<'q, T: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(
+        &mut self,
+        value: T,
+    ) -> String {
         format!("${}", self.statement.bind(value))
     }
 }
@@ -106,7 +110,8 @@ fn statement(family: i64, fence: &Fence, batch: &Batch) -> Statement {
     extents::replace(&mut parts, batch);
     extents::patches(&mut parts, batch);
     extents::dead(&mut parts, &batch.removed_data);
-    let sealed = batch.seal.as_ref().map_or_else(|| "NULL::bigint".to_owned(), |seal| seal_part(&mut parts, seal));
+    let sealed =
+        batch.seal.as_ref().map_or_else(|| "NULL::bigint".to_owned(), |seal| seal_part(&mut parts, seal));
     parts.statement.push(&format!(
         "\nSELECT f.layer, {sealed} AS sealed, f.quota_bytes, f.quota_inodes, f.max_file FROM f"
     ));

@@ -233,7 +233,10 @@ impl Transaction {
 
     /// Rolls back, so that the connection can be used again.
     pub(super) async fn roll_back(mut self) {
-        if within(ANSWER, async { Ok(sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await?) }).await.is_ok() {
+        if within(ANSWER, async { Ok(sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await?) })
+            .await
+            .is_ok()
+        {
             self.conn.give_back();
         }
     }
@@ -255,10 +258,7 @@ pub(super) use transact;
 
 async fn rows(conn: &mut PgConnection, statement: Statement) -> std::result::Result<Vec<PgRow>, Failure> {
     let Statement { sql, arguments, .. } = statement;
-    within(ANSWER, async {
-        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?)
-    })
-    .await
+    within(ANSWER, async { Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?) }).await
 }
 
 async fn within<T>(

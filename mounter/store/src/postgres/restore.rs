@@ -62,7 +62,13 @@ impl TenantRows {
         let tenant = lock_under(transaction, fence).await?;
         let fork = self.fork(transaction, branch, layer).await?;
         self.seal_before_restore(transaction).await?;
-        let new = self.new_branch(transaction, self.id.0, &fork, tenant.try_get("next_ino")?, tenant.try_get("seq")?);
+        let new = self.new_branch(
+            transaction,
+            self.id.0,
+            &fork,
+            tenant.try_get("next_ino")?,
+            tenant.try_get("seq")?,
+        );
         let new = new.await?;
         transaction
             .rows(
@@ -111,7 +117,9 @@ impl TenantRows {
     async fn try_clone(&self, branch: BranchId, layer: Layer, new: &NewTenant) -> Attempt<()> {
         let mut transaction = self.pool.begin().await?;
         let done = match self.clone_in(&mut transaction, branch, layer, new).await {
-            Err(failure) if failure.violates("tenant_name") => Err(StoreError::NameTaken(new.name.clone()).into()),
+            Err(failure) if failure.violates("tenant_name") => {
+                Err(StoreError::NameTaken(new.name.clone()).into())
+            }
             done => done,
         };
         settle(done, transaction).await
@@ -130,7 +138,10 @@ impl TenantRows {
         }
         // Not locked for update: the source goes on committing meanwhile.
         let source = transaction
-            .row(Statement::new(format!("SELECT {LOCKED} FROM tarbox.tenant t WHERE t.id = $1 FOR KEY SHARE")).with(self.id.0))
+            .row(
+                Statement::new(format!("SELECT {LOCKED} FROM tarbox.tenant t WHERE t.id = $1 FOR KEY SHARE"))
+                    .with(self.id.0),
+            )
             .await?
             .ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
         let block_size: i64 = source.try_get("block_size")?;
@@ -186,7 +197,9 @@ impl TenantRows {
             )
             .await?
             .ok_or_else(|| no_layer(branch, layer))?;
-        if row.try_get::<Uuid, _>("tenant")? != self.id.0 && !self.descends_from(transaction, branch, layer).await? {
+        if row.try_get::<Uuid, _>("tenant")? != self.id.0
+            && !self.descends_from(transaction, branch, layer).await?
+        {
             return Err(StoreError::Refused(format!(
                 "checkpoint {branch}/{layer} is not of the history of tenant {}",
                 self.id
@@ -205,7 +218,12 @@ impl TenantRows {
         })
     }
 
-    async fn descends_from(&self, transaction: &mut Transaction, branch: BranchId, layer: Layer) -> Attempt<bool> {
+    async fn descends_from(
+        &self,
+        transaction: &mut Transaction,
+        branch: BranchId,
+        layer: Layer,
+    ) -> Attempt<bool> {
         let found = transaction
             .row(
                 Statement::new(

@@ -145,10 +145,7 @@ impl TenantRows {
     }
 
     pub(super) async fn sealed_view(&self, branch: i64, layer: i64) -> Result<View> {
-        let found = self
-            .pool
-            .read("look at a layer", || view_statement(self.family, branch, layer))
-            .await?;
+        let found = self.pool.read("look at a layer", || view_statement(self.family, branch, layer)).await?;
         let view = found.first().map(rows::view).transpose().map_err(unreadable)?;
         view.filter(|view| !view.chain.is_empty()).ok_or_else(|| no_layer(branch, layer))
     }

@@ -56,9 +56,8 @@ impl Plan {
         }
         let new: HashSet<_> = batch.extents.iter().map(|row| (row.did, row.blk)).collect();
         let mut removed: Vec<_> = batch.removed_extents.clone();
-        removed.retain(|(did, blk)| {
-            !new.contains(&(*did, *blk)) && cuts.get(did).is_none_or(|cut| blk < cut)
-        });
+        removed
+            .retain(|(did, blk)| !new.contains(&(*did, *blk)) && cuts.get(did).is_none_or(|cut| blk < cut));
         Self { ranges, cuts, removed }
     }
 }
@@ -103,7 +102,8 @@ fn bind_ranges(parts: &mut Parts, ranges: &[(DataId, BlockIndex, BlockIndex)]) -
 
 /// What the rows were: kept for views, or dropped with their patches.
 fn replaced_versions(parts: &mut Parts, dids: &str, blks: &str, ranges: Option<&str>) {
-    let old = "t.did, t.blk, t.born, t.kind, t.block, t.patches, t.branch, f.layer, t.born <= f.last_view AS kept";
+    let old =
+        "t.did, t.blk, t.born, t.kind, t.block, t.patches, t.branch, f.layer, t.born <= f.last_view AS kept";
     let in_ranges = ranges.map_or_else(String::new, |ranges| {
         format!(
             " UNION ALL SELECT {old} FROM f CROSS JOIN {ranges} JOIN tarbox.ext t ON t.family = $1
@@ -292,7 +292,8 @@ fn patched_rows(parts: &mut Parts, batch: &Batch) {
     let blocks = blocks_of(batch);
     let dids = parts.bind(blocks.keys().map(|key| int(key.0)).collect::<Vec<_>>());
     let blks = parts.bind(blocks.keys().map(|key| int(key.1)).collect::<Vec<_>>());
-    let alloc = parts.bind(blocks.values().map(|block| block.0.map(|alloc| &alloc.0[..])).collect::<Vec<_>>());
+    let alloc =
+        parts.bind(blocks.values().map(|block| block.0.map(|alloc| &alloc.0[..])).collect::<Vec<_>>());
     let patches = parts.bind(blocks.values().map(|block| block.1).collect::<Vec<_>>());
     let bytes = parts.bind(blocks.values().map(|block| block.2).collect::<Vec<_>>());
     parts.part(

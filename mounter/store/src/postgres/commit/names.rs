@@ -43,7 +43,13 @@ pub(super) fn inodes(parts: &mut Parts, batch: &Batch) {
     }
     let keys = rows.iter().map(|row| int(row.ino)).chain(gone.iter().map(|ino| int(*ino)));
     let keys = parts.bind(keys.collect::<Vec<_>>());
-    keep(parts, "inode", &format!("ino, dead, {INODE}"), &format!("unnest({keys}::bigint[]) AS k(ino)"), "t.ino = k.ino");
+    keep(
+        parts,
+        "inode",
+        &format!("ino, dead, {INODE}"),
+        &format!("unnest({keys}::bigint[]) AS k(ino)"),
+        "t.ino = k.ino",
+    );
     if !rows.is_empty() {
         upsert_inodes(parts, rows);
     }
@@ -203,7 +209,8 @@ pub(super) fn xattrs(parts: &mut Parts, batch: &Batch) {
     if inos.is_empty() {
         return;
     }
-    let values: Vec<_> = set.iter().map(|(_, value)| Some(*value)).chain(emptied.iter().map(|_| None)).collect();
+    let values: Vec<_> =
+        set.iter().map(|(_, value)| Some(*value)).chain(emptied.iter().map(|_| None)).collect();
     let (inos, values) = (parts.bind(inos), parts.bind(values));
     parts.part(
         "xattr_new",
