@@ -205,3 +205,36 @@ fn the_state_is_private_and_what_is_not_needed_is_cleared_away() {
     assert!(until(|| !directory.join("control.sock").exists()));
     assert!(!directory.join("mounter.json").exists());
 }
+
+#[test]
+fn a_read_only_mount_sees_what_another_mounter_commits_and_changes_nothing() {
+    let place = Place::new();
+    let writer = place.mount(&["--tenant", "t", "--flush-interval", "10ms"]);
+    fs::create_dir_all(writer.point.join("d/e")).expect("mkdir");
+    fs::write(writer.point.join("d/file"), "first").expect("write");
+    File::open(writer.point.join("d/file")).and_then(|file| file.sync_all()).expect("fsync");
+    fs::create_dir(place.path("other")).expect("mkdir");
+    let reader = place.mount_at("other", &["--tenant", "t", "--read-only"]);
+    assert!(reader.line.contains("(read-only)"), "{}", reader.line);
+    let read = |path: &str| fs::read_to_string(reader.point.join(path)).unwrap_or_default();
+    assert_eq!(read("d/file"), "first");
+    let refused = fs::write(reader.point.join("d/new"), "x").expect_err("read-only");
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EROFS));
+    // Changed, made and removed on the other side: seen without a remount.
+    fs::write(writer.point.join("d/file"), "second, longer").expect("write");
+    fs::write(writer.point.join("d/made"), "made").expect("write");
+    fs::remove_dir(writer.point.join("d/e")).expect("rmdir");
+    assert!(until(|| read("d/file") == "second, longer" && read("d/made") == "made"));
+    assert!(until(|| fs::read_dir(reader.point.join("d")).expect("list").count() == 2));
+    // Either may go first.
+    let shown = reader.point.to_str().expect("utf-8").to_owned();
+    place.tarbox(&["umount", &shown]).expect(0, &[&shown]);
+    reader.end().expect(0, &[]);
+    fs::write(writer.point.join("after"), "x").expect("the writer goes on");
+    writer.signal(Signal::SIGTERM);
+    writer.end().expect(0, &[]);
+    let alone = place.mount_at("other", &["--tenant", "t", "--read-only"]);
+    assert_eq!(fs::read_to_string(alone.point.join("after")).expect("read"), "x");
+    alone.signal(Signal::SIGINT);
+    alone.end().expect(0, &[]);
+}
