@@ -2,6 +2,7 @@
 //!
 //! Reads of a file named `wait` do not return before [`MemFs::open_gate`], or a signal to the caller.
 
+pub mod cells;
 mod tree;
 
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ use fuse3::raw::{Filesystem, Request};
 use fuse3::{FileType, Result, SetAttr};
 use futures_util::stream::{self, Stream};
 use parking_lot::Mutex;
-use tarbox_types::fuse::{O_TMPFILE_BITS, UMASK_UNAPPLIED, unpack_umask};
+use tarbox_types::fuse::{O_TMPFILE_BITS, UMASK_UNAPPLIED, WRITE_KILL_SUIDGID, unpack_umask};
 use tokio::sync::Notify;
 
 use tree::{Content, Tree};
@@ -270,10 +271,14 @@ impl Filesystem for MemFs {
         _fh: u64,
         offset: u64,
         data: &[u8],
-        _write_flags: u32,
+        write_flags: u32,
         _flags: u32,
     ) -> Result<ReplyWrite> {
-        self.tree.lock().write(inode, offset, data, self.options.discard)?;
+        let mut tree = self.tree.lock();
+        tree.write(inode, offset, data, self.options.discard)?;
+        if write_flags & WRITE_KILL_SUIDGID != 0 {
+            tree.kill_privileges(inode)?;
+        }
         Ok(ReplyWrite { written: data.len() as u32 })
     }
 
