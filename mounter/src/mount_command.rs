@@ -112,7 +112,8 @@ pub struct MountCommand {
     #[arg(long, help_heading = "Process")]
     daemon: bool,
 
-    /// Messages: error, warn, info, debug, trace, or with targets: info,tarbox_fs=debug [default: info]
+    /// Messages: error, warn, info, debug, trace, or with targets: info,tarbox_fs=debug [default:
+    /// info,tarbox_engine=warn]
     #[arg(long, value_name = "LEVEL", help_heading = "Process")]
     log_level: Option<String>,
 
@@ -184,7 +185,7 @@ impl MountCommand {
 
 /// A daemon logs into its state directory; the tenant is not known yet, so that there is one file for all.
 fn start_logging(settings: &Settings, is_daemon: bool) -> Result<(), Failure> {
-    let level = settings.log_level.clone().unwrap_or_else(LogLevel::default);
+    let level = settings.log_level.clone().unwrap_or_else(LogLevel::of_mounter);
     let target = if is_daemon {
         crate::settings::ensure_state_dir(&settings.state_dir)?;
         LogTarget::File(settings.state_dir.join(format!("log.{}", std::process::id())))

@@ -69,6 +69,7 @@ impl UmountCommand {
         let deadline = Instant::now() + self.timeout.0;
         let mounter = Mounter::at(&context.settings.state_dir, &point).filter(|mounter| mounter.is_alive);
         let committed_sequence = match &mounter {
+            Some(mounter) if mounter.note.read_only => None,
             Some(mounter) => Some(flush(mounter, self.timeout.0).await?),
             None => {
                 self.without_mounter(&point)?;
