@@ -154,7 +154,7 @@ fn fence_part(parts: &mut Parts, fence: &Fence, batch: &Batch) {
     };
     parts.statement.push(&format!(
         "WITH RECURSIVE {reused}fence AS (
-           UPDATE tarbox.tenant t SET seq = {to}, next_ino = GREATEST(next_ino, {next_ino}),
+           UPDATE tarbox.tenant t SET seq = {to}, commit_epoch = epoch, next_ino = GREATEST(next_ino, {next_ino}),
              used_bytes = {used_bytes}, used_inodes = {used_inodes}{seal}
            WHERE id = {tenant} AND token = {token} AND epoch = {epoch} AND held AND seq = {from}{all_there}
            RETURNING t.id AS tenant, t.head_branch AS branch, {layer} AS layer, {last_view} AS last_view,

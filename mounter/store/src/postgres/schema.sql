@@ -52,6 +52,8 @@ CREATE TABLE tarbox.tenant (
     held          boolean NOT NULL DEFAULT false,
     -- Whom the lease was taken from while it was held, so that its heartbeat learns of the new epoch.
     prev_session  uuid,
+    -- Epoch of the last commit: journals of leases since then go on where the database stands.
+    commit_epoch  bigint NOT NULL DEFAULT 0,
     wanted_at     timestamptz
 ) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX tenant_name ON tarbox.tenant (name) WHERE NOT deleted;
