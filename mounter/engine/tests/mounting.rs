@@ -1,5 +1,7 @@
 //! Mounting as root and as nobody, and what is said where it cannot be done.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 mod stage;
 
 use std::fs::{self, File};

@@ -1,5 +1,7 @@
 //! A successor finishes what its predecessor had read: crafted leftovers, one rule a test, then kill -9 under load.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 mod stage;
 
 use std::fs::{self, File};
