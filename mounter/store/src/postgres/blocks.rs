@@ -147,10 +147,7 @@ impl TenantRows {
                 statement
             })
             .await?;
-        found
-            .iter()
-            .map(|row| Ok(row.try_get::<Option<i64>, _>(0).map_err(unreadable)?.map(count)))
-            .collect()
+        found.iter().map(|row| Ok(row.try_get::<Option<i64>, _>(0).map_err(unreadable)?.map(count))).collect()
     }
 
     pub(super) async fn upload_blocks(&self, blocks: &[EncodedBlock]) -> Result<()> {
@@ -173,7 +170,11 @@ impl TenantRows {
     fn upload_statement(&self, blocks: &[EncodedBlock]) -> Statement {
         let parts = || {
             blocks.iter().flat_map(|block| {
-                block.bytes.chunks(PART).enumerate().map(|(part, data)| (int(block.header.block), part as i32, data))
+                block
+                    .bytes
+                    .chunks(PART)
+                    .enumerate()
+                    .map(|(part, data)| (int(block.header.block), part as i32, data))
             })
         };
         let old = probe("block_part", "t.ctid AS at", "t.block = k.block AND t.part >= k.parts");

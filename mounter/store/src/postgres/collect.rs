@@ -162,7 +162,8 @@ async fn remove_branch(transaction: &mut Transaction, family: i64, branch: i64) 
 }
 
 /// Nobody writes branch `b`, no view shows it, no other began with it.
-const UNUSED: &str = "NOT EXISTS (SELECT FROM tarbox.tenant t WHERE t.head_branch = b.branch AND NOT t.deleted)
+const UNUSED: &str =
+    "NOT EXISTS (SELECT FROM tarbox.tenant t WHERE t.head_branch = b.branch AND NOT t.deleted)
      AND NOT EXISTS (SELECT FROM tarbox.layer y WHERE y.family = b.family AND y.branch = b.branch)
      AND NOT EXISTS (SELECT FROM tarbox.branch c WHERE c.family = b.family AND c.parent = b.branch)";
 
@@ -209,7 +210,8 @@ async fn reap_dead(pool: &Pool, family: i64) -> Attempt<u64> {
     )
     .await?;
     if gone < ROWS as u64 {
-        let done = Statement::new("DELETE FROM tarbox.dead_data WHERE family = $1 AND branch = $2 AND did = $3");
+        let done =
+            Statement::new("DELETE FROM tarbox.dead_data WHERE family = $1 AND branch = $2 AND did = $3");
         transaction.rows(done.with(family).with(branch).with(dead.try_get::<i64, _>("did")?)).await?;
     }
     transaction.commit().await?;
@@ -234,7 +236,8 @@ async fn collect_dropped(pool: &Pool, family: i64) -> Attempt<u64> {
         transaction.roll_back().await;
         return Ok(0);
     }
-    let mut candidates = taken.iter().map(|row| row.try_get(0)).collect::<std::result::Result<Vec<i64>, _>>()?;
+    let mut candidates =
+        taken.iter().map(|row| row.try_get(0)).collect::<std::result::Result<Vec<i64>, _>>()?;
     candidates.sort_unstable();
     candidates.dedup();
     let locked = transaction
@@ -311,7 +314,9 @@ pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
     let family = tenant.family;
     let relatives = pool
         .read("look for relatives", || {
-            Statement::new("SELECT 1 FROM tarbox.tenant WHERE family = $1 AND id <> $2 LIMIT 1").with(family).with(id.0)
+            Statement::new("SELECT 1 FROM tarbox.tenant WHERE family = $1 AND id <> $2 LIMIT 1")
+                .with(family)
+                .with(id.0)
         })
         .await?;
     if relatives.is_empty() {
@@ -368,8 +373,23 @@ async fn release_history(pool: &Pool, family: i64) -> Result<bool> {
 /// Of a family whose last tenant is deleted goes everything, table by table.
 async fn reap_family(pool: &Pool, family: i64, id: TenantId) -> Result<bool> {
     for table in [
-        "patch", "ext", "ext_h", "xattr", "xattr_h", "dentry", "dentry_h", "inode", "inode_h", "dead_data", "prune",
-        "dropped", "block_part", "block", "reservation", "layer", "branch",
+        "patch",
+        "ext",
+        "ext_h",
+        "xattr",
+        "xattr_h",
+        "dentry",
+        "dentry_h",
+        "inode",
+        "inode_h",
+        "dead_data",
+        "prune",
+        "dropped",
+        "block_part",
+        "block",
+        "reservation",
+        "layer",
+        "branch",
     ] {
         let done = pool
             .write("remove a family's rows", || {

@@ -36,7 +36,8 @@ impl TenantRows {
         let found = self
             .pool
             .read("ask why a commit was refused", || {
-                Statement::new("SELECT epoch, token, held, seq FROM tarbox.tenant WHERE id = $1").with(self.id.0)
+                Statement::new("SELECT epoch, token, held, seq FROM tarbox.tenant WHERE id = $1")
+                    .with(self.id.0)
             })
             .await?;
         let Some(row) = found.first() else { return Ok(StoreError::NoTenant(self.id.to_string())) };
@@ -88,7 +89,10 @@ struct Parts {
 impl Parts {
     /// Adds a part `name` that deletes rows of a table whose places (`ctid`) a query `which` gives as `at`.
     fn delete(&mut self, name: &str, table: &str, which: &str) {
-        self.part(name, &format!("DELETE FROM tarbox.{table} t USING ({which} OFFSET 0) w WHERE t.ctid = w.at"));
+        self.part(
+            name,
+            &format!("DELETE FROM tarbox.{table} t USING ({which} OFFSET 0) w WHERE t.ctid = w.at"),
+        );
     }
 
     /// Adds a part `name AS (sql)`.
@@ -97,7 +101,10 @@ impl Parts {
     }
 
     /// Binds a value; returns how the text refers to it.
-    fn bind<'q, T: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(&mut self, value: T) -> String {
+    fn bind<'q, T: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(
+        &mut self,
+        value: T,
+    ) -> String {
         format!("${}", self.statement.bind(value))
     }
 }
@@ -113,7 +120,8 @@ pub(super) fn statement(family: i64, fence: &Fence, batch: &Batch) -> Statement 
     extents::replace(&mut parts, batch);
     extents::patches(&mut parts, batch);
     extents::dead(&mut parts, &batch.removed_data);
-    let sealed = batch.seal.as_ref().map_or_else(|| "NULL::bigint".to_owned(), |seal| seal_part(&mut parts, seal));
+    let sealed =
+        batch.seal.as_ref().map_or_else(|| "NULL::bigint".to_owned(), |seal| seal_part(&mut parts, seal));
     parts.statement.push(&format!(
         "\nSELECT f.layer, {sealed} AS sealed, f.quota_bytes, f.quota_inodes, f.max_file FROM f"
     ));

@@ -58,7 +58,11 @@ impl TenantRows {
         }
     }
 
-    async fn seal_in(&self, transaction: &mut Transaction, seal: &Seal) -> std::result::Result<LayerRow, Failure> {
+    async fn seal_in(
+        &self,
+        transaction: &mut Transaction,
+        seal: &Seal,
+    ) -> std::result::Result<LayerRow, Failure> {
         let tenant = transaction
             .row(
                 Statement::new(format!(
@@ -72,9 +76,11 @@ impl TenantRows {
             .await?
             .ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
         let same = |column: &str, value: &str| {
-            Statement::new(format!("SELECT {LAYER} FROM tarbox.layer y WHERE y.tenant = $1 AND y.{column} = $2"))
-                .with(self.id.0)
-                .with(value)
+            Statement::new(format!(
+                "SELECT {LAYER} FROM tarbox.layer y WHERE y.tenant = $1 AND y.{column} = $2"
+            ))
+            .with(self.id.0)
+            .with(value)
         };
         if let Some(row) = transaction.row(same("request", &seal.request)).await? {
             return Ok(rows::layer(&row)?);
@@ -137,7 +143,12 @@ pub(super) async fn remove(pool: &Pool, family: i64, branch: BranchId, layer: La
     transact!(pool, "delete a checkpoint", try_remove(pool, family, branch, layer))
 }
 
-async fn try_remove(pool: &Pool, family: i64, branch: BranchId, layer: Layer) -> std::result::Result<(), Failure> {
+async fn try_remove(
+    pool: &Pool,
+    family: i64,
+    branch: BranchId,
+    layer: Layer,
+) -> std::result::Result<(), Failure> {
     let mut transaction = pool.begin().await?;
     match remove_in(&mut transaction, family, branch, layer).await {
         Ok(()) => transaction.commit().await,
@@ -172,14 +183,17 @@ async fn remove_in(
         .row(key("SELECT 1 FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3 FOR UPDATE"))
         .await?
         .ok_or_else(|| no_layer(branch, layer))?;
-    let forks = key("SELECT 1 FROM tarbox.branch WHERE family = $1 AND parent = $2 AND parent_layer = $3 LIMIT 1");
+    let forks =
+        key("SELECT 1 FROM tarbox.branch WHERE family = $1 AND parent = $2 AND parent_layer = $3 LIMIT 1");
     if transaction.row(forks).await?.is_some() {
         return Err(StoreError::Refused(format!(
             "checkpoint {branch}/{layer} is what another line of history began with (a clone, a restore)"
         ))
         .into());
     }
-    transaction.rows(key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3")).await?;
+    transaction
+        .rows(key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3"))
+        .await?;
     // What a head writes from now on into its history is younger than this: a later checkpoint may need it.
     let open = match &head {
         Some(row) => row.try_get("cur_layer")?,

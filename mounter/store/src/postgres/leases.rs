@@ -173,8 +173,10 @@ impl Postgres {
 async fn decide(transaction: &mut Transaction, tenant: TenantId, session: SessionId) -> Attempt<Fence> {
     let row = transaction
         .row(
-            Statement::new("SELECT deleted, session, held, epoch, token FROM tarbox.tenant WHERE id = $1 FOR UPDATE")
-                .with(tenant.0),
+            Statement::new(
+                "SELECT deleted, session, held, epoch, token FROM tarbox.tenant WHERE id = $1 FOR UPDATE",
+            )
+            .with(tenant.0),
         )
         .await?
         .ok_or_else(|| StoreError::NoTenant(tenant.to_string()))?;
@@ -189,9 +191,10 @@ async fn decide(transaction: &mut Transaction, tenant: TenantId, session: Sessio
         token: row.try_get("token")?,
     };
     let held: bool = row.try_get("held")?;
-    let claim = transaction.row(claim_statement(session, previous.session)).await?.ok_or_else(|| {
-        StoreError::Refused(format!("session {} is not known: open it again", session.0))
-    })?;
+    let claim = transaction
+        .row(claim_statement(session, previous.session))
+        .await?
+        .ok_or_else(|| StoreError::Refused(format!("session {} is not known: open it again", session.0)))?;
     if !held || previous.session == session {
         return Ok(previous);
     }
@@ -200,7 +203,8 @@ async fn decide(transaction: &mut Transaction, tenant: TenantId, session: Sessio
     if claim.try_get("granted")? || is_dead_here(&claim)? {
         return Ok(previous);
     }
-    let wanted = Statement::new("UPDATE tarbox.tenant SET wanted_at = clock_timestamp() WHERE id = $1").with(tenant.0);
+    let wanted =
+        Statement::new("UPDATE tarbox.tenant SET wanted_at = clock_timestamp() WHERE id = $1").with(tenant.0);
     transaction.rows(wanted).await?;
     let pid = claim.try_get::<i64, _>("pid")? as u32;
     Err(StoreError::Held { tenant, holder: Holder { session: previous.session, node, pid } }.into())
@@ -224,7 +228,9 @@ fn claim_statement(claimant: SessionId, holder: SessionId) -> Statement {
 fn is_dead_here(claim: &PgRow) -> rows::Sql<bool> {
     let boot_id: String = claim.try_get("boot_id")?;
     let here: bool = claim.try_get("here")?;
-    if !here || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").is_ok_and(|now| now.trim() != boot_id) {
+    if !here
+        || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").is_ok_and(|now| now.trim() != boot_id)
+    {
         return Ok(false);
     }
     let pid: i64 = claim.try_get("pid")?;
@@ -267,7 +273,10 @@ pub(super) const LOCKED: &str = "t.family, t.deleted, t.head_branch, t.cur_layer
 /// Locks the tenant's row under a fence, for a transaction that is more than a commit.
 pub(super) async fn lock_under(transaction: &mut Transaction, fence: &Fence) -> Attempt<PgRow> {
     let row = transaction
-        .row(Statement::new(format!("SELECT {LOCKED} FROM tarbox.tenant t WHERE t.id = $1 FOR UPDATE")).with(fence.tenant.0))
+        .row(
+            Statement::new(format!("SELECT {LOCKED} FROM tarbox.tenant t WHERE t.id = $1 FOR UPDATE"))
+                .with(fence.tenant.0),
+        )
         .await?
         .ok_or_else(|| StoreError::NoTenant(fence.tenant.to_string()))?;
     match fenced(&row, fence)? {

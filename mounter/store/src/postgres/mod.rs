@@ -26,7 +26,9 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, FamilyId, Ino, Layer, SessionId, TenantId};
+use tarbox_types::{
+    BlockHash, BlockId, BlockIndex, BranchId, Cookie, FamilyId, Ino, Layer, SessionId, TenantId,
+};
 
 use self::pool::Pool;
 use crate::{
@@ -66,7 +68,8 @@ impl Database for Postgres {
 
     async fn schema_version(&self) -> Result<SchemaVersion> {
         let mut conn = self.pool.get().await?;
-        let found = schema::version(&mut conn).await.map_err(|e| self.pool.failed("read the schema's version", e))?;
+        let found =
+            schema::version(&mut conn).await.map_err(|e| self.pool.failed("read the schema's version", e))?;
         conn.give_back();
         found.ok_or_else(|| StoreError::Refused("the schema `tarbox` is gone".into()))
     }

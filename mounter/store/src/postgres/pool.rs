@@ -204,8 +204,7 @@ impl Pool {
 }
 
 /// What makes a transaction one look at one state, for as long as it takes.
-const SNAPSHOT: &str =
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0";
+const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0";
 
 async fn begin(conn: &mut PgConnection) -> std::result::Result<(), Failure> {
     sqlx::raw_sql("BEGIN").execute(conn).await?;
@@ -243,7 +242,10 @@ impl Transaction {
 
     /// Rolls back, so that the connection can be used again.
     pub(super) async fn roll_back(mut self) {
-        if within(ANSWER, async { Ok(sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await?) }).await.is_ok() {
+        if within(ANSWER, async { Ok(sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await?) })
+            .await
+            .is_ok()
+        {
             self.conn.give_back();
         }
     }
@@ -265,10 +267,7 @@ pub(super) use transact;
 
 async fn rows(conn: &mut PgConnection, statement: Statement) -> std::result::Result<Vec<PgRow>, Failure> {
     let Statement { sql, arguments, .. } = statement;
-    within(ANSWER, async {
-        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?)
-    })
-    .await
+    within(ANSWER, async { Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?) }).await
 }
 
 async fn within<T>(

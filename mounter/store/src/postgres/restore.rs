@@ -72,7 +72,13 @@ impl TenantRows {
             .into());
         }
         self.seal_before_restore(transaction).await?;
-        let new = self.new_branch(transaction, self.id.0, &fork, tenant.try_get("next_ino")?, tenant.try_get("seq")?);
+        let new = self.new_branch(
+            transaction,
+            self.id.0,
+            &fork,
+            tenant.try_get("next_ino")?,
+            tenant.try_get("seq")?,
+        );
         let new = new.await?;
         transaction
             .rows(
@@ -123,7 +129,9 @@ impl TenantRows {
     async fn try_clone(&self, branch: BranchId, layer: Layer, new: &NewTenant) -> Attempt<()> {
         let mut transaction = self.pool.begin().await?;
         let done = match self.clone_in(&mut transaction, branch, layer, new).await {
-            Err(failure) if failure.violates("tenant_name") => Err(StoreError::NameTaken(new.name.clone()).into()),
+            Err(failure) if failure.violates("tenant_name") => {
+                Err(StoreError::NameTaken(new.name.clone()).into())
+            }
             done => done,
         };
         settle(done, transaction).await
@@ -142,7 +150,10 @@ impl TenantRows {
         }
         // Not locked for update: the source goes on committing meanwhile.
         let source = transaction
-            .row(Statement::new(format!("SELECT {LOCKED} FROM tarbox.tenant t WHERE t.id = $1 FOR KEY SHARE")).with(self.id.0))
+            .row(
+                Statement::new(format!("SELECT {LOCKED} FROM tarbox.tenant t WHERE t.id = $1 FOR KEY SHARE"))
+                    .with(self.id.0),
+            )
             .await?
             .ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
         let block_size: i64 = source.try_get("block_size")?;
@@ -213,7 +224,12 @@ impl TenantRows {
 
     /// Whether the layer is of this tenant's own history: numbers in a relative's branches may be ones that the holder
     /// will give to something else.
-    async fn descends_from(&self, transaction: &mut Transaction, branch: BranchId, layer: Layer) -> Attempt<bool> {
+    async fn descends_from(
+        &self,
+        transaction: &mut Transaction,
+        branch: BranchId,
+        layer: Layer,
+    ) -> Attempt<bool> {
         let found = transaction
             .row(
                 Statement::new(
@@ -276,7 +292,7 @@ impl TenantRows {
         if fork.depth + 1 > MAX_DEPTH {
             return Ok(true);
         }
-        if fork.depth + 1 <= COMFORTABLE_DEPTH {
+        if fork.depth < COMFORTABLE_DEPTH {
             return Ok(false);
         }
         let few = |table: &str| {

@@ -18,13 +18,21 @@ const STEPS: &[(u32, &str)] = &[(1, include_str!("schema.sql"))];
 const LOCK: i64 = 0x7461_7262_6f78;
 
 /// The version found, `None` in an empty database.
-pub(super) async fn version(conn: &mut PgConnection) -> std::result::Result<Option<SchemaVersion>, sqlx::Error> {
-    let there: bool =
-        sqlx::query_scalar("SELECT to_regclass('tarbox.schema_version') IS NOT NULL").fetch_one(&mut *conn).await?;
+pub(super) async fn version(
+    conn: &mut PgConnection,
+) -> std::result::Result<Option<SchemaVersion>, sqlx::Error> {
+    // A query of the catalogue's tables: `to_regclass` answers from a cache that a wait for an advisory lock leaves stale.
+    let there: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'tarbox' AND c.relname = 'schema_version')",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     if !there {
         return Ok(None);
     }
-    let row = sqlx::query("SELECT version, min_version FROM tarbox.schema_version").fetch_optional(conn).await?;
+    let row =
+        sqlx::query("SELECT version, min_version FROM tarbox.schema_version").fetch_optional(conn).await?;
     row.map(|row| {
         Ok(SchemaVersion {
             version: row.try_get::<i32, _>(0)? as u32,
@@ -44,9 +52,9 @@ pub(super) async fn migrate(pool: &Pool) -> Result<()> {
     };
     if current < VERSION {
         steps(&mut conn).await.map_err(|failure| match failure {
-            Step::Newer(found) => refuse_newer(pool, found).err().unwrap_or(StoreError::Refused(
-                "the schema changed while it was migrated".into(),
-            )),
+            Step::Newer(found) => refuse_newer(pool, found)
+                .err()
+                .unwrap_or(StoreError::Refused("the schema changed while it was migrated".into())),
             Step::Sql(error) => pool.failed("migrate the schema", error),
         })?;
     }
@@ -106,7 +114,10 @@ async fn steps_in_transaction(conn: &mut PgConnection) -> std::result::Result<()
     };
     for (version, sql) in STEPS.iter().filter(|(version, _)| *version > current) {
         raw_sql(*sql).execute(&mut *conn).await?;
-        sqlx::query("UPDATE tarbox.schema_version SET version = $1").bind(*version as i32).execute(&mut *conn).await?;
+        sqlx::query("UPDATE tarbox.schema_version SET version = $1")
+            .bind(*version as i32)
+            .execute(&mut *conn)
+            .await?;
     }
     Ok(())
 }

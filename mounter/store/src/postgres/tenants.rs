@@ -121,20 +121,14 @@ impl Postgres {
 
 impl TenantRows {
     pub(super) async fn read_head(&self) -> Result<(Tenant, View)> {
-        let found = self
-            .pool
-            .read("look at the head", || head_statement(self.id))
-            .await?;
+        let found = self.pool.read("look at the head", || head_statement(self.id)).await?;
         let row = found.first().ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
         let read = || Ok((rows::tenant(row)?, rows::view(row)?));
         read().map_err(unreadable)
     }
 
     pub(super) async fn sealed_view(&self, branch: i64, layer: i64) -> Result<View> {
-        let found = self
-            .pool
-            .read("look at a layer", || view_statement(self.family, branch, layer))
-            .await?;
+        let found = self.pool.read("look at a layer", || view_statement(self.family, branch, layer)).await?;
         let view = found.first().map(rows::view).transpose().map_err(unreadable)?;
         view.filter(|view| !view.chain.is_empty()).ok_or_else(|| no_layer(branch, layer))
     }

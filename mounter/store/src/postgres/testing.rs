@@ -213,7 +213,9 @@ fn programs() -> io::Result<PathBuf> {
     of_debian
         .chain(std::env::split_paths(&path))
         .find(|dir| dir.join("initdb").is_file() && dir.join("postgres").is_file())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "PostgreSQL (initdb, postgres) is not installed"))
+        .ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "PostgreSQL (initdb, postgres) is not installed")
+        })
 }
 
 /// PostgreSQL refuses to run as root: the user it runs as then.
@@ -226,5 +228,8 @@ fn unprivileged() -> io::Result<Option<(u32, u32)>> {
             return Ok(Some((user.uid.as_raw(), user.gid.as_raw())));
         }
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, "there is no user `postgres` or `nobody` to run PostgreSQL as"))
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        "there is no user `postgres` or `nobody` to run PostgreSQL as",
+    ))
 }

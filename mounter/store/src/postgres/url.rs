@@ -48,7 +48,9 @@ fn take_lease(url: &str) -> std::result::Result<(String, Duration), String> {
                     .ok()
                     .filter(|seconds| (0.05..=3600.0).contains(seconds))
                     .map(Duration::from_secs_f64)
-                    .ok_or(format!("{LEASE_PARAMETER} `{value}` is not a number of seconds from 0.05 to 3600"))?;
+                    .ok_or(format!(
+                        "{LEASE_PARAMETER} `{value}` is not a number of seconds from 0.05 to 3600"
+                    ))?;
             }
             _ => kept.push(pair),
         }

@@ -58,9 +58,8 @@ impl Plan {
         }
         let new: HashSet<_> = batch.extents.iter().map(|row| (row.did, row.blk)).collect();
         let mut removed: Vec<_> = batch.removed_extents.clone();
-        removed.retain(|(did, blk)| {
-            !new.contains(&(*did, *blk)) && cuts.get(did).is_none_or(|cut| blk < cut)
-        });
+        removed
+            .retain(|(did, blk)| !new.contains(&(*did, *blk)) && cuts.get(did).is_none_or(|cut| blk < cut));
         Self { ranges, cuts, removed }
     }
 }
@@ -161,7 +160,11 @@ fn holes(parts: &mut Parts, removed: &[(DataId, BlockIndex)]) {
     let keys = format!("unnest({dids}::bigint[], {blks}::bigint[]) AS k(did, blk)");
     let key = "t.branch = f.branch AND t.did = k.did AND t.blk = k.blk AND k.did >= f.ino_floor";
     let old = probe("ext", "t.ctid AS at", key);
-    parts.delete("ext_gone", "ext", &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"));
+    parts.delete(
+        "ext_gone",
+        "ext",
+        &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"),
+    );
     parts.part(
         "ext_whiteout",
         &format!(
@@ -295,7 +298,8 @@ fn patched_rows(parts: &mut Parts, batch: &Batch) {
     let blocks = blocks_of(batch);
     let dids = parts.bind(blocks.keys().map(|key| int(key.0)).collect::<Vec<_>>());
     let blks = parts.bind(blocks.keys().map(|key| int(key.1)).collect::<Vec<_>>());
-    let alloc = parts.bind(blocks.values().map(|block| block.0.map(|alloc| &alloc.0[..])).collect::<Vec<_>>());
+    let alloc =
+        parts.bind(blocks.values().map(|block| block.0.map(|alloc| &alloc.0[..])).collect::<Vec<_>>());
     let patches = parts.bind(blocks.values().map(|block| block.1).collect::<Vec<_>>());
     let bytes = parts.bind(blocks.values().map(|block| block.2).collect::<Vec<_>>());
     parts.part(

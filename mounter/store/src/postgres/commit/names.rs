@@ -47,7 +47,13 @@ pub(super) fn inodes(parts: &mut Parts, batch: &Batch) {
     }
     let keys = rows.iter().map(|row| int(row.ino)).chain(gone.iter().map(|ino| int(*ino)));
     let keys = parts.bind(keys.collect::<Vec<_>>());
-    keep(parts, "inode", &format!("ino, dead, {INODE}"), &format!("unnest({keys}::bigint[]) AS k(ino)"), "t.ino = k.ino");
+    keep(
+        parts,
+        "inode",
+        &format!("ino, dead, {INODE}"),
+        &format!("unnest({keys}::bigint[]) AS k(ino)"),
+        "t.ino = k.ino",
+    );
     if !rows.is_empty() {
         upsert_inodes(parts, rows);
     }
@@ -93,9 +99,14 @@ fn upsert_inodes(parts: &mut Parts, rows: &[InodeRow]) {
 /// Deleted where no ancestor can have the number, else a whiteout.
 fn remove_inodes(parts: &mut Parts, gone: Vec<i64>) {
     let gone = parts.bind(gone);
-    let old = probe("inode", "t.ctid AS at", "t.branch = f.branch AND t.ino = k.ino AND k.ino >= f.ino_floor");
+    let old =
+        probe("inode", "t.ctid AS at", "t.branch = f.branch AND t.ino = k.ino AND k.ino >= f.ino_floor");
     let keys = format!("unnest({gone}::bigint[]) AS k(ino)");
-    parts.delete("inode_gone", "inode", &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"));
+    parts.delete(
+        "inode_gone",
+        "inode",
+        &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"),
+    );
     parts.part(
         "inode_whiteout",
         &format!(
@@ -130,7 +141,8 @@ pub(super) fn entries(parts: &mut Parts, batch: &Batch) {
         let parents = parts.bind(gone.iter().map(|(parent, ..)| int(*parent)).collect::<Vec<_>>());
         let names = parts.bind(gone.iter().map(|(_, name, _)| &name[..]).collect::<Vec<_>>());
         let cookies = parts.bind(gone.iter().map(|(.., cookie)| int(*cookie)).collect::<Vec<_>>());
-        let old = "t.branch = f.branch AND t.parent = k.parent AND t.name = k.name AND k.parent >= f.ino_floor";
+        let old =
+            "t.branch = f.branch AND t.parent = k.parent AND t.name = k.name AND k.parent >= f.ino_floor";
         let old = probe("dentry", "t.ctid AS at", old);
         let keys = format!("unnest({parents}::bigint[], {names}::bytea[]) AS k(parent, name)");
         let which = format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o");
@@ -198,7 +210,8 @@ pub(super) fn xattrs(parts: &mut Parts, batch: &Batch) {
     if inos.is_empty() {
         return;
     }
-    let values: Vec<_> = set.iter().map(|(_, value)| Some(*value)).chain(emptied.iter().map(|_| None)).collect();
+    let values: Vec<_> =
+        set.iter().map(|(_, value)| Some(*value)).chain(emptied.iter().map(|_| None)).collect();
     let (inos, values) = (parts.bind(inos), parts.bind(values));
     parts.part(
         "xattr_new",

@@ -30,7 +30,8 @@ fn random(len: usize, seed: u64) -> Bytes {
 async fn writer() -> (Writer, String) {
     let database = server().database().await.unwrap();
     let db = crate::open(&server().url(&database)).await.unwrap();
-    let new = NewTenant { block_size: BLOCK as u32, compression: Compression::None, ..new_tenant("measured") };
+    let new =
+        NewTenant { block_size: BLOCK as u32, compression: Compression::None, ..new_tenant("measured") };
     let tenant = db.create_tenant(&new).await.unwrap();
     let session = session(&*db).await;
     (Writer::acquire(db, tenant.id, session).await, database)
@@ -53,7 +54,10 @@ async fn create(writer: &mut Writer, files: usize) {
 async fn measure_small_rows() {
     let (mut writer, _) = writer().await;
     let mut plain = server().connect("postgres").await.unwrap();
-    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS one (x int); INSERT INTO one VALUES (1)").execute(&mut plain).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS one (x int); INSERT INTO one VALUES (1)")
+        .execute(&mut plain)
+        .await
+        .unwrap();
     let one_row = each(async || {
         sqlx::query("UPDATE one SET x = x + 1").execute(&mut plain).await.unwrap();
     });
@@ -79,18 +83,34 @@ async fn measure_small_rows() {
         let mut head = if depth == 1 { writer.head().await } else { kept.clone() };
         let empty = |branch| Link { branch, layer: 1, ino_floor: u64::MAX >> 1 };
         head.chain.splice(0..0, (1..depth).map(|n| empty(1_000_000 + n as i64)));
-        println!("depth {depth}: inode {:?}", each(async || {
-            writer.store.inode(&head, ino).await.unwrap().unwrap();
-        }).await);
-        println!("depth {depth}: lookup {:?}", each(async || {
-            writer.store.lookup(&head, ROOT_INO, b"patched").await.unwrap().unwrap();
-        }).await);
-        println!("depth {depth}: name that is not there {:?}", each(async || {
-            assert!(writer.store.lookup(&head, ROOT_INO, b"missing").await.unwrap().is_none());
-        }).await);
-        println!("depth {depth}: 1,000 names with inodes {:?}", each(async || {
-            assert_eq!(writer.store.list(&head, ROOT_INO, 0, 1000).await.unwrap().len(), 1000);
-        }).await);
+        println!(
+            "depth {depth}: inode {:?}",
+            each(async || {
+                writer.store.inode(&head, ino).await.unwrap().unwrap();
+            })
+            .await
+        );
+        println!(
+            "depth {depth}: lookup {:?}",
+            each(async || {
+                writer.store.lookup(&head, ROOT_INO, b"patched").await.unwrap().unwrap();
+            })
+            .await
+        );
+        println!(
+            "depth {depth}: name that is not there {:?}",
+            each(async || {
+                assert!(writer.store.lookup(&head, ROOT_INO, b"missing").await.unwrap().is_none());
+            })
+            .await
+        );
+        println!(
+            "depth {depth}: 1,000 names with inodes {:?}",
+            each(async || {
+                assert_eq!(writer.store.list(&head, ROOT_INO, 0, 1000).await.unwrap().len(), 1000);
+            })
+            .await
+        );
     }
 }
 

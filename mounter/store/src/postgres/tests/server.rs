@@ -25,7 +25,12 @@ async fn until<T>(mut done: impl AsyncFnMut() -> Option<T>) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_that_open_an_empty_database_at_once_all_succeed() {
     let url = server().url(&server().database().await.unwrap());
-    let all = (0..4).map(|_| tokio::spawn({ let url = url.clone(); async move { crate::open(&url).await } }));
+    let all = (0..4).map(|_| {
+        tokio::spawn({
+            let url = url.clone();
+            async move { crate::open(&url).await }
+        })
+    });
     for opened in all.collect::<Vec<_>>() {
         let db = opened.await.unwrap().unwrap();
         assert_eq!(db.schema_version().await.unwrap().version, 1);
@@ -40,7 +45,11 @@ async fn an_outage_is_unavailable_and_what_was_committed_survives_it() {
     let mut writer = Writer::create(db.clone(), "one").await;
     let (ino, _) = writer.file("before", &[7; 8192]).await;
     for crash in [true, false] {
-        if crash { server.crash().unwrap() } else { server.stop().unwrap() }
+        if crash {
+            server.crash().unwrap()
+        } else {
+            server.stop().unwrap()
+        }
         let error = writer.try_commit(|_| ()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
         let view = View { chain: vec![Link { branch: 1, layer: i64::MAX, ino_floor: 0 }] };
@@ -75,7 +84,8 @@ async fn a_commit_whose_answer_is_lost_is_done_once() {
         let (store, fence, sent) = (writer.store.clone(), writer.fence.clone(), batch.clone());
         let commit = tokio::spawn(async move { store.commit(&fence, &sent).await });
         let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-        let pid: i32 = until(async || sqlx::query_scalar(waiting).fetch_optional(&mut lock).await.unwrap()).await;
+        let pid: i32 =
+            until(async || sqlx::query_scalar(waiting).fetch_optional(&mut lock).await.unwrap()).await;
         if kill {
             sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut lock).await.unwrap();
             let error = commit.await.unwrap().unwrap_err();
@@ -176,10 +186,12 @@ async fn a_holder_of_this_boot_whose_process_is_gone_is_not_waited_for() {
     child.wait().unwrap();
     let (me, dead) = (std::process::id(), child.id());
     let claimant = open("here", me, start_time).await;
-    for (node, pid, start_time, is_gone) in
-        [("here", dead, 77, true), ("here", me, start_time + 1, true), ("here", me, start_time, false),
-         ("there", dead, 77, false)]
-    {
+    for (node, pid, start_time, is_gone) in [
+        ("here", dead, 77, true),
+        ("here", me, start_time + 1, true),
+        ("here", me, start_time, false),
+        ("there", dead, 77, false),
+    ] {
         let holder = open(node, pid, start_time).await;
         let held = db.acquire(tenant, holder).await.unwrap();
         match db.acquire(tenant, claimant).await {
@@ -199,7 +211,12 @@ async fn a_holder_of_this_boot_whose_process_is_gone_is_not_waited_for() {
 async fn who_does_nothing_holds_no_connection() {
     let database = server().database().await.unwrap();
     let db = crate::open(&server().url(&database)).await.unwrap();
-    let tasks = (0..20).map(|_| tokio::spawn({ let db = db.clone(); async move { db.tenants().await } }));
+    let tasks = (0..20).map(|_| {
+        tokio::spawn({
+            let db = db.clone();
+            async move { db.tenants().await }
+        })
+    });
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap().unwrap();
     }
@@ -229,7 +246,13 @@ async fn rows_are_found_by_their_keys_from_the_first_day() {
                 batch.inodes.push(file(*ino, 8));
                 batch.entries.push(entry(ROOT_INO, &format!("n{ino}"), *ino, REG, *ino));
                 batch.extents.push(inline_extent(*ino, 0, b"x"));
-                batch.patches.push(PatchRow { did: *ino, blk: 1, seq: 1, off: 0, data: Bytes::from_static(b"p") });
+                batch.patches.push(PatchRow {
+                    did: *ino,
+                    blk: 1,
+                    seq: 1,
+                    off: 0,
+                    data: Bytes::from_static(b"p"),
+                });
             }
         })
         .await;
@@ -252,7 +275,13 @@ async fn rows_are_found_by_their_keys_from_the_first_day() {
                     for ino in chunk {
                         batch.inodes.push(file(*ino, round));
                         batch.xattrs.push((*ino, Some(Bytes::from_static(b"x"))));
-                        batch.patches.push(PatchRow { did: *ino, blk: 1, seq: 9 + round, off: 0, data: Bytes::from_static(b"q") });
+                        batch.patches.push(PatchRow {
+                            did: *ino,
+                            blk: 1,
+                            seq: 9 + round,
+                            off: 0,
+                            data: Bytes::from_static(b"q"),
+                        });
                         batch.extents.push(inline_extent(*ino, 0, b"y"));
                     }
                     for ino in &chunk[..2] {
@@ -268,7 +297,11 @@ async fn rows_are_found_by_their_keys_from_the_first_day() {
             // Names that lookups below need again.
             let back: Vec<_> = numbers[..300].chunks(10).flat_map(|chunk| chunk[..2].to_vec()).collect();
             writer
-                .commit(|batch| batch.entries.extend(back.iter().map(|ino| entry(ROOT_INO, &format!("n{ino}"), *ino, REG, *ino))))
+                .commit(|batch| {
+                    batch
+                        .entries
+                        .extend(back.iter().map(|ino| entry(ROOT_INO, &format!("n{ino}"), *ino, REG, *ino)))
+                })
                 .await;
         }
     }
@@ -287,7 +320,10 @@ async fn fetched(database: &str) -> std::collections::BTreeMap<String, i64> {
     let mut other = server().connect(database).await.unwrap();
     let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tarbox'
                   AND state <> 'idle'";
-    until(async || (sqlx::query_scalar::<_, i64>(open).fetch_one(&mut other).await.unwrap() == 0).then_some(())).await;
+    until(async || {
+        (sqlx::query_scalar::<_, i64>(open).fetch_one(&mut other).await.unwrap() == 0).then_some(())
+    })
+    .await;
     let rows = sqlx::query(
         "SELECT t.relname::text, (t.seq_tup_read + sum(i.idx_tup_read))::bigint FROM pg_stat_user_tables t
          JOIN pg_stat_user_indexes i USING (relid) WHERE t.schemaname = 'tarbox' GROUP BY t.relname, t.seq_tup_read",
