@@ -84,6 +84,8 @@ CREATE TABLE tarbox.layer (
     name        text NOT NULL,
     request     text NOT NULL,
     seq         bigint NOT NULL,
+    -- Every number in the layer is below: a clone goes on from here.
+    next_ino    bigint NOT NULL,
     sealed_at   bigint NOT NULL DEFAULT extract(epoch FROM clock_timestamp())::bigint,
     used_bytes  bigint NOT NULL,
     used_inodes bigint NOT NULL,
