@@ -1,11 +1,11 @@
 # The one entrance. CI calls these targets and nothing else. Needs a Rust toolchain, root and apt; the rest is installed by deps-*.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-TOOLS ?= $(or $(TARBOX_TOOLS),$(HOME)/.cache/tarbox/tools)
+TOOLS ?= $(or $(TESTS_TOOLS),$(HOME)/.cache/tarbox/tools)
 WHOLE = cargo test -p tarbox-tests --no-fail-fast
 
 .PHONY: build run test fmt lint deny doc coverage pjdfstest fsx differ bench test-postgres fuzz stress soak clean deps-run deps-test
 build: ; cargo build --release --bins -p tarbox-mounter
-run: deps-run build ; TARBOX_BIN_DIR=$(CURDIR)/target/release mounter/demo/run.sh
+run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" mounter/demo/run.sh
 test: deps-test lint ; cargo test --workspace --no-fail-fast
 fmt: ; cargo fmt --all
 lint: ; cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet -- -D warnings
@@ -13,13 +13,13 @@ deny: ; tests/deps.sh deny && tests/deny.sh
 doc: ; RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 coverage: ; tests/deps.sh coverage && tests/coverage.sh
 pjdfstest: deps-test ; $(WHOLE) --test posix -- pjdfstest
-fsx: deps-test ; TARBOX_FSX_OPERATIONS=1000000 $(WHOLE) --test data -- fsx
-differ: deps-test ; TARBOX_SEQUENCES=300 $(WHOLE) --test posix -- random
+fsx: deps-test ; TESTS_FSX_OPERATIONS=1000000 $(WHOLE) --test data -- fsx
+differ: deps-test ; TESTS_SEQUENCES=300 $(WHOLE) --test posix -- random
 bench: ; tests/deps.sh bench && cargo build --release -p tarbox-mounter --bins -p tarbox-tests && target/release/bench $(BENCH)
 test-postgres: deps-test ; cargo test --workspace --no-fail-fast -- postgres
 fuzz: ; tests/deps.sh fuzz && tests/fuzz.sh
-stress: deps-test ; TARBOX_STRESS_SECONDS=60 $(WHOLE) --test programs -- stress
-soak: deps-test ; TARBOX_PROFILE=release $(WHOLE) --test soak -- --ignored
+stress: deps-test ; TESTS_STRESS_SECONDS=60 $(WHOLE) --test programs -- stress
+soak: deps-test ; TESTS_PROFILE=release $(WHOLE) --test soak -- --ignored
 clean: ; cargo clean && rm -rf bench-results
 deps-run: ; tests/deps.sh run
 deps-test: ; tests/deps.sh test

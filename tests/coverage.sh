@@ -3,7 +3,7 @@
 # Fails below 80 % of the lines.
 set -eu
 cd "$(dirname "$0")/.."
-TOOLS="${TARBOX_TOOLS:-$HOME/.cache/tarbox/tools}"
+TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
 PATH="$TOOLS/bin:$PATH"
 # Environment of an instrumented build: everything cargo builds from here on, by the tests too, is instrumented.
 eval "$(cargo llvm-cov show-env --export-prefix)"

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|bench|deny|coverage|fuzz
-# Debian and Ubuntu packages through apt; cargo tools once into $TARBOX_TOOLS.
+# Debian and Ubuntu packages through apt; cargo tools once into $TESTS_TOOLS.
 set -eu
-TOOLS="${TARBOX_TOOLS:-$HOME/.cache/tarbox/tools}"
+TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
 
 sudo_if_needed() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 

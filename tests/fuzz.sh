@@ -2,7 +2,7 @@
 # Each fuzz target for FUZZ_SECONDS (60 by default).
 set -eu
 cd "$(dirname "$0")/../mounter"
-TOOLS="${TARBOX_TOOLS:-$HOME/.cache/tarbox/tools}"
+TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
 PATH="$TOOLS/bin:$PATH"
 for target in $(cargo +nightly fuzz list); do
     cargo +nightly fuzz run "$target" -- -max_total_time="${FUZZ_SECONDS:-60}" -rss_limit_mb=2048

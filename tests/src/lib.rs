@@ -2,7 +2,7 @@
 //!
 //! A test asks for a [`volume::Volume`]: a tenant on SQLite or on a PostgreSQL server of its own, mounted by the real
 //! `tarbox-mount` over `/dev/fuse`. Every guard removes what it made, in `Drop`, and kills only what it started, by pid.
-//! With `TARBOX_CONTROL=1` volumes are plain directories: it proves that a test accepts a file system that is right.
+//! With `TESTS_CONTROL=1` volumes are plain directories: it proves that a test accepts a file system that is right.
 
 pub mod bench;
 pub mod command;

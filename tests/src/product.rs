@@ -15,13 +15,13 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests' crate lies in the workspace")
 }
 
-/// The directory with `tarbox-mount` and `tarbox`: `TARBOX_BIN_DIR`, else this workspace's, built here first.
+/// The directory with `tarbox-mount` and `tarbox`: `TESTS_BIN_DIR`, else this workspace's, built here first.
 ///
 /// # Panics
 /// If they cannot be built.
 pub fn bin_dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| match std::env::var_os("TARBOX_BIN_DIR") {
+    DIR.get_or_init(|| match std::env::var_os("TESTS_BIN_DIR") {
         Some(dir) => dir.into(),
         None => build(),
     })
@@ -36,7 +36,7 @@ pub fn program(name: &str) -> PathBuf {
 // `CARGO_BIN_EXE_…` is set only inside the crate that owns the program. Cargo has let go of its lock when tests run,
 // and has nothing to do here after `cargo build --workspace`.
 fn build() -> PathBuf {
-    let profile = std::env::var("TARBOX_PROFILE").unwrap_or_else(|_| "dev".into());
+    let profile = std::env::var("TESTS_PROFILE").unwrap_or_else(|_| "dev".into());
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     let mut cargo = Command::new(env!("CARGO"));
@@ -50,7 +50,7 @@ fn build() -> PathBuf {
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
     let home = std::env::var("HOME").unwrap_or_else(|_| "/root".into());
-    let tools = std::env::var("TARBOX_TOOLS").unwrap_or_else(|_| format!("{home}/.cache/tarbox/tools"));
+    let tools = std::env::var("TESTS_TOOLS").unwrap_or_else(|_| format!("{home}/.cache/tarbox/tools"));
     let path = Path::new(&tools).join("bin").join(name);
     assert!(path.exists(), "{} is missing: run `make deps-test`", path.display());
     path

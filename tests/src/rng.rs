@@ -49,10 +49,10 @@ impl Rng {
     }
 }
 
-/// The seed of this run: `TARBOX_SEED`, else the clock. Printed by those who use it.
+/// The seed of this run: `TESTS_SEED`, else the clock. Printed by those who use it.
 #[must_use]
 pub fn seed() -> u64 {
-    std::env::var("TARBOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+    std::env::var("TESTS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.subsec_nanos().into())
     })
 }

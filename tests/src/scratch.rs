@@ -37,12 +37,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A directory on the disk: below `TARBOX_TEST_DIR`, else `/var/tmp`.
+    /// A directory on the disk: below `TESTS_DIR`, else `/var/tmp`.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn on_disk() -> Result<Self> {
-        let base = std::env::var("TARBOX_TEST_DIR").unwrap_or_else(|_| "/var/tmp".into());
+        let base = std::env::var("TESTS_DIR").unwrap_or_else(|_| "/var/tmp".into());
         let dir = tempfile::Builder::new().prefix("tarbox-test-").tempdir_in(base)?;
         // Other users have to get through it.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::libc::{S_IFDIR, S_IFMT, S_IFREG};
+use nix::libc::{S_IFDIR, S_IFIFO, S_IFMT, S_IFREG};
 
 /// One node of a tree: everything that two copies of it must have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +125,9 @@ impl Reader<'_> {
             owner: (meta.uid(), meta.gid()),
             nlink: meta.nlink(),
             size: if kind == S_IFDIR { 0 } else { meta.size() },
-            mtime: set_by_a_program(meta.mtime()).then(|| (meta.mtime(), meta.mtime_nsec())),
+            // The kernel sets the time of a pipe that is written to; a FUSE server never hears of that.
+            mtime: (kind != S_IFIFO && set_by_a_program(meta.mtime()))
+                .then(|| (meta.mtime(), meta.mtime_nsec())),
             rdev: meta.rdev(),
             target: meta.is_symlink().then(|| fs::read_link(path)).transpose()?,
             xattrs: xattrs(path)?,

@@ -65,7 +65,7 @@ impl Volume {
     pub fn prepare(on: Database, args: &[&str]) -> Self {
         require_root();
         let scratch = Scratch::on_disk().expect("a scratch directory");
-        let control = std::env::var_os("TARBOX_CONTROL").is_some();
+        let control = std::env::var_os("TESTS_CONTROL").is_some();
         let server =
             (on == Database::Postgres && !control).then(|| PostgresServer::start().expect("PostgreSQL"));
         let sub = |name: &str| scratch.sub(name).expect("a directory");
@@ -132,7 +132,7 @@ impl Volume {
         &self.scratch
     }
 
-    /// Whether it is a plain directory (`TARBOX_CONTROL=1`), which can show neither crash nor quota.
+    /// Whether it is a plain directory (`TESTS_CONTROL=1`), which can show neither crash nor quota.
     #[must_use]
     pub fn is_control(&self) -> bool {
         self.control

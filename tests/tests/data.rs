@@ -12,7 +12,7 @@ on_each_database! {
     fn fsx_reads_what_it_wrote_and_the_file_is_the_same_after_a_remount(on) {
         let mut volume = Volume::new(on);
         let first = seed();
-        println!("TARBOX_SEED={first}");
+        println!("TESTS_SEED={first}");
         let share = operations() / 10;
         for (k, style, part) in [(0, Style::Small, 4), (1, Style::Large, 1), (2, Style::Small, 4), (3, Style::Synced, 1)] {
             let name = format!("fsx-{k}");
@@ -51,5 +51,5 @@ on_each_database! {
 
 /// Operations of the whole run; `make fsx` asks for a million.
 fn operations() -> u64 {
-    std::env::var("TARBOX_FSX_OPERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(40_000)
+    std::env::var("TESTS_FSX_OPERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(40_000)
 }

@@ -72,13 +72,13 @@ on_each_database! {
 
     fn killed_at_random_moments_it_loses_nothing_and_does_nothing_twice(on) {
         let seed = seed();
-        println!("TARBOX_SEED={seed}");
+        println!("TESTS_SEED={seed}");
         rounds(on, seed, kills(), false);
     }
 
     fn what_is_in_the_database_is_a_prefix_at_any_moment(on) {
         let seed = seed();
-        println!("TARBOX_SEED={seed}");
+        println!("TESTS_SEED={seed}");
         rounds(on, seed, kills(), true);
     }
 
@@ -111,7 +111,7 @@ on_each_database! {
 }
 
 fn kills() -> u64 {
-    std::env::var("TARBOX_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+    std::env::var("TESTS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
 }
 
 /// Kills the mounter under a writer again and again; what is found must fit what the writer was told.

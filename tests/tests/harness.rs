@@ -92,7 +92,8 @@ fn a_sequence_that_differs_is_shortened_to_the_steps_that_matter() {
     let found =
         differ::compare(&scratch.path().join("a"), &tmpfs.path().join("a"), &steps).expect("a difference");
     let failing = &steps[..(found.at + 1).min(steps.len())];
-    let (short, difference) = differ::shorten(scratch.path(), tmpfs.path(), failing, Duration::from_secs(30));
+    let (short, difference) =
+        differ::shorten(&scratch.path().join("a"), &tmpfs.path().join("a"), failing, Duration::from_secs(30));
     assert!(
         difference.is_some() && short.len() <= 8,
         "{} of {} steps: {short:?}",

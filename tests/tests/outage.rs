@@ -32,7 +32,7 @@ fn postgresql_away_for_a_while_under_load_fails_no_call_and_loses_nothing() {
     }
     let stamper = Stamper::new(&volume.at("stamps")).expect("stamps");
     let told = Told::default();
-    let away = std::env::var("TARBOX_OUTAGE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let away = std::env::var("TESTS_OUTAGE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     thread::scope(|scope| {
         let writer = scope.spawn(|| stamper.write(&told, 0));
         wait_for("some rounds", LIMIT, || (told.done.load(SeqCst) > 100).then_some(())).expect("rounds");

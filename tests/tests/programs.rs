@@ -140,7 +140,7 @@ END
 
     fn stress_ng_finds_nothing(on) {
         let volume = Volume::new(on);
-        let seconds = std::env::var("TARBOX_STRESS_SECONDS").unwrap_or_else(|_| "10".into());
+        let seconds = std::env::var("TESTS_STRESS_SECONDS").unwrap_or_else(|_| "10".into());
         let mut stress = Command::new("stress-ng");
         stress.args(["--verify", "--timeout", &seconds, "--temp-path"]).arg(volume.path());
         for stressor in STRESSORS {

@@ -129,7 +129,7 @@ on_each_database! {
 }
 
 fn quota(on: tarbox_tests::volume::Database, bytes: &str) -> Volume {
-    assert!(std::env::var_os("TARBOX_CONTROL").is_none(), "a plain directory has no quota");
+    assert!(std::env::var_os("TESTS_CONTROL").is_none(), "a plain directory has no quota");
     Volume::with(on, &["--quota-bytes", bytes])
 }
 

@@ -42,7 +42,7 @@ struct Options {
 
 fn main() -> Result<()> {
     require_root();
-    if std::env::var_os("TARBOX_PROFILE").is_none() && std::env::var_os("TARBOX_BIN_DIR").is_none() {
+    if std::env::var_os("TESTS_PROFILE").is_none() && std::env::var_os("TESTS_BIN_DIR").is_none() {
         // What is measured is what is shipped: the programs beside this one.
         let here = std::env::current_exe()?;
         let dir = here.parent().map(PathBuf::from).unwrap_or_default();
@@ -105,7 +105,7 @@ fn main() -> Result<()> {
 fn rerun(dir: &std::path::Path) -> Result<()> {
     let status = std::process::Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
-        .env("TARBOX_BIN_DIR", dir)
+        .env("TESTS_BIN_DIR", dir)
         .status()?;
     anyhow::ensure!(status.success(), "the benchmark failed");
     Ok(())

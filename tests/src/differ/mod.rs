@@ -10,7 +10,8 @@ mod run;
 
 use std::{
     fs,
-    path::Path,
+    ops::Range,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -71,7 +72,7 @@ pub fn compare_trees(left: &Path, right: &Path) -> Option<String> {
     }
 }
 
-/// Leaves out steps of a failing sequence as long as it still fails, for at most `limit`.
+/// Leaves out steps of a failing sequence as long as it still fails, for at most `limit`. Works in directories beside those given.
 #[must_use]
 pub fn shorten(
     left: &Path,
@@ -93,8 +94,8 @@ pub fn shorten(
             let mut fewer = best.clone();
             fewer.drain(from..(from + size).min(best.len()));
             attempt += 1;
-            let name = format!("shorten-{attempt}");
-            match compare(&left.join(&name), &right.join(&name), &fewer) {
+            let (left, right) = (beside(left, attempt), beside(right, attempt));
+            match compare(&left, &right, &fewer) {
                 Some(found) => {
                     fewer.truncate(found.at + 1);
                     (best, difference, shorter) = (fewer, Some(found), true);
@@ -107,25 +108,33 @@ pub fn shorten(
     (best, difference)
 }
 
-/// Runs a sequence from a seed and fails the test with a short sequence where the two sides differ.
+fn beside(dir: &Path, attempt: u32) -> PathBuf {
+    dir.with_file_name(format!("{}-shorter-{attempt}", dir.file_name().unwrap_or_default().display()))
+}
+
+/// Runs sequences of consecutive seeds; a report of those that differ, each shortened, at most three.
 ///
-/// # Panics
-/// If they differ.
-pub fn assert_alike(left: &Path, right: &Path, seed: u64, steps: usize) {
+/// # Errors
+/// The report.
+pub fn compare_seeds(left: &Path, right: &Path, seeds: Range<u64>, steps: usize) -> Result<(), String> {
+    let different: Vec<String> =
+        seeds.filter_map(|seed| compare_seed(left, right, seed, steps)).take(3).collect();
+    if different.is_empty() { Ok(()) } else { Err(different.join("\n=====\n")) }
+}
+
+fn compare_seed(left: &Path, right: &Path, seed: u64, steps: usize) -> Option<String> {
     let sequence = generate(seed, steps);
-    let name = format!("seed-{seed}");
-    if let Some(first) = compare(&left.join(&name), &right.join(&name), &sequence) {
-        let failing = &sequence[..(first.at + 1).min(sequence.len())];
-        let (short, difference) = shorten(left, right, failing, Duration::from_secs(60));
-        let shown: Vec<String> = short.iter().map(|step| format!("  {step:?}")).collect();
-        panic!(
-            "seed {seed}, {} of {steps} steps, at step {}: {}\n--- shortened to {} steps:\n{}\n--- {}",
-            failing.len(),
-            first.at,
-            first.what,
-            short.len(),
-            shown.join("\n"),
-            difference.as_ref().unwrap_or(&first).what
-        );
-    }
+    let (left, right) = (left.join(format!("seed-{seed}")), right.join(format!("seed-{seed}")));
+    let first = compare(&left, &right, &sequence)?;
+    let failing = &sequence[..(first.at + 1).min(sequence.len())];
+    let (short, difference) = shorten(&left, &right, failing, Duration::from_secs(40));
+    let shown: Vec<String> = short.iter().map(|step| format!("  {step:?}")).collect();
+    Some(format!(
+        "seed {seed}, at step {} of {steps}: {}\n--- shortened to {} steps:\n{}\n--- {}",
+        first.at,
+        first.what,
+        short.len(),
+        shown.join("\n"),
+        difference.as_ref().unwrap_or(&first).what
+    ))
 }

@@ -43,7 +43,7 @@ pub enum Op {
     SetTimes { path: String, atime: i64, mtime: i64, nsec: i64, follow: bool },
     Stat { path: String, follow: bool },
     List { path: String },
-    SetXattr { path: String, name: String, value: Vec<u8> },
+    SetXattr { path: String, name: String, len: usize, seed: u64 },
     GetXattr { path: String, name: String },
     RemoveXattr { path: String, name: String },
     Access { path: String, mode: i32 },

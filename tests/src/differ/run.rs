@@ -196,7 +196,9 @@ impl Side {
                 return Ok(describe(&fs::symlink_metadata(self.at(path)).map_err(errno)?));
             }
             Op::List { path } => return list(&self.at(path)),
-            Op::SetXattr { path, name, value } => xattr::set(self.at(path), name, value).map_err(errno)?,
+            Op::SetXattr { path, name, len, seed } => {
+                xattr::set(self.at(path), name, &Rng::new(*seed).bytes(*len)).map_err(errno)?;
+            }
             Op::GetXattr { path, name } => {
                 let value = xattr::get(self.at(path), name).map_err(errno)?;
                 return Ok(value.map_or("absent".into(), |value| blake3::hash(&value).to_hex().to_string()));
@@ -233,7 +235,12 @@ fn copy_all(from: &File, from_off: &mut i64, to: &File, to_off: &mut i64, len: u
 
 /// Where data begins and ends may be said more or less finely, as long as no data is called a hole.
 fn seek(file: &File, off: u64, whence: Whence) -> Outcome {
-    let size = file.metadata().map_err(errno)?.size();
+    let meta = file.metadata().map_err(errno)?;
+    if !meta.is_file() {
+        // What it means on a directory is each file system's own affair.
+        return Ok("not a file".into());
+    }
+    let size = meta.size();
     let found = unistd::lseek(file, off.cast_signed(), whence);
     let _ = (&mut &*file).seek(SeekFrom::Start(0));
     if off >= size {
@@ -269,7 +276,12 @@ fn only_zeros(file: &File, from: u64, to: u64) -> Outcome {
 fn describe(meta: &fs::Metadata) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs().cast_signed());
     let time = |sec: i64, nsec: i64| {
-        if sec.abs_diff(now) < 86_400 { "now".into() } else { format!("{sec}.{nsec:09}") }
+        // Of a pipe: see `tree::read`.
+        if sec.abs_diff(now) < 86_400 || meta.file_type().is_fifo() {
+            "now".into()
+        } else {
+            format!("{sec}.{nsec:09}")
+        }
     };
     let size = if meta.is_dir() { 0 } else { meta.size() };
     let device =

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{
     TenantRows,
+    chain::probe,
     commit::free_name,
     failure::Failure,
     leases::{LOCKED, lock_under},
@@ -330,9 +331,13 @@ impl TenantRows {
         }
         let sql = format!(
             "INSERT INTO tarbox.patch (family, branch, born, did, blk, seq, off, data)
-             SELECT $1, $4, 1, p.did, p.blk, p.seq, p.off, p.data FROM ({}) s JOIN tarbox.patch p
-               ON p.family = $1 AND p.branch = $2 AND p.did = s.did AND p.blk = s.blk AND p.born = s.born",
-            seen("ext", "t.did, t.blk, t.born", &format!("t.patches > 0 AND {alive}"))
+             SELECT $1, $4, 1, s.did, s.blk, p.seq, p.off, p.data FROM ({}) s CROSS JOIN LATERAL {} p",
+            seen("ext", "t.did, t.blk, t.born", &format!("t.patches > 0 AND {alive}")),
+            probe(
+                "patch",
+                "t.seq, t.off, t.data",
+                "t.branch = $2 AND t.did = s.did AND t.blk = s.blk AND t.born = s.born"
+            )
         );
         transaction.rows(self.copying(sql, fork, branch)).await?;
         Ok(())
