@@ -15,7 +15,7 @@ use crate::place::{Place, end_of};
 fn make_tree(at: &Path) {
     fs::create_dir_all(at.join("a/b")).expect("mkdir");
     fs::write(at.join("a/b/file"), b"hello").expect("write");
-    fs::write(at.join("a/large"), (0..3_000_000u32).map(|n| (n * 7 >> 3) as u8).collect::<Vec<_>>())
+    fs::write(at.join("a/large"), (0..3_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect::<Vec<_>>())
         .expect("write");
     fs::hard_link(at.join("a/b/file"), at.join("a/hard")).expect("link");
     symlink("b/file", at.join("a/symbolic")).expect("symlink");

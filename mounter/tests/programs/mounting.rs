@@ -228,7 +228,7 @@ fn a_read_only_mount_sees_what_another_mounter_commits_and_changes_nothing() {
     assert!(until(|| fs::read_dir(reader.point.join("d")).expect("list").count() == 2));
     // Either may go first.
     let shown = reader.point.to_str().expect("utf-8").to_owned();
-    place.tarbox(&["umount", &shown]).expect(0, &[&shown]);
+    place.tarbox(&["umount", &shown]).expect(0, &[&shown, "read-only"]);
     reader.end().expect(0, &[]);
     fs::write(writer.point.join("after"), "x").expect("the writer goes on");
     writer.signal(Signal::SIGTERM);
