@@ -1,6 +1,14 @@
 //! One life of a mounter: from the settings to the tenant given back.
 
-use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tarbox_engine::Session;
 use tarbox_fs::{FileSystem, FsConfig, SyncMode as FsSyncMode};
@@ -76,6 +84,8 @@ struct Opened {
     epoch: u64,
     note: Note,
     tenant: Tenant,
+    /// Asked twice to end: what is not committed stays in the journal.
+    is_given_up: AtomicBool,
 }
 
 async fn open(
@@ -110,7 +120,15 @@ async fn open_leased(
     let file_system = open_file_system(database, settings, lease, session, directory).await?;
     let note = note(&tenant, session, point, false);
     directory.write_note(&note)?;
-    Ok(Opened { database: Arc::clone(database), session, file_system, epoch, note, tenant })
+    Ok(Opened {
+        database: Arc::clone(database),
+        session,
+        file_system,
+        epoch,
+        note,
+        tenant,
+        is_given_up: AtomicBool::new(false),
+    })
 }
 
 /// What is noted beside the control socket.
@@ -231,6 +249,10 @@ impl Opened {
                 Err(failure)
             }
         };
+        if self.is_given_up.load(Ordering::Relaxed) {
+            // What is in flight waits for the database, and nobody waits for it any more.
+            return ended;
+        }
         if let Err(error) = session.stop().await {
             tracing::warn!(%error, "the session did not end as it should");
         }
@@ -243,8 +265,9 @@ impl Opened {
             signal = shutdown.asked() => {
                 tracing::info!(%signal, "ending: committing, then unmounting");
                 // Beforehand, so that little is left to do once nobody can use the mount any more.
-                self.committed(shutdown).await?;
+                let committed = self.committed(shutdown).await;
                 take_away(self.note.mount_point.clone()).await;
+                committed?;
             }
         }
         Ok(())
@@ -265,6 +288,9 @@ impl Opened {
     }
 
     async fn close(&self, shutdown: &mut Shutdown) -> Result<(), Failure> {
+        if self.is_given_up.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let close = self.file_system.close();
         tokio::pin!(close);
         let closed = loop {
@@ -304,6 +330,7 @@ impl Opened {
     }
 
     fn given_up(&self, signal: Signal) -> Failure {
+        self.is_given_up.store(true, Ordering::Relaxed);
         let now = self.file_system.status();
         let message = format!(
             "ended by a second {signal} with {} changes of tenant `{}` not committed: they are kept in the journal until this machine restarts; mount the tenant again to commit them",
