@@ -2,22 +2,23 @@
 
 use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
+use fuse3::raw::Filesystem;
 use tarbox_engine::{
     MountError, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount, unmount,
 };
-use tarbox_fs::FileSystem;
 use tarbox_store::Tenant;
-use tarbox_types::ErrorKind;
+use tarbox_types::{ErrorKind, KernelCache};
 use tokio::runtime::Handle;
 
 use crate::failure::Failure;
 
-/// Mounts, and serves from then on.
+/// Mounts, and serves from then on. `attach` is given the kernel's caches before the first request is served.
 ///
 /// # Errors
 /// Where /dev/fuse, mount(2) or fusermount3 refuse.
-pub async fn start(
-    file_system: &Arc<FileSystem>,
+pub async fn start<F: Filesystem + Send + Sync + 'static>(
+    file_system: &Arc<F>,
+    attach: impl FnOnce(Arc<dyn KernelCache>),
     tenant: &Tenant,
     mount_point: &Path,
     read_only: bool,
@@ -42,7 +43,7 @@ pub async fn start(
         doing: doing(),
         source: source.into(),
     };
-    let started = begin(file_system, device).await;
+    let started = begin(file_system, attach, device).await;
     if started.is_err() {
         // Nobody would ever answer there.
         let _ = unmount(mount_point, true);
@@ -50,12 +51,16 @@ pub async fn start(
     started.map_err(failed)
 }
 
-async fn begin(file_system: &Arc<FileSystem>, device: OwnedFd) -> io::Result<Session> {
+async fn begin<F: Filesystem + Send + Sync + 'static>(
+    file_system: &Arc<F>,
+    attach: impl FnOnce(Arc<dyn KernelCache>),
+    device: OwnedFd,
+) -> io::Result<Session> {
     let slots = create_slots(SlotsLayout::default())?;
     let parts = SessionParts { devices: vec![device], slots, init: None };
     let session =
         Session::start(Arc::clone(file_system), parts, SessionConfig::default(), Handle::current())?;
-    file_system.attach(session.kernel_cache());
+    attach(session.kernel_cache());
     session.serving().await?;
     Ok(session)
 }

@@ -112,7 +112,8 @@ pub struct MountCommand {
     #[arg(long, help_heading = "Process")]
     daemon: bool,
 
-    /// Messages: error, warn, info, debug, trace, or with targets: info,tarbox_fs=debug [default: info]
+    /// Messages: error, warn, info, debug, trace, or with targets: info,tarbox_fs=debug [default:
+    /// info,tarbox_engine=warn]
     #[arg(long, value_name = "LEVEL", help_heading = "Process")]
     log_level: Option<String>,
 
@@ -140,7 +141,7 @@ impl MountCommand {
         if is_child {
             daemon::leave_terminal()?;
         }
-        start_logging(&settings, is_child)?;
+        let log = start_logging(&settings, is_child)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -150,9 +151,13 @@ impl MountCommand {
         let outcome = runtime.block_on(serve::run(settings, mount_point, report));
         // A thread that hangs in a system call on a foreign mount must not keep the process.
         runtime.shutdown_background();
-        if let (true, Err(failure)) = (is_child, &outcome) {
+        match (&log, &outcome) {
             // Its standard error leads nowhere once it has served.
-            tracing::error!(reason = %failure.report(), "ended with a failure");
+            (Some(_), Err(failure)) => tracing::error!(reason = %failure.report(), "ended with a failure"),
+            (Some(path), Ok(())) => {
+                let _ = std::fs::remove_file(path);
+            }
+            (None, _) => {}
         }
         outcome.map(|()| OK)
     }
@@ -182,17 +187,19 @@ impl MountCommand {
     }
 }
 
-/// A daemon logs into its state directory; the tenant is not known yet, so that there is one file for all.
-fn start_logging(settings: &Settings, is_daemon: bool) -> Result<(), Failure> {
-    let level = settings.log_level.clone().unwrap_or_else(LogLevel::default);
+/// Starts logging. A daemon logs into a file in the state directory, removed when it has ended well; the tenant is not
+/// known yet, so that it is named after the process.
+fn start_logging(settings: &Settings, is_daemon: bool) -> Result<Option<PathBuf>, Failure> {
+    let level = settings.log_level.clone().unwrap_or_else(LogLevel::of_mounter);
+    let log = settings.state_dir.join(format!("log.{}", std::process::id()));
     let target = if is_daemon {
         crate::settings::ensure_state_dir(&settings.state_dir)?;
-        LogTarget::File(settings.state_dir.join(format!("log.{}", std::process::id())))
+        LogTarget::File(log.clone())
     } else {
         LogTarget::Stderr
     };
-    telemetry::start(&level, settings.log_format, &target)
-        .map_err(|source| Failure::Io { doing: "open the log".to_owned(), source })
+    telemetry::start(&level, settings.log_format, &target).map_err(Failure::io("open the log", &log))?;
+    Ok(is_daemon.then_some(log))
 }
 
 fn tell(mounted: &serve::Mounted<'_>, is_daemon: bool) -> Result<(), Failure> {

@@ -1,6 +1,14 @@
 //! One life of a mounter: from the settings to the tenant given back.
 
-use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tarbox_engine::Session;
 use tarbox_fs::{FileSystem, FsConfig, SyncMode as FsSyncMode};
@@ -13,7 +21,7 @@ use crate::{
     control::service,
     engine,
     failure::{Chain, Failure},
-    lease, mount_point,
+    lease, mount_point, serve_reader,
     settings::{self, Settings, SyncMode},
     tenant_dir::{self, Note, TenantDir},
     unmount::{self, Ladder},
@@ -38,9 +46,12 @@ pub async fn run(
     settings::ensure_state_dir(&settings.state_dir)?;
     let database = tarbox_store::open(&settings.database_url).await?;
     let tenant = admission::admit(&database, &settings, &point).await?;
+    if settings.read_only {
+        return serve_reader::run(&settings, database, &tenant, point, &mut shutdown, ready).await;
+    }
     let directory = lock(&database, &settings, &tenant).await?;
     let opened = open(&database, &settings, &tenant, &directory, point).await?;
-    let ended = opened.serve(&settings, &directory, &mut shutdown, ready).await;
+    let ended = opened.serve(&directory, &mut shutdown, ready).await;
     let closed = opened.close(&mut shutdown).await;
     directory.clear();
     ended.and(closed)
@@ -51,12 +62,7 @@ async fn lock(
     settings: &Settings,
     tenant: &Tenant,
 ) -> Result<TenantDir, Failure> {
-    let locked = if settings.read_only {
-        TenantDir::lock_reader(&settings.state_dir, tenant.id)?
-    } else {
-        TenantDir::lock_writer(&settings.state_dir, tenant.id)?
-    };
-    if let Some(directory) = locked {
+    if let Some(directory) = TenantDir::lock_writer(&settings.state_dir, tenant.id)? {
         return Ok(directory);
     }
     if let Some(holder) = database.tenant(tenant.id).await?.and_then(|tenant| tenant.holder) {
@@ -78,6 +84,8 @@ struct Opened {
     epoch: u64,
     note: Note,
     tenant: Tenant,
+    /// Asked twice to end: what is not committed stays in the journal.
+    is_given_up: AtomicBool,
 }
 
 async fn open(
@@ -110,17 +118,30 @@ async fn open_leased(
     let epoch = lease.fence.epoch.cast_unsigned();
     let tenant = lease.tenant.clone();
     let file_system = open_file_system(database, settings, lease, session, directory).await?;
-    let note = Note {
+    let note = note(&tenant, session, point, false);
+    directory.write_note(&note)?;
+    Ok(Opened {
+        database: Arc::clone(database),
+        session,
+        file_system,
+        epoch,
+        note,
+        tenant,
+        is_given_up: AtomicBool::new(false),
+    })
+}
+
+/// What is noted beside the control socket.
+pub(crate) fn note(tenant: &Tenant, session: SessionId, mount_point: PathBuf, read_only: bool) -> Note {
+    Note {
         pid: std::process::id(),
         session,
         tenant_id: tenant.id,
         tenant_name: tenant.name.clone(),
-        mount_point: point,
-        read_only: settings.read_only,
+        mount_point,
+        read_only,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    directory.write_note(&note)?;
-    Ok(Opened { database: Arc::clone(database), session, file_system, epoch, note, tenant })
+    }
 }
 
 /// Opens the file system under a lease: what a dead mounter left in the journal is replayed.
@@ -163,7 +184,7 @@ fn report(recovery: &tarbox_fs::Recovery) {
     }
 }
 
-fn fs_config(settings: &Settings, tenant: &Tenant, directory: &TenantDir) -> FsConfig {
+pub(crate) fn fs_config(settings: &Settings, tenant: &Tenant, directory: &TenantDir) -> FsConfig {
     FsConfig {
         cache_bytes: settings.cache_bytes,
         journal_dir: directory.journal(),
@@ -209,26 +230,29 @@ impl Opened {
     /// Mounts and serves; returns when the mount is gone.
     async fn serve(
         &self,
-        settings: &Settings,
         directory: &TenantDir,
         shutdown: &mut Shutdown,
         ready: impl FnOnce(&Mounted<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let file_system = Arc::clone(&self.file_system);
         let _control = service::serve(directory.socket(), file_system, self.note.clone(), self.epoch)?;
+        let attach = |caches| self.file_system.attach(caches);
         let session =
-            engine::start(&self.file_system, &self.tenant, &self.note.mount_point, settings.read_only)
-                .await?;
+            engine::start(&self.file_system, attach, &self.tenant, &self.note.mount_point, false).await?;
         let mounted =
             Mounted { tenant: &self.tenant, note: &self.note, database: self.database.display_url() };
         let told = ready(&mounted);
         let ended = match told {
             Ok(()) => self.until_unmounted(&session, shutdown).await,
             Err(failure) => {
-                self.take_away().await;
+                take_away(self.note.mount_point.clone()).await;
                 Err(failure)
             }
         };
+        if self.is_given_up.load(Ordering::Relaxed) {
+            // What is in flight waits for the database, and nobody waits for it any more.
+            return ended;
+        }
         if let Err(error) = session.stop().await {
             tracing::warn!(%error, "the session did not end as it should");
         }
@@ -241,27 +265,12 @@ impl Opened {
             signal = shutdown.asked() => {
                 tracing::info!(%signal, "ending: committing, then unmounting");
                 // Beforehand, so that little is left to do once nobody can use the mount any more.
-                self.committed(shutdown).await?;
-                self.take_away().await;
+                let committed = self.committed(shutdown).await;
+                take_away(self.note.mount_point.clone()).await;
+                committed?;
             }
         }
         Ok(())
-    }
-
-    /// Unmounts; where something is open there, detaches: what was acknowledged until then is kept all the same.
-    async fn take_away(&self) {
-        let point = self.note.mount_point.clone();
-        let unmounted = tokio::task::spawn_blocking(move || {
-            unmount::unmount(&point, Ladder::Normal).or_else(|failure| {
-                tracing::warn!(reason = %failure.report(), "detaching the mount although it is in use");
-                unmount::unmount(&point, Ladder::Lazy)
-            })
-        });
-        match unmounted.await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => tracing::error!(reason = %failure.report(), "the mount stays behind"),
-            Err(error) => tracing::error!(%error, "the mount stays behind"),
-        }
     }
 
     /// Waits until all that was acknowledged is committed, and shows how it goes. A second signal ends the waiting:
@@ -279,6 +288,9 @@ impl Opened {
     }
 
     async fn close(&self, shutdown: &mut Shutdown) -> Result<(), Failure> {
+        if self.is_given_up.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let close = self.file_system.close();
         tokio::pin!(close);
         let closed = loop {
@@ -318,6 +330,7 @@ impl Opened {
     }
 
     fn given_up(&self, signal: Signal) -> Failure {
+        self.is_given_up.store(true, Ordering::Relaxed);
         let now = self.file_system.status();
         let message = format!(
             "ended by a second {signal} with {} changes of tenant `{}` not committed: they are kept in the journal until this machine restarts; mount the tenant again to commit them",
@@ -325,5 +338,20 @@ impl Opened {
             self.tenant.name
         );
         Failure::refused(ErrorKind::Unavailable, message)
+    }
+}
+
+/// Unmounts; where something is open there, detaches: what was acknowledged until then is kept all the same.
+pub(crate) async fn take_away(point: PathBuf) {
+    let unmounted = tokio::task::spawn_blocking(move || {
+        unmount::unmount(&point, Ladder::Normal).or_else(|failure| {
+            tracing::warn!(reason = %failure.report(), "detaching the mount although it is in use");
+            unmount::unmount(&point, Ladder::Lazy)
+        })
+    });
+    match unmounted.await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::error!(reason = %failure.report(), "the mount stays behind"),
+        Err(error) => tracing::error!(%error, "the mount stays behind"),
     }
 }

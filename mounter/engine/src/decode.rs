@@ -566,3 +566,6 @@ impl<'a> Forgets<'a> {
         self.0.chunks_exact(16).filter_map(|chunk| pair(Fields(chunk))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

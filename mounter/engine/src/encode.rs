@@ -345,3 +345,6 @@ impl EntryList {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,3 +156,61 @@ impl SavedInit {
         Dialect { setxattr_ext: self.has(flag::SETXATTR_EXT) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KERNEL: InitIn = InitIn { major: 7, minor: 45, max_readahead: 131_072, flags: u64::MAX };
+
+    #[test]
+    fn what_loses_o_trunc_or_slots_is_never_agreed() {
+        let everything = InitWishes {
+            writeback_cache: true,
+            posix_locks: true,
+            flock_locks: true,
+            idmap: true,
+            ..InitWishes::default()
+        };
+        let agreed = negotiate(&KERNEL, &everything).unwrap();
+        let never = flag::ATOMIC_O_TRUNC | flag::OVER_IO_URING | flag::PASSTHROUGH | flag::EXPORT_SUPPORT;
+        let never = never | flag::CREATE_SUPP_GROUP | flag::SECURITY_CTX | flag::AUTO_INVAL_DATA;
+        assert_eq!(agreed.flags & never, 0);
+        for wished in [flag::WRITEBACK_CACHE, flag::POSIX_LOCKS, flag::FLOCK_LOCKS, flag::ALLOW_IDMAP] {
+            assert!(agreed.has(wished));
+        }
+    }
+
+    #[test]
+    fn nothing_is_agreed_that_the_kernel_does_not_offer() {
+        let agreed =
+            negotiate(&InitIn { flags: flag::BIG_WRITES, ..KERNEL }, &InitWishes::default()).unwrap();
+        assert_eq!(agreed.flags, flag::BIG_WRITES);
+        // 32 pages, without FUSE_MAX_PAGES.
+        assert_eq!((agreed.max_write, agreed.max_pages), (131_072, 32));
+        assert!(!agreed.dialect().setxattr_ext);
+    }
+
+    #[test]
+    fn locks_and_write_back_stay_in_the_kernel_unless_wished() {
+        let agreed = negotiate(&KERNEL, &InitWishes::default()).unwrap();
+        assert_eq!(agreed.flags & (flag::POSIX_LOCKS | flag::FLOCK_LOCKS | flag::WRITEBACK_CACHE), 0);
+        assert!(agreed.has(flag::POSIX_ACL) && agreed.has(flag::DONT_MASK));
+        assert_eq!((agreed.max_write, agreed.max_readahead), (1 << 20, 131_072));
+    }
+
+    #[test]
+    fn an_old_kernel_is_refused_and_a_newer_one_answered_with_our_version() {
+        let old = InitIn { minor: 26, ..KERNEL };
+        assert_eq!(negotiate(&old, &InitWishes::default()), Err(Incompatible { major: 7, minor: 26 }));
+        let newer = negotiate(&InitIn { minor: 99, ..KERNEL }, &InitWishes::default()).unwrap();
+        assert_eq!(newer.reply().minor, abi::MINOR);
+    }
+
+    #[test]
+    fn what_was_agreed_survives_being_written_down() {
+        let agreed = negotiate(&KERNEL, &InitWishes::default()).unwrap();
+        let text = serde_json::to_string(&agreed).unwrap();
+        assert_eq!(serde_json::from_str::<SavedInit>(&text).unwrap(), agreed);
+    }
+}

@@ -1,7 +1,9 @@
 //! A file system in memory that keeps nothing: what the engine's tests and benchmarks serve.
 //!
 //! Reads of a file named `wait` do not return before [`MemFs::open_gate`], or a signal to the caller.
+//! Looking up `panic` panics.
 
+pub mod cells;
 mod tree;
 
 use std::collections::HashSet;
@@ -19,7 +21,7 @@ use fuse3::raw::{Filesystem, Request};
 use fuse3::{FileType, Result, SetAttr};
 use futures_util::stream::{self, Stream};
 use parking_lot::Mutex;
-use tarbox_types::fuse::{O_TMPFILE_BITS, UMASK_UNAPPLIED, unpack_umask};
+use tarbox_types::fuse::{O_TMPFILE_BITS, UMASK_UNAPPLIED, WRITE_KILL_SUIDGID, unpack_umask};
 use tokio::sync::Notify;
 
 use tree::{Content, Tree};
@@ -154,7 +156,7 @@ fn xattr(bytes: Vec<u8>, size: u32) -> Result<ReplyXAttr> {
 
 impl Filesystem for MemFs {
     async fn init(&self, _req: Request) -> Result<ReplyInit> {
-        Ok(ReplyInit::new(NonZeroU32::MAX.min(NonZeroU32::new(1 << 20).unwrap_or(NonZeroU32::MIN))))
+        Ok(ReplyInit::new(NonZeroU32::MAX))
     }
 
     async fn destroy(&self, _req: Request) {
@@ -162,6 +164,7 @@ impl Filesystem for MemFs {
     }
 
     async fn lookup(&self, _req: Request, parent: u64, name: &OsStr) -> Result<ReplyEntry> {
+        assert!(name != "panic", "as asked for");
         let tree = self.tree.lock();
         let ino = tree.child(parent, name)?;
         self.entry(&tree, ino)
@@ -270,10 +273,14 @@ impl Filesystem for MemFs {
         _fh: u64,
         offset: u64,
         data: &[u8],
-        _write_flags: u32,
+        write_flags: u32,
         _flags: u32,
     ) -> Result<ReplyWrite> {
-        self.tree.lock().write(inode, offset, data, self.options.discard)?;
+        let mut tree = self.tree.lock();
+        tree.write(inode, offset, data, self.options.discard)?;
+        if write_flags & WRITE_KILL_SUIDGID != 0 {
+            tree.kill_privileges(inode)?;
+        }
         Ok(ReplyWrite { written: data.len() as u32 })
     }
 

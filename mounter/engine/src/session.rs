@@ -160,6 +160,12 @@ impl Session {
         }
     }
 
+    /// Lets the readers leave. What is in flight goes on; requests that come from now on wait in the kernel.
+    pub async fn pause(&self) {
+        self.send_away();
+        let _ = self.wait().await;
+    }
+
     /// Lets the readers leave, waits for what is in flight, and gives the parts back; a new session can go on with them.
     /// Requests that come meanwhile wait in the kernel.
     ///
@@ -170,8 +176,7 @@ impl Session {
     /// Dropped, it leaves a session that reads nothing more and loses nothing: what is in flight stays in its slots, and
     /// ends as long as the runtime lives.
     pub async fn stop(self) -> io::Result<SessionParts> {
-        self.send_away();
-        let _ = self.wait().await;
+        self.pause().await;
         self.link.flights.drained().await;
         Ok(SessionParts {
             devices: self.devices()?,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tarbox_store::{
     Batch, BlockHeader, Committed, Compression, DataRef, EncodedBlock, Extent, ExtentBody, ExtentKind,
-    ExtentRow, Fence, PatchRow, StoreError, TenantStore, View, codec,
+    ExtentRow, Fence, PatchRow, StoreError, TenantStore, UNIT, View, codec,
 };
 use tarbox_types::{BlockId, BlockIndex, DataId, ErrorKind, Seq};
 
@@ -291,6 +291,11 @@ impl Flusher {
                 blks.extend(committed.iter().map(|extent| extent.blk));
             }
             bases.extend(committed.into_iter().map(|extent| (extent.blk, extent)));
+        }
+        // What was written and zeroed again has no data left, and is allocated all the same.
+        let units = self.block_size / UNIT;
+        for range in folded.content.allocated_ranges() {
+            blks.extend(range.start / units..range.end.div_ceil(units));
         }
         blks.sort_unstable();
         blks.dedup();

@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(ranges(&[(10, 5), (12, 5)], 100), None);
         assert_eq!(ranges(&[(u64::MAX, 5)], 100), None);
         assert_eq!(ranges(&[(99, 5)], 100), None);
-        assert_eq!(ranges(&[(0, 5), (5, 5), (20, 0)], 100), Some(vec![0..10]));
+        assert_eq!(ranges(&[(0, 5), (5, 5), (20, 0), (30, 1)], 100), Some(vec![0..10, 30..31]));
         assert!(decode(&mut &[b'x'; BLOCK][..]).is_err());
         assert!(decode(&mut &b"1\n0\n"[..]).is_err());
     }

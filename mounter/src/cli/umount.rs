@@ -43,7 +43,7 @@ pub(super) struct UmountCommand {
 struct Unmounted {
     mount_point: PathBuf,
     tenant: Option<String>,
-    /// Everything up to here is in the database; absent where no mounter was left to ask.
+    /// Everything up to here is in the database; absent where no mounter was left to ask, or it only read.
     committed_sequence: Option<u64>,
 }
 
@@ -69,6 +69,7 @@ impl UmountCommand {
         let deadline = Instant::now() + self.timeout.0;
         let mounter = Mounter::at(&context.settings.state_dir, &point).filter(|mounter| mounter.is_alive);
         let committed_sequence = match &mounter {
+            Some(mounter) if mounter.note.read_only => None,
             Some(mounter) => Some(flush(mounter, self.timeout.0).await?),
             None => {
                 self.without_mounter(&point)?;
@@ -139,8 +140,11 @@ fn table(all: &Vec<Unmounted>) -> Table {
         table.row(vec![
             one.mount_point.display().to_string(),
             one.tenant.clone().unwrap_or_else(|| "-".to_owned()),
-            one.committed_sequence
-                .map_or_else(|| "no mounter was left".to_owned(), |seq| format!("up to {seq}")),
+            match (one.committed_sequence, &one.tenant) {
+                (Some(seq), _) => format!("up to {seq}"),
+                (None, Some(_)) => "nothing to commit (read-only)".to_owned(),
+                (None, None) => "no mounter was left".to_owned(),
+            },
         ]);
     }
     table

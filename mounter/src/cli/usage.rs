@@ -49,7 +49,6 @@ struct LiveView {
     uncommitted_changes: u64,
     journal_bytes: u64,
     cache_bytes: u64,
-    operations: u64,
     waiting_for: Option<String>,
 }
 
@@ -107,7 +106,6 @@ fn view(tenant: &Tenant, live: Option<(Mounter, StatusResponse)>) -> UsageView {
             uncommitted_changes: status.journal_sequence.saturating_sub(status.committed_sequence),
             journal_bytes: status.journal_bytes,
             cache_bytes: status.cache_bytes,
-            operations: status.operations,
             waiting_for: Some(status.waiting_for).filter(|what| !what.is_empty()),
         });
     }

@@ -41,7 +41,7 @@ impl Control for Service {
             used_inodes: now.used_inodes,
             quota_inodes: now.limits.inodes,
             mount_point: self.note.mount_point.to_string_lossy().into_owned(),
-            waiting_for: now.waiting_for.unwrap_or_default(),
+            waiting_for: now.lost.or(now.waiting_for).unwrap_or_default(),
             cache_bytes: now.cache_bytes,
             operations: 0,
         }))

@@ -161,8 +161,13 @@ fn is_repairable(message: &str) -> bool {
     REPAIRABLE.iter().any(|start| message.starts_with(start))
 }
 
+/// Rows of one page of a chain by key, each with the depth of its branch; and the key that the next page begins after.
+type Merged<K, V> = (BTreeMap<K, (usize, V)>, Option<K>);
+/// Content and block.
+type ExtentKey = (DataId, BlockIndex);
+
 /// Rows of a chain in the order of their keys, the nearest branch's of each; and where the next page begins.
-fn merge<K: Ord + Clone, V>(pages: Vec<Vec<(K, V)>>) -> (BTreeMap<K, (usize, V)>, Option<K>) {
+fn merge<K: Ord + Clone, V>(pages: Vec<Vec<(K, V)>>) -> Merged<K, V> {
     let full = pages.iter().filter(|page| page.len() >= PAGE);
     let horizon = full.filter_map(|page| page.last()).map(|(key, _)| key.clone()).min();
     let mut rows = BTreeMap::new();
@@ -525,10 +530,10 @@ impl Check<'_> {
 
 /// As [`merge`], without what cuts and floors hide.
 fn merge_visible(
-    pages: Vec<Vec<((DataId, BlockIndex), ScannedExtent)>>,
+    pages: Vec<Vec<(ExtentKey, ScannedExtent)>>,
     chain: &[Link],
     cuts: &[HashMap<DataId, BlockIndex>],
-) -> (BTreeMap<(DataId, BlockIndex), (usize, ScannedExtent)>, Option<(DataId, BlockIndex)>) {
+) -> Merged<ExtentKey, ScannedExtent> {
     let (mut rows, next) = merge(pages);
     // The nearest row of a key is hidden or shown; one farther away is hidden by the same cut, which lies nearer than both.
     rows.retain(|(did, blk), (depth, _)| {

@@ -62,6 +62,12 @@ impl Default for LogLevel {
 }
 
 impl LogLevel {
+    /// What a mounter says by default: not what it agreed with the kernel.
+    #[must_use]
+    pub fn of_mounter() -> Self {
+        Self("info,tarbox_engine=warn".to_owned())
+    }
+
     /// Only warnings and errors.
     #[must_use]
     pub fn warn() -> Self {

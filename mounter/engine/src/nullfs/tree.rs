@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use fuse3::raw::reply::FileAttr;
 use fuse3::{FileType, Result, SetAttr, Timestamp};
+use tarbox_types::fuse::SETATTR_KILL_SUIDGID;
 
 /// What an inode is.
 #[derive(Debug)]
@@ -66,7 +67,8 @@ fn now() -> Timestamp {
 impl Tree {
     pub(super) fn new() -> Self {
         let mut tree = Self { inodes: HashMap::new(), next: 2 };
-        let mut root = Inode::new(1, 0o755, (0, 0), Content::directory());
+        let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let mut root = Inode::new(1, 0o755, owner, Content::directory());
         root.attr.nlink = 2;
         if let Content::Directory(directory) = &mut root.content {
             directory.parent = 1;
@@ -235,6 +237,9 @@ impl Tree {
         if let Some(size) = change.size {
             self.resize(ino, size)?;
         }
+        if change.uid.is_some() || change.gid.is_some() || change.lock_owner == Some(SETATTR_KILL_SUIDGID) {
+            self.kill_privileges(ino)?;
+        }
         let attr = &mut self.inode_mut(ino)?.attr;
         attr.perm = change.mode.map_or(attr.perm, |mode| (mode & 0o7777) as u16);
         attr.uid = change.uid.unwrap_or(attr.uid);
@@ -242,6 +247,17 @@ impl Tree {
         attr.atime = change.atime.unwrap_or(attr.atime);
         attr.mtime = change.mtime.unwrap_or(attr.mtime);
         attr.ctime = now();
+        Ok(())
+    }
+
+    /// Clears what makes a program run as its owner: with `FUSE_HANDLE_KILLPRIV_V2` that is the file system's duty.
+    pub(super) fn kill_privileges(&mut self, ino: u64) -> Result<()> {
+        let attr = &mut self.inode_mut(ino)?.attr;
+        if attr.kind == FileType::RegularFile {
+            // Without the group's right to execute, set-group-id means something else.
+            let group = if attr.perm & 0o010 == 0 { 0 } else { 0o2000 };
+            attr.perm &= !(0o4000 | group);
+        }
         Ok(())
     }
 

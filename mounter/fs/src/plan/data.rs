@@ -121,11 +121,10 @@ impl Tree {
                 row.size = if keep_size { row.size } else { row.size.max(bytes.end) };
             }
         }
-        if what != Fallocate::Allocate {
-            row.mtime = caller.now;
-        }
+        row.mtime = caller.now;
         row.ctime = caller.now;
-        draft.drop_privileges(&mut row, false)?;
+        // FALLOCATE has no flag for it: only root is taken to have CAP_FSETID.
+        draft.drop_privileges(&mut row, caller.uid != 0)?;
         draft.effects.insert(0, Effect::Inode(row));
         Ok(draft.finish(caller, Outcome::Done))
     }

@@ -276,6 +276,11 @@ impl Content {
         self.dirty.iter().map(|(range, dirty)| (range, matches!(dirty.chunk, Chunk::Data(_))))
     }
 
+    /// The ranges of units that became allocated (or stayed so, written to and zeroed again).
+    pub(crate) fn allocated_ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.allocation.iter().filter(|(_, change)| change.allocated).map(|(range, _)| range)
+    }
+
     /// What was changed in a range of bytes.
     pub(crate) fn changes(&self, bytes: Range<u64>) -> Vec<(Range<u64>, Chunk)> {
         let pieces = self.dirty.pieces(bytes);

@@ -20,7 +20,12 @@ async fn tree(site: &dyn Site) -> (Writer, u64) {
             batch.inodes.push(InodeRow { nlink: 3, ..dir(ROOT_INO, ROOT_INO) });
             batch.inodes.push(InodeRow { nlink: 3, ..dir(d, ROOT_INO) });
             batch.inodes.push(dir(e, d));
-            batch.inodes.push(InodeRow { nlink: 2, charge: 3 * UNIT, prealloc: vec![2..4], ..file(g, 3) });
+            batch.inodes.push(InodeRow {
+                nlink: 2,
+                charge: 3 * UNIT,
+                prealloc: vec![2..3, 5..6],
+                ..file(g, 3)
+            });
             batch.entries.push(entry(ROOT_INO, "d", d, DIR, d));
             batch.entries.push(entry(d, "e", e, DIR, e));
             batch.entries.push(entry(d, "g", g, REG, g));
@@ -59,6 +64,50 @@ pub async fn a_sound_tenant_has_no_faults(site: &dyn Site) {
     assert!(faults(&*clone.store, false).await.is_empty());
 }
 
+/// A change that breaks something, or mends it.
+type Break = Box<dyn FnOnce(&mut Batch)>;
+
+/// `d` moves into `e`, which lies in `d`: every link is right, and neither is under the root.
+async fn directories_in_a_ring(
+    writer: &Writer,
+    root: &InodeRow,
+    d: &InodeRow,
+) -> (&'static str, Break, Break) {
+    let view = writer.head().await;
+    let e = writer.store.lookup(&view, d.ino, b"e").await.unwrap().unwrap().1;
+    let (root, d, cookie) = (root.clone(), d.clone(), writer.next_ino - 1);
+    let (root_after, d_after, e_after) = (
+        InodeRow { nlink: 2, ..root.clone() },
+        InodeRow { dir_parent: e.ino, ..d.clone() },
+        InodeRow { nlink: 3, ..e.clone() },
+    );
+    let (d_ino, e_ino) = (d.ino, e.ino);
+    let break_it = move |batch: &mut Batch| {
+        batch.inodes.extend([root_after, d_after, e_after]);
+        batch.removed_entries.push((ROOT_INO, Bytes::from_static(b"d"), d_ino));
+        batch.entries.push(entry(e_ino, "ring", d_ino, DIR, cookie));
+    };
+    let mend = move |batch: &mut Batch| {
+        batch.inodes.extend([root, d, e]);
+        batch.removed_entries.push((e_ino, Bytes::from_static(b"ring"), cookie));
+        batch.entries.push(entry(ROOT_INO, "d", d_ino, DIR, d_ino));
+    };
+    ("reached", Box::new(break_it), Box::new(mend))
+}
+
+pub async fn rows_that_vanished_are_found(site: &dyn Site) {
+    let (writer, _) = tree(site).await;
+    site.damage("DELETE FROM block").await;
+    let found = faults(&*writer.store, false).await;
+    assert!(found.iter().any(|fault| fault.message.contains("has no header")), "{found:?}");
+    site.damage("DELETE FROM ext").await;
+    let found = faults(&*writer.store, false).await;
+    assert!(found.iter().any(|fault| fault.message.contains("where no extent is")), "{found:?}");
+    site.damage("DELETE FROM inode").await;
+    let found = faults(&*writer.store, false).await;
+    assert!(found.iter().any(|fault| fault.message.contains("no root")), "{found:?}");
+}
+
 pub async fn each_broken_invariant_is_found(site: &dyn Site) {
     let (mut writer, a) = tree(site).await;
     let view = writer.head().await;
@@ -68,7 +117,6 @@ pub async fn each_broken_invariant_is_found(site: &dyn Site) {
     let d = writer.store.lookup(&view, ROOT_INO, b"d").await.unwrap().unwrap().1;
     let g = writer.store.lookup(&view, d.ino, b"g").await.unwrap().unwrap().1;
     let next = writer.next_ino;
-    type Break = Box<dyn FnOnce(&mut Batch)>;
     let (lost, both) = (writer.number(), writer.number());
     let (one, two, three, four) = (good.clone(), good.clone(), good.clone(), good.clone());
     let (d1, d2, root1, g1) = (d.clone(), d.clone(), root.clone(), g.clone());
@@ -178,6 +226,7 @@ pub async fn each_broken_invariant_is_found(site: &dyn Site) {
             }),
         ),
     ];
+    let broken = broken.into_iter().chain([directories_in_a_ring(&writer, &root, &d).await]);
     for (word, break_it, mend) in broken {
         writer.commit(break_it).await;
         let found = faults(&*writer.store, false).await;

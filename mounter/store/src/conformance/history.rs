@@ -285,7 +285,7 @@ impl World {
     async fn create(&mut self, directory: u8, content: u8) {
         let parent = pick(directory, &self.head().directories()).unwrap();
         let ino = self.number();
-        let is_dir = content % 5 == 0;
+        let is_dir = content.is_multiple_of(5);
         let row = if is_dir { dir(ino, parent) } else { file(ino, 0) };
         let name = Bytes::from(format!("n{}", ino % 7));
         if self.head().entries.contains_key(&(parent, name.clone())) {

@@ -89,6 +89,7 @@ macro_rules! suite {
             layers::a_removed_content_stays_in_views
             checks::a_sound_tenant_has_no_faults
             checks::each_broken_invariant_is_found
+            checks::rows_that_vanished_are_found
             checks::repair_sets_counters_and_removes_orphans
             checks::a_flipped_bit_is_found
         }

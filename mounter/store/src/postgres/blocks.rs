@@ -11,7 +11,7 @@ use tarbox_types::{BlockHash, BlockId, BlockIndex};
 
 use super::{
     TenantRows,
-    chain::{self, LINKS, is_plain_head, version},
+    chain::{self, LINKS, is_plain_head, probe, version},
     rows::{Sql, unreadable},
     statement::{Statement, column, count, int},
 };
@@ -139,7 +139,7 @@ impl TenantRows {
             .pool
             .read("look for equal blocks", || {
                 let mut statement = Statement::new(
-                    "SELECT (SELECT b.block FROM tarbox.block b WHERE b.family = $1 AND b.hash = h.hash LIMIT 1)
+                    "SELECT (SELECT b.block FROM tarbox.block b WHERE b.family = $1 AND b.hash = h.hash AND b.len >= 0 LIMIT 1)
                      FROM unnest($2::bytea[]) WITH ORDINALITY AS h(hash, ord) ORDER BY h.ord",
                 )
                 .with(self.family);
@@ -177,16 +177,18 @@ impl TenantRows {
                     .map(|(part, data)| (int(block.header.block), part as i32, data))
             })
         };
-        let mut statement = Statement::new(
+        let old = probe("block_part", "t.ctid AS at", "t.block = k.block AND t.part >= k.parts");
+        let mut statement = Statement::new(format!(
             "WITH lazily AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS set),
-             old AS (DELETE FROM tarbox.block_part p USING unnest($5::bigint[], $6::int[]) AS k(block, parts)
-               WHERE p.family = $1 AND p.block = k.block AND p.part >= k.parts)
+             old AS (DELETE FROM tarbox.block_part p USING (SELECT o.at
+                 FROM unnest($5::bigint[], $6::int[]) AS k(block, parts) CROSS JOIN LATERAL {old} o OFFSET 0) o
+               WHERE p.ctid = o.at)
              INSERT INTO tarbox.block_part (family, block, part, data)
              SELECT $1, u.block, u.part, u.data
              FROM lazily, unnest($2::bigint[], $3::int[], $4::bytea[]) AS u(block, part, data)
              WHERE lazily.set = 'off'
-             ON CONFLICT (family, block, part) DO UPDATE SET data = EXCLUDED.data",
-        )
+             ON CONFLICT (family, block, part) DO UPDATE SET data = EXCLUDED.data"
+        ))
         .with(self.family);
         statement.bind(parts().map(|part| part.0).collect::<Vec<_>>());
         statement.bind(parts().map(|part| part.1).collect::<Vec<_>>());
@@ -249,17 +251,23 @@ fn chain_body_sql() -> String {
 /// blocks (tag 0), parts (1), patches (2). Not sorted: the server would sort the bytes with them.
 fn read_sql(found: &str) -> String {
     let did = if found.contains("$7") { "$5" } else { "$3" };
+    let header = probe("block", "t.hash, t.len, t.codec", "t.block = f.block");
+    let part = probe("block_part", "t.part, t.data", "t.block = f.block");
+    let patch = probe(
+        "patch",
+        "t.seq, t.off, t.data",
+        &format!("t.branch = f.branch AND t.did = {did} AND t.blk = f.blk AND t.born = f.born"),
+    );
     format!(
         "WITH f AS MATERIALIZED ({found})
          SELECT 0, f.blk, f.data, f.block, 0::bigint, b.hash, b.len, b.codec, f.kind
-           FROM f LEFT JOIN tarbox.block b ON f.kind = 1 AND b.family = $1 AND b.block = f.block WHERE f.kind <> 0
+           FROM f LEFT JOIN LATERAL {header} b ON f.kind = 1 WHERE f.kind <> 0 OR f.patches > 0
          UNION ALL
          SELECT 1, f.blk, p.data, NULL, p.part::bigint, NULL, NULL, NULL, NULL
-           FROM f JOIN tarbox.block_part p ON p.family = $1 AND p.block = f.block WHERE f.kind = 1
+           FROM f CROSS JOIN LATERAL {part} p WHERE f.kind = 1
          UNION ALL
          SELECT 2, f.blk, p.data, p.off, p.seq, NULL, NULL, NULL, NULL
-           FROM f JOIN tarbox.patch p ON p.family = $1 AND p.branch = f.branch AND p.did = {did} AND p.blk = f.blk
-             AND p.born = f.born WHERE f.patches > 0"
+           FROM f CROSS JOIN LATERAL {patch} p WHERE f.patches > 0"
     )
 }
 

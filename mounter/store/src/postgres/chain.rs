@@ -11,6 +11,12 @@ use crate::model::View;
 pub(super) const LINKS: &str =
     "unnest($2::bigint[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS a(branch, layer, lim, ord)";
 
+/// The rows `t` of a key, for a `LATERAL`. `OFFSET 0` keeps the planner from turning the join around: as long as it has
+/// no statistics, it takes a scan of the whole family for cheaper than a few looks into an index.
+pub(super) fn probe(table: &str, columns: &str, key: &str) -> String {
+    format!("(SELECT {columns} FROM tarbox.{table} t WHERE t.family = $1 AND {key} OFFSET 0)")
+}
+
 /// A head without ancestors: its current rows are all there is to see.
 pub(super) fn is_plain_head(view: &View) -> bool {
     matches!(view.chain[..], [link] if link.layer == i64::MAX)

@@ -7,6 +7,7 @@ use sqlx::Row;
 use tarbox_types::TenantId;
 
 use super::{
+    chain::probe,
     failure::Failure,
     layers::{self, lock_branch},
     pool::{Pool, Transaction, transact},
@@ -63,7 +64,7 @@ async fn try_prune(pool: &Pool, family: i64) -> Attempt<Option<u64>> {
         (task.try_get("above")?, task.try_get("below")?, task.try_get("upto")?);
     let mut gone = 0;
     for table in VERSIONED {
-        let condition = "t.born > $3 AND t.died > $4 AND t.died <= $5";
+        let condition = "t.born > $3 AND t.died > 0 AND t.died > $4 AND t.died <= $5";
         let statement = remove_versions(&format!("{table}_h"), condition);
         gone += removed(
             &mut transaction,
@@ -104,10 +105,29 @@ fn remove_versions(table: &str, condition: &str) -> Statement {
         "WITH gone AS (DELETE FROM tarbox.{table} t WHERE t.ctid = ANY({select}) AND t.family = $1
            AND t.branch = $2 AND {condition} RETURNING t.did, t.blk, t.born, t.kind, t.block, t.patches),
          blocks AS (INSERT INTO tarbox.dropped (family, block) SELECT $1, block FROM gone WHERE kind = 1),
-         patches AS (DELETE FROM tarbox.patch p USING gone g WHERE g.patches > 0 AND p.family = $1 AND p.branch = $2
-           AND p.did = g.did AND p.blk = g.blk AND p.born = g.born)
-         SELECT count(*) FROM gone"
+         {}
+         SELECT count(*) FROM gone",
+        patches_of("gone")
     ))
+}
+
+/// The part of a statement that deletes the patches of versions of branch `$2`.
+fn patches_of(versions: &str) -> String {
+    let key = "t.branch = $2 AND t.did = v.did AND t.blk = v.blk AND t.born = v.born";
+    format!(
+        "patches AS (DELETE FROM tarbox.patch p USING (SELECT o.at FROM {versions} v CROSS JOIN LATERAL {} o
+           WHERE v.patches > 0 OFFSET 0) o WHERE p.ctid = o.at)",
+        probe("patch", "t.ctid AS at", key)
+    )
+}
+
+/// Deletes all parts of some blocks.
+fn parts_of(blocks: &str) -> String {
+    format!(
+        "DELETE FROM tarbox.block_part p USING (SELECT o.at FROM {blocks} v CROSS JOIN LATERAL {} o OFFSET 0) o
+         WHERE p.ctid = o.at",
+        probe("block_part", "t.ctid AS at", "t.block = v.block")
+    )
 }
 
 async fn removed(transaction: &mut Transaction, statement: Statement) -> Attempt<u64> {
@@ -177,9 +197,10 @@ async fn reap_dead(pool: &Pool, family: i64) -> Attempt<u64> {
                SELECT $1, $2, {columns}, $4 FROM seen WHERE kept),
              blocks AS (INSERT INTO tarbox.dropped (family, block)
                SELECT $1, block FROM seen WHERE NOT kept AND kind = 1),
-             patches AS (DELETE FROM tarbox.patch p USING seen s WHERE NOT s.kept AND s.patches > 0 AND p.family = $1
-               AND p.branch = $2 AND p.did = s.did AND p.blk = s.blk AND p.born = s.born)
-             SELECT count(*) FROM gone"
+             unseen AS (SELECT * FROM seen WHERE NOT kept),
+             {}
+             SELECT count(*) FROM gone",
+            patches_of("unseen")
         ))
         .with(family)
         .with(branch)
@@ -233,7 +254,7 @@ async fn collect_dropped(pool: &Pool, family: i64) -> Attempt<u64> {
         .rows(
             Statement::new(
                 "INSERT INTO tarbox.dropped (family, block) SELECT $1, k FROM unnest($2::bigint[]) AS k
-                 WHERE k <> ALL ($3) AND EXISTS (SELECT FROM tarbox.block b WHERE b.family = $1 AND b.block = k)
+                 WHERE k <> ALL ($3) AND EXISTS (SELECT FROM tarbox.block b WHERE b.family = $1 AND b.block = k OFFSET 0)
                  RETURNING 1",
             )
             .with(family)
@@ -243,15 +264,16 @@ async fn collect_dropped(pool: &Pool, family: i64) -> Attempt<u64> {
         .await?;
     transaction
         .rows(
-            Statement::new(
+            Statement::new(format!(
                 "WITH gone AS (DELETE FROM tarbox.block b WHERE b.family = $1 AND b.block = ANY($2)
                    AND NOT EXISTS (SELECT FROM tarbox.ext e
-                     WHERE e.family = $1 AND e.block = b.block AND e.kind = 1)
+                     WHERE e.family = $1 AND e.block = b.block AND e.kind = 1 OFFSET 0)
                    AND NOT EXISTS (SELECT FROM tarbox.ext_h e
-                     WHERE e.family = $1 AND e.block = b.block AND e.kind = 1)
+                     WHERE e.family = $1 AND e.block = b.block AND e.kind = 1 OFFSET 0)
                    RETURNING b.block)
-                 DELETE FROM tarbox.block_part p USING gone WHERE p.family = $1 AND p.block = gone.block",
-            )
+                 {}",
+                parts_of("gone")
+            ))
             .with(family)
             .with(locked),
         )
@@ -264,19 +286,19 @@ async fn collect_dropped(pool: &Pool, family: i64) -> Attempt<u64> {
 async fn orphaned_uploads(pool: &Pool, family: i64) -> Result<u64> {
     let done = pool
         .write("collect orphaned uploads", || {
-            Statement::new(
+            Statement::new(format!(
                 "WITH r AS MATERIALIZED (SELECT r.first, r.count FROM tarbox.reservation r
                    LEFT JOIN tarbox.tenant t ON t.id = r.tenant
                    WHERE r.family = $1 AND (t.id IS NULL OR t.deleted OR t.epoch > r.epoch)
                    ORDER BY r.first LIMIT 1 FOR UPDATE OF r SKIP LOCKED),
                  lost AS (SELECT g.block FROM r
                    CROSS JOIN LATERAL generate_series(r.first, r.first + r.count - 1) AS g(block)
-                   WHERE NOT EXISTS (SELECT FROM tarbox.block b WHERE b.family = $1 AND b.block = g.block)),
-                 parts AS (DELETE FROM tarbox.block_part p USING lost WHERE p.family = $1 AND p.block = lost.block
-                   RETURNING 1),
+                   WHERE NOT EXISTS (SELECT FROM tarbox.block b WHERE b.family = $1 AND b.block = g.block OFFSET 0)),
+                 parts AS ({} RETURNING 1),
                  over AS (DELETE FROM tarbox.reservation d USING r WHERE d.family = $1 AND d.first = r.first RETURNING 1)
                  SELECT (SELECT count(*) FROM over) + (SELECT count(*) FROM parts)",
-            )
+                parts_of("lost")
+            ))
             .with(family)
         })
         .await?;

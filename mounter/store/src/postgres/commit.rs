@@ -13,6 +13,7 @@ use tarbox_types::BlockId;
 
 use super::{
     TenantRows,
+    chain::probe,
     rows::{self, unreadable},
     statement::{Statement, column, count, int},
 };
@@ -56,7 +57,7 @@ impl TenantRows {
             .read("look for collected blocks", || {
                 let mut statement = Statement::new(
                     "SELECT k FROM unnest($2::bigint[]) AS k WHERE NOT EXISTS
-                       (SELECT FROM tarbox.block b WHERE b.family = $1 AND b.block = k)",
+                       (SELECT FROM tarbox.block b WHERE b.family = $1 AND b.block = k OFFSET 0)",
                 )
                 .with(self.family);
                 statement.bind(column(blocks, |block| int(*block)));
@@ -86,6 +87,14 @@ struct Parts {
 }
 
 impl Parts {
+    /// Adds a part `name` that deletes rows of a table whose places (`ctid`) a query `which` gives as `at`.
+    fn delete(&mut self, name: &str, table: &str, which: &str) {
+        self.part(
+            name,
+            &format!("DELETE FROM tarbox.{table} t USING ({which} OFFSET 0) w WHERE t.ctid = w.at"),
+        );
+    }
+
     /// Adds a part `name AS (sql)`.
     fn part(&mut self, name: &str, sql: &str) {
         self.statement.push(&format!(",\n{name} AS ({sql})"));
@@ -100,7 +109,8 @@ impl Parts {
     }
 }
 
-fn statement(family: i64, fence: &Fence, batch: &Batch) -> Statement {
+/// The one statement of a commit; no row = the fence found none.
+pub(super) fn statement(family: i64, fence: &Fence, batch: &Batch) -> Statement {
     let mut parts = Parts { statement: Statement::default().with(family) };
     fence_part(&mut parts, fence, batch);
     headers(&mut parts, &batch.headers);
@@ -147,13 +157,15 @@ fn fence_part(parts: &mut Parts, fence: &Fence, batch: &Batch) {
     };
     parts.statement.push(&format!(
         "WITH RECURSIVE {reused}fence AS (
-           UPDATE tarbox.tenant t SET seq = {to}, next_ino = GREATEST(next_ino, {next_ino}),
+           UPDATE tarbox.tenant t SET seq = {to}, commit_epoch = epoch, next_ino = GREATEST(next_ino, {next_ino}),
              used_bytes = {used_bytes}, used_inodes = {used_inodes}{seal}
            WHERE id = {tenant} AND token = {token} AND epoch = {epoch} AND held AND seq = {from}{all_there}
            RETURNING t.id AS tenant, t.head_branch AS branch, {layer} AS layer, {last_view} AS last_view,
-             t.cur_layer AS next_layer, t.seq, t.used_bytes, t.used_inodes, t.quota_bytes, t.quota_inodes, t.max_file),
-         f AS MATERIALIZED (SELECT fence.*, b.ino_floor, b.parent, b.parent_layer FROM fence JOIN tarbox.branch b
-           ON b.family = $1 AND b.branch = fence.branch)"
+             t.cur_layer AS next_layer, t.seq, t.next_ino, t.used_bytes,
+             t.used_inodes, t.quota_bytes, t.quota_inodes, t.max_file),
+         f AS MATERIALIZED (SELECT fence.*, b.ino_floor, b.parent, b.parent_layer FROM fence
+           CROSS JOIN LATERAL {branch} b)",
+        branch = probe("branch", "t.ino_floor, t.parent, t.parent_layer", "t.branch = fence.branch")
     ));
 }
 
@@ -169,8 +181,8 @@ fn reused_part(parts: &mut Parts, reused: &[BlockId]) -> (String, String) {
     let blocks = parts.bind(blocks);
     let expected = parts.bind(expected);
     let part = format!(
-        "reused AS MATERIALIZED (SELECT b.block FROM unnest({blocks}::bigint[]) AS k(block)
-           JOIN tarbox.block b ON b.family = $1 AND b.block = k.block FOR KEY SHARE OF b), "
+        "reused AS MATERIALIZED (SELECT b.block FROM tarbox.block b WHERE b.family = $1 AND b.block = ANY ({blocks})
+           FOR KEY SHARE), "
     );
     (part, format!(" AND (SELECT count(*) FROM reused) = {expected}"))
 }
@@ -204,8 +216,9 @@ fn seal_part(parts: &mut Parts, seal: &Seal) -> String {
     parts.part(
         "sealed",
         &format!(
-            "INSERT INTO tarbox.layer (family, branch, layer, tenant, name, request, seq, used_bytes, used_inodes)
-             SELECT $1, f.branch, f.layer, f.tenant, {free}, {request}, f.seq, f.used_bytes, f.used_inodes
+            "INSERT INTO tarbox.layer (family, branch, layer, tenant, name, request, seq, next_ino, used_bytes,
+               used_inodes)
+             SELECT $1, f.branch, f.layer, f.tenant, {free}, {request}, f.seq, f.next_ino, f.used_bytes, f.used_inodes
              FROM f WHERE f.next_layer > f.layer RETURNING layer",
             free = free_name(&name, "f.tenant", "f.branch", "f.layer"),
         ),

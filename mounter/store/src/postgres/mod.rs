@@ -11,6 +11,7 @@ mod pool;
 mod reads;
 mod restore;
 mod rows;
+mod scan;
 mod schema;
 mod statement;
 mod tenants;
@@ -224,9 +225,9 @@ impl TenantStore for TenantRows {
 
     async fn check(
         &self,
-        _repair: bool,
-        _progress: &(dyn Fn(CheckProgress) + Send + Sync),
+        repair: bool,
+        progress: &(dyn Fn(CheckProgress) + Send + Sync),
     ) -> Result<CheckReport> {
-        Err(StoreError::Refused("the check is not built yet".into()))
+        scan::check(self, repair, progress).await
     }
 }

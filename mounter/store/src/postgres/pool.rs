@@ -203,6 +203,9 @@ impl Pool {
     }
 }
 
+/// What makes a transaction one look at one state, for as long as it takes.
+const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0";
+
 async fn begin(conn: &mut PgConnection) -> std::result::Result<(), Failure> {
     sqlx::raw_sql("BEGIN").execute(conn).await?;
     Ok(())
@@ -217,6 +220,12 @@ impl Transaction {
     /// Runs one statement.
     pub(super) async fn rows(&mut self, statement: Statement) -> std::result::Result<Vec<PgRow>, Failure> {
         rows(&mut self.conn, statement).await
+    }
+
+    /// Makes the transaction, of which nothing has been asked yet, one look at one state.
+    pub(super) async fn freeze(&mut self) -> std::result::Result<(), Failure> {
+        sqlx::raw_sql(SNAPSHOT).execute(&mut *self.conn).await?;
+        Ok(())
     }
 
     /// Runs one statement that answers with at most one row.

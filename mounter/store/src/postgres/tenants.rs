@@ -121,24 +121,7 @@ impl Postgres {
 
 impl TenantRows {
     pub(super) async fn read_head(&self) -> Result<(Tenant, View)> {
-        let found = self
-            .pool
-            .read("look at the head", || {
-                Statement::new(format!(
-                    "WITH RECURSIVE chain AS (
-                       SELECT 1 AS ord, b.family, b.branch, b.parent, b.parent_layer, b.ino_floor,
-                         {max}::bigint AS layer
-                       FROM tarbox.tenant t JOIN tarbox.branch b ON b.family = t.family AND b.branch = t.head_branch
-                       WHERE t.id = $1
-                       UNION ALL
-                       SELECT c.ord + 1, b.family, b.branch, b.parent, b.parent_layer, b.ino_floor, c.parent_layer
-                       FROM chain c JOIN tarbox.branch b ON b.family = c.family AND b.branch = c.parent)
-                     SELECT {TENANT}, {VIEW} FROM {TENANT_AND_HOLDER} WHERE t.id = $1",
-                    max = i64::MAX
-                ))
-                .with(self.id.0)
-            })
-            .await?;
+        let found = self.pool.read("look at the head", || head_statement(self.id)).await?;
         let row = found.first().ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
         let read = || Ok((rows::tenant(row)?, rows::view(row)?));
         read().map_err(unreadable)
@@ -149,6 +132,22 @@ impl TenantRows {
         let view = found.first().map(rows::view).transpose().map_err(unreadable)?;
         view.filter(|view| !view.chain.is_empty()).ok_or_else(|| no_layer(branch, layer))
     }
+}
+
+/// Reads a tenant with `next_ino`, and the view of its head.
+pub(super) fn head_statement(id: TenantId) -> Statement {
+    Statement::new(format!(
+        "WITH RECURSIVE chain AS (
+           SELECT 1 AS ord, b.family, b.branch, b.parent, b.parent_layer, b.ino_floor, {max}::bigint AS layer
+           FROM tarbox.tenant t JOIN tarbox.branch b ON b.family = t.family AND b.branch = t.head_branch
+           WHERE t.id = $1
+           UNION ALL
+           SELECT c.ord + 1, b.family, b.branch, b.parent, b.parent_layer, b.ino_floor, c.parent_layer
+           FROM chain c JOIN tarbox.branch b ON b.family = c.family AND b.branch = c.parent)
+         SELECT {TENANT}, t.next_ino, {VIEW} FROM {TENANT_AND_HOLDER} WHERE t.id = $1",
+        max = i64::MAX
+    ))
+    .with(id.0)
 }
 
 /// A view's arrays, from a table `chain` in the statement.

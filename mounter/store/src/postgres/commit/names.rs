@@ -6,7 +6,10 @@ use super::Parts;
 use crate::{
     codec,
     model::*,
-    postgres::statement::{column, int},
+    postgres::{
+        chain::probe,
+        statement::{column, int},
+    },
 };
 
 const INODE: &str = "mode, uid, gid, rdev, nlink, size, atime, atime_ns, mtime, mtime_ns, ctime, ctime_ns, \
@@ -23,15 +26,16 @@ pub(super) fn of(alias: &str, columns: &str) -> String {
 }
 
 /// Copies the versions that a kept view sees, and that this commit replaces or removes, to the history.
-/// `keys` is a table `k`, `on` joins it with the table `t`.
+/// `keys` is a table `k`, `on` finds its rows in the table `t`. Without a kept view nothing is looked up.
 pub(super) fn keep(parts: &mut Parts, table: &str, columns: &str, keys: &str, on: &str) {
     let values = of("t", columns);
+    let old = format!("f.last_view >= 0 AND t.branch = f.branch AND {on} AND t.born <= f.last_view");
+    let old = probe(table, &format!("{values}, t.born"), &old);
     parts.part(
         &format!("{table}_kept"),
         &format!(
             "INSERT INTO tarbox.{table}_h (family, branch, {columns}, born, died)
-             SELECT t.family, t.branch, {values}, t.born, f.layer FROM f CROSS JOIN {keys}
-             JOIN tarbox.{table} t ON t.family = $1 AND t.branch = f.branch AND {on} WHERE t.born <= f.last_view"
+             SELECT $1, f.branch, {values}, t.born, f.layer FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} t"
         ),
     );
 }
@@ -95,12 +99,13 @@ fn upsert_inodes(parts: &mut Parts, rows: &[InodeRow]) {
 /// Deleted where no ancestor can have the number, else a whiteout.
 fn remove_inodes(parts: &mut Parts, gone: Vec<i64>) {
     let gone = parts.bind(gone);
-    parts.part(
+    let old =
+        probe("inode", "t.ctid AS at", "t.branch = f.branch AND t.ino = k.ino AND k.ino >= f.ino_floor");
+    let keys = format!("unnest({gone}::bigint[]) AS k(ino)");
+    parts.delete(
         "inode_gone",
-        &format!(
-            "DELETE FROM tarbox.inode t USING f, unnest({gone}::bigint[]) AS k(ino)
-             WHERE t.family = $1 AND t.branch = f.branch AND t.ino = k.ino AND k.ino >= f.ino_floor"
-        ),
+        "inode",
+        &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"),
     );
     parts.part(
         "inode_whiteout",
@@ -136,14 +141,12 @@ pub(super) fn entries(parts: &mut Parts, batch: &Batch) {
         let parents = parts.bind(gone.iter().map(|(parent, ..)| int(*parent)).collect::<Vec<_>>());
         let names = parts.bind(gone.iter().map(|(_, name, _)| &name[..]).collect::<Vec<_>>());
         let cookies = parts.bind(gone.iter().map(|(.., cookie)| int(*cookie)).collect::<Vec<_>>());
-        parts.part(
-            "dentry_gone",
-            &format!(
-                "DELETE FROM tarbox.dentry t USING f, unnest({parents}::bigint[], {names}::bytea[]) AS k(parent, name)
-                 WHERE t.family = $1 AND t.branch = f.branch AND t.parent = k.parent AND t.name = k.name
-                   AND k.parent >= f.ino_floor"
-            ),
-        );
+        let old =
+            "t.branch = f.branch AND t.parent = k.parent AND t.name = k.name AND k.parent >= f.ino_floor";
+        let old = probe("dentry", "t.ctid AS at", old);
+        let keys = format!("unnest({parents}::bigint[], {names}::bytea[]) AS k(parent, name)");
+        let which = format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o");
+        parts.delete("dentry_gone", "dentry", &which);
         parts.part(
             "dentry_whiteout",
             &format!(
@@ -196,14 +199,12 @@ pub(super) fn xattrs(parts: &mut Parts, batch: &Batch) {
     if !gone.is_empty() {
         let gone = parts.bind(gone);
         let emptied = parts.bind(emptied.clone());
-        parts.part(
-            "xattr_gone",
-            &format!(
-                "DELETE FROM tarbox.xattr t USING f, unnest({gone}::bigint[]) AS k(ino)
-                 WHERE t.family = $1 AND t.branch = f.branch AND t.ino = k.ino
-                   AND (k.ino >= f.ino_floor OR k.ino <> ALL ({emptied}::bigint[]))"
-            ),
+        let old = probe("xattr", "t.ctid AS at", "t.branch = f.branch AND t.ino = k.ino");
+        let which = format!(
+            "SELECT o.at FROM f CROSS JOIN unnest({gone}::bigint[]) AS k(ino) CROSS JOIN LATERAL {old} o
+             WHERE k.ino >= f.ino_floor OR k.ino <> ALL ({emptied}::bigint[])"
         );
+        parts.delete("xattr_gone", "xattr", &which);
     }
     let inos: Vec<_> = set.iter().map(|(ino, _)| *ino).chain(emptied.iter().copied()).collect();
     if inos.is_empty() {

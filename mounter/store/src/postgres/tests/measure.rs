@@ -53,6 +53,15 @@ async fn create(writer: &mut Writer, files: usize) {
 #[ignore = "takes a quarter of a minute and asserts nothing"]
 async fn measure_small_rows() {
     let (mut writer, _) = writer().await;
+    let mut plain = server().connect("postgres").await.unwrap();
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS one (x int); INSERT INTO one VALUES (1)")
+        .execute(&mut plain)
+        .await
+        .unwrap();
+    let one_row = each(async || {
+        sqlx::query("UPDATE one SET x = x + 1").execute(&mut plain).await.unwrap();
+    });
+    println!("commit of one plain row, for comparison: {:?}", one_row.await);
     println!("commit of 4 creates: {:?}", each(async || create(&mut writer, 4).await).await);
     println!("commit of 1,000 creates: {:?}", each(async || create(&mut writer, 1000).await).await);
     let (ino, _) = writer.file("patched", &random(BLOCK, 0)).await;

@@ -1,0 +1,12 @@
+//! The programs as a user runs them: their messages, exit codes and effects. Mounting needs root and /dev/fuse.
+
+#[path = "programs/archives.rs"]
+mod archives;
+#[path = "programs/command_line.rs"]
+mod command_line;
+#[path = "programs/mounting.rs"]
+mod mounting;
+#[path = "programs/place.rs"]
+mod place;
+#[path = "programs/tenants.rs"]
+mod tenants;
