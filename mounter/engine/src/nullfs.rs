@@ -26,6 +26,8 @@ use tokio::sync::Notify;
 
 use tree::{Content, Tree};
 
+const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).expect("it is not zero");
+
 /// How a [`MemFs`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemFsOptions {
@@ -156,7 +158,8 @@ fn xattr(bytes: Vec<u8>, size: u32) -> Result<ReplyXAttr> {
 
 impl Filesystem for MemFs {
     async fn init(&self, _req: Request) -> Result<ReplyInit> {
-        Ok(ReplyInit::new(NonZeroU32::MAX))
+        // fuse3's own session allocates a buffer of that length.
+        Ok(ReplyInit::new(MAX_WRITE))
     }
 
     async fn destroy(&self, _req: Request) {
