@@ -78,7 +78,12 @@ pub struct Identity {
 
 impl From<&Lease> for Identity {
     fn from(lease: &Lease) -> Self {
-        Self { fence: lease.fence.clone(), previous: lease.previous.clone(), committed_epoch: lease.committed_epoch, seq: lease.tenant.seq }
+        Self {
+            fence: lease.fence.clone(),
+            previous: lease.previous.clone(),
+            committed_epoch: lease.committed_epoch,
+            seq: lease.tenant.seq,
+        }
     }
 }
 

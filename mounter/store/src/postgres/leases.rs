@@ -131,7 +131,11 @@ impl Postgres {
         Ok(Lease { fence, previous, committed_epoch, tenant, next_ino: count(next_ino), head })
     }
 
-    async fn try_take_lease(&self, tenant: TenantId, session: SessionId) -> Attempt<(Fence, Fence, i64, i64)> {
+    async fn try_take_lease(
+        &self,
+        tenant: TenantId,
+        session: SessionId,
+    ) -> Attempt<(Fence, Fence, i64, i64)> {
         let mut transaction = self.pool.begin().await?;
         let decided = decide(&mut transaction, tenant, session).await;
         let previous = match decided {

@@ -303,10 +303,18 @@ impl Inner {
                 })?;
             Ok(Ok((old.fence(), committed_epoch, row, head)))
         })?;
-        let (previous, committed_epoch, row, head) = taken.map_err(|holder| StoreError::Held { tenant: id, holder })?;
+        let (previous, committed_epoch, row, head) =
+            taken.map_err(|holder| StoreError::Held { tenant: id, holder })?;
         self.control.note_holder(id, session)?;
         let (fence, next_ino) = (row.fence(), row.next_ino);
-        Ok(Lease { fence, previous, committed_epoch, next_ino, head, tenant: self.tenant_of(row, family.id)? })
+        Ok(Lease {
+            fence,
+            previous,
+            committed_epoch,
+            next_ino,
+            head,
+            tenant: self.tenant_of(row, family.id)?,
+        })
     }
 
     fn close_idle(&self) {
