@@ -163,12 +163,8 @@ impl FileSystem {
         let fresh = if recovery.replayed > 0 { u64::MAX } else { lease.next_ino };
         let flusher = Flusher::new(
             Arc::clone(&store),
-            lease.fence.clone(),
-            lease.head.clone(),
+            &lease,
             Counters { next_ino: fresh, ..counters },
-            lease.next_ino,
-            tenant.seq,
-            tenant.block_size,
             config.compression,
         );
         let shared = Arc::new(Shared {
