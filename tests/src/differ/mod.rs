@@ -117,15 +117,28 @@ fn beside(dir: &Path, attempt: u32) -> PathBuf {
 /// # Errors
 /// The report.
 pub fn compare_seeds(left: &Path, right: &Path, seeds: Range<u64>, steps: usize) -> Result<(), String> {
+    compare_some(left, right, seeds, |seed| generate(seed, steps))
+}
+
+/// Runs sequences made from seeds by `draw`; a report as that of [`compare_seeds`].
+///
+/// # Errors
+/// The report.
+pub fn compare_some(
+    left: &Path,
+    right: &Path,
+    seeds: Range<u64>,
+    draw: impl Fn(u64) -> Vec<Step>,
+) -> Result<(), String> {
     let different: Vec<String> =
-        seeds.filter_map(|seed| compare_seed(left, right, seed, steps)).take(3).collect();
+        seeds.filter_map(|seed| compare_seed(left, right, seed, &draw(seed))).take(3).collect();
     if different.is_empty() { Ok(()) } else { Err(different.join("\n=====\n")) }
 }
 
-fn compare_seed(left: &Path, right: &Path, seed: u64, steps: usize) -> Option<String> {
-    let sequence = generate(seed, steps);
+fn compare_seed(left: &Path, right: &Path, seed: u64, sequence: &[Step]) -> Option<String> {
+    let steps = sequence.len();
     let (left, right) = (left.join(format!("seed-{seed}")), right.join(format!("seed-{seed}")));
-    let first = compare(&left, &right, &sequence)?;
+    let first = compare(&left, &right, sequence)?;
     let failing = &sequence[..(first.at + 1).min(sequence.len())];
     let (short, difference) = shorten(&left, &right, failing, Duration::from_secs(40));
     let shown: Vec<String> = short.iter().map(|step| format!("  {step:?}")).collect();
