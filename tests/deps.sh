@@ -48,6 +48,8 @@ postgres() {
 fuse() {
     [ -e /dev/fuse ] || sudo_if_needed modprobe fuse || true
     [ -e /dev/fuse ] || { echo "deps: /dev/fuse is missing: load the kernel module 'fuse' or give the container the device" >&2; exit 1; }
+    # As udev leaves it: fusermount3 opens it with the rights of the user who mounts.
+    [ "$(stat -c %a /dev/fuse)" = 666 ] || sudo_if_needed chmod 666 /dev/fuse
 }
 
 run() { packages cc:gcc fusermount3:fuse3 git:git tar:tar; fuse; }

@@ -56,7 +56,7 @@ async fn begin<F: Filesystem + Send + Sync + 'static>(
     attach: impl FnOnce(Arc<dyn KernelCache>),
     device: OwnedFd,
 ) -> io::Result<Session> {
-    let slots = create_slots(SlotsLayout::default())?;
+    let slots = create_slots(SlotsLayout { big: 96, ..SlotsLayout::default() })?;
     let parts = SessionParts { devices: vec![device], slots, init: None };
     let session =
         Session::start(Arc::clone(file_system), parts, SessionConfig::default(), Handle::current())?;

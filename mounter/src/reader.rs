@@ -49,7 +49,14 @@ struct Shown {
 /// What opening a view needs of a lease, without being one: nothing is ever committed under it.
 fn not_a_lease(tenant: Tenant, head: View, session: SessionId) -> Lease {
     let fence = Fence { tenant: tenant.id, session, epoch: tenant.epoch, token: Uuid::nil() };
-    Lease { previous: fence.clone(), fence, next_ino: u64::MAX >> 16, tenant, head }
+    Lease {
+        previous: fence.clone(),
+        committed_epoch: fence.epoch,
+        fence,
+        next_ino: u64::MAX >> 16,
+        tenant,
+        head,
+    }
 }
 
 impl Reader {

@@ -46,7 +46,7 @@ impl MountPlan {
     pub fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         // setpriv becomes the program: the child's pid is the mounter's, which ends even when the test is killed.
-        command.arg("--pdeathsig=TERM");
+        command.arg("--pdeathsig=KILL");
         if let Some(user) = &self.user {
             command.args([format!("--reuid={user}"), "--clear-groups".into(), "--inh-caps=-all".into()]);
             command.arg(format!(

@@ -120,7 +120,7 @@ impl PostgresServer {
             "-c",
             "listen_addresses=127.0.0.1",
         ]);
-        postgres.args(["-c", &"unix_socket_directories="]);
+        postgres.args(["-c", "unix_socket_directories="]);
         postgres.args(["-c", "max_connections=200", "-c", "max_wal_size=4GB"]);
         let child = postgres.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.process = Some(child);

@@ -80,11 +80,11 @@ impl Stamper {
             let temporary = self.dir.join("temporary");
             fs::write(&temporary, record(n))?;
             fs::rename(&temporary, self.dir.join(format!("n{n}")))?;
-            if n % 7 == 0 && n > 20 {
+            if n.is_multiple_of(7) && n > 20 {
                 fs::remove_file(self.dir.join(format!("n{}", n - 20)))?;
             }
             told.done.store(n, Ordering::SeqCst);
-            if sync_every > 0 && n % sync_every == 0 {
+            if sync_every > 0 && n.is_multiple_of(sync_every) {
                 for file in [
                     &first,
                     &second,

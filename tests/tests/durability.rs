@@ -165,7 +165,7 @@ fn restart(volume: &Volume, told: &Told, names: u64) {
         log.set_len(names * 24).expect("truncate the log");
     }
     // A pending removal of the round that was cut short.
-    if names % 7 == 0 && names > 20 {
+    if names.is_multiple_of(7) && names > 20 {
         let _ = fs::remove_file(volume.at(&format!("stamps/n{}", names - 20)));
     }
     let _ = fs::remove_file(volume.at("stamps/temporary"));

@@ -75,16 +75,18 @@ fn an_fsync_waits_for_postgresql_to_come_back_and_then_succeeds() {
     if volume.is_control() {
         return;
     }
-    fs::write(volume.at("before"), "before").expect("write");
+    // In a directory made here all names are known; in another, a new name would have to be asked for.
+    fs::create_dir(volume.at("dir")).expect("mkdir");
+    fs::write(volume.at("dir/before"), "before").expect("write");
     volume.server().stop().expect("stop PostgreSQL");
-    let path = volume.at("during");
+    let path = volume.at("dir/during");
     let waiter = thread::spawn(move || -> std::io::Result<()> {
         let mut file = File::create(path)?;
         file.write_all(b"during")?;
         file.sync_all()
     });
-    assert_eq!(fs::read(volume.at("before")).expect("read what is cached"), b"before");
-    wait_for("the file", LIMIT, || volume.at("during").exists().then_some(()))
+    assert_eq!(fs::read(volume.at("dir/before")).expect("read what is cached"), b"before");
+    wait_for("the file", LIMIT, || volume.at("dir/during").exists().then_some(()))
         .expect("created while it is away");
     assert!(!waiter.is_finished(), "fsync succeeded without a database");
     volume.server().resume().expect("start PostgreSQL");
@@ -92,7 +94,7 @@ fn an_fsync_waits_for_postgresql_to_come_back_and_then_succeeds() {
     volume.kill();
     volume.lose_node();
     volume.start();
-    assert_eq!(fs::read(volume.at("during")).expect("read"), b"during");
+    assert_eq!(fs::read(volume.at("dir/during")).expect("read"), b"during");
 }
 
 #[test]

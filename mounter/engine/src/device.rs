@@ -54,12 +54,13 @@ impl Device {
 
     /// Sends one message: a reply or a notification, header first.
     pub(crate) fn send(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        if body.is_empty() {
-            (&self.0).write(head)?;
+        let sent = if body.is_empty() {
+            (&self.0).write(head)?
         } else {
-            (&self.0).write_vectored(&[IoSlice::new(head), IoSlice::new(body)])?;
-        }
-        Ok(())
+            (&self.0).write_vectored(&[IoSlice::new(head), IoSlice::new(body)])?
+        };
+        // The kernel takes a message whole or not at all.
+        if sent == head.len() + body.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
     /// Asks whether the request `unique` still waits for its reply on this descriptor, without any effect:

@@ -33,7 +33,10 @@ where
     let unmasked = agreed.has(init::DONT_MASK);
     Ok(match operation {
         Operation::Lookup { name } => fs.lookup(req, node, name).await?.into(),
-        Operation::Forget { nlookup } => fs.forget(req, node, nlookup).await.into(),
+        Operation::Forget { nlookup } => {
+            fs.forget(req, node, nlookup).await;
+            Reply::Empty
+        }
         Operation::Getattr { fh, flags } => fs.getattr(req, node, fh, flags).await?.into(),
         Operation::Setattr(change) => fs.setattr(req, node, change.handle(), set_attr(&change)).await?.into(),
         Operation::Readlink => fs.readlink(req, node).await?.into(),
@@ -91,7 +94,10 @@ where
             fs.create(req, node, name, mode, flags).await?.into()
         }
         Operation::Bmap { block, blocksize } => fs.bmap(req, node, blocksize, block).await?.into(),
-        Operation::BatchForget(forgets) => fs.batch_forget(req, &forgets.to_vec()).await.into(),
+        Operation::BatchForget(forgets) => {
+            fs.batch_forget(req, &forgets.to_vec()).await;
+            Reply::Empty
+        }
         Operation::Fallocate { fh, offset, length, mode } => {
             fs.fallocate(req, node, fh, offset, length, mode).await?.into()
         }

@@ -11,7 +11,7 @@ use crate::encode::{Encoded, Reply};
 use crate::flight::Flights;
 use crate::opcode;
 use crate::readers::Readers;
-use crate::resend::{Resends, Turn};
+use crate::resend::Resends;
 use crate::slots::{Slot, Slots};
 use crate::statistics::Statistics;
 
@@ -69,13 +69,9 @@ impl Link {
     }
 
     fn send(&self, slot: Slot, encoded: Encoded) -> Option<Slot> {
-        match self.resends.turn(slot, encoded) {
-            Turn::Parked => None,
-            Turn::Send(slot, encoded) => {
-                self.write(slot.device(), &encoded);
-                Some(slot)
-            }
-        }
+        let (slot, encoded) = self.resends.done(slot, encoded)?;
+        self.write(slot.device(), &encoded);
+        Some(slot)
     }
 
     /// Writes a reply from where it was laid out.

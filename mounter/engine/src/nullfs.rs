@@ -1,6 +1,7 @@
 //! A file system in memory that keeps nothing: what the engine's tests and benchmarks serve.
 //!
 //! Reads of a file named `wait` do not return before [`MemFs::open_gate`], or a signal to the caller.
+//! Looking up `panic` panics.
 
 pub mod cells;
 mod tree;
@@ -24,6 +25,8 @@ use tarbox_types::fuse::{O_TMPFILE_BITS, UMASK_UNAPPLIED, WRITE_KILL_SUIDGID, un
 use tokio::sync::Notify;
 
 use tree::{Content, Tree};
+
+const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).expect("it is not zero");
 
 /// How a [`MemFs`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +158,8 @@ fn xattr(bytes: Vec<u8>, size: u32) -> Result<ReplyXAttr> {
 
 impl Filesystem for MemFs {
     async fn init(&self, _req: Request) -> Result<ReplyInit> {
-        Ok(ReplyInit::new(NonZeroU32::MAX.min(NonZeroU32::new(1 << 20).unwrap_or(NonZeroU32::MIN))))
+        // fuse3's own session allocates a buffer of that length.
+        Ok(ReplyInit::new(MAX_WRITE))
     }
 
     async fn destroy(&self, _req: Request) {
@@ -163,6 +167,7 @@ impl Filesystem for MemFs {
     }
 
     async fn lookup(&self, _req: Request, parent: u64, name: &OsStr) -> Result<ReplyEntry> {
+        assert!(name != "panic", "as asked for");
         let tree = self.tree.lock();
         let ino = tree.child(parent, name)?;
         self.entry(&tree, ino)

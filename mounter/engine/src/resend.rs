@@ -19,16 +19,7 @@ enum Awaited {
     /// Being worked on in the slot with this index; the repetition has not come.
     Working(usize),
     /// Done; the repetition has not come. The slot keeps the result for a successor.
-    Parked(Slot, Encoded),
-}
-
-/// What a finished request does with its reply.
-#[derive(Debug)]
-pub(crate) enum Turn {
-    /// Send it.
-    Send(Slot, Encoded),
-    /// Nothing: the repetition will.
-    Parked,
+    Parked(Box<(Slot, Encoded)>),
 }
 
 /// The requests whose repetition is awaited, by `unique` without bit 63.
@@ -53,29 +44,25 @@ impl Resends {
         self.any.store(false, Ordering::Release);
         let mut awaited = self.awaited.lock();
         let parked = awaited.drain().filter_map(|(_, awaited)| match awaited {
-            Awaited::Parked(slot, encoded) => Some((slot, encoded)),
+            Awaited::Parked(parked) => Some(*parked),
             Awaited::Working(_) => None,
         });
         parked.collect()
     }
 
-    /// A request is done: decides who sends the reply.
-    pub(crate) fn turn(&self, slot: Slot, mut encoded: Encoded) -> Turn {
+    /// A request is done: gives its reply back to be sent, or keeps it for the repetition to send.
+    pub(crate) fn done(&self, slot: Slot, mut encoded: Encoded) -> Option<(Slot, Encoded)> {
         if !self.any.load(Ordering::Acquire) {
-            return Turn::Send(slot, encoded);
+            return Some((slot, encoded));
         }
         let mut awaited = self.awaited.lock();
-        match awaited.get_mut(&(encoded.unique() & !UNIQUE_RESEND)) {
-            Some(line @ Awaited::Working(_)) => {
-                *line = Awaited::Parked(slot, encoded);
-                Turn::Parked
-            }
-            _ => {
-                // The repetition came between the encoding and now.
-                encoded.set_unique(slot.reply_unique());
-                Turn::Send(slot, encoded)
-            }
+        if let Some(line @ Awaited::Working(_)) = awaited.get_mut(&(encoded.unique() & !UNIQUE_RESEND)) {
+            *line = Awaited::Parked(Box::new((slot, encoded)));
+            return None;
         }
+        // The repetition may have come between the encoding and now.
+        encoded.set_unique(slot.reply_unique());
+        Some((slot, encoded))
     }
 
     /// A repetition came, in a slot of `device`. Returns None if it is not awaited and has to be done;
@@ -97,7 +84,8 @@ impl Resends {
                 slots.redirect(index, device, unique);
                 None
             }
-            Awaited::Parked(slot, mut encoded) => {
+            Awaited::Parked(parked) => {
+                let (slot, mut encoded) = *parked;
                 encoded.set_unique(unique);
                 Some((slot, encoded))
             }

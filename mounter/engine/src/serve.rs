@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use fuse3::Errno;
 use fuse3::raw::{Filesystem, Request};
@@ -91,14 +92,10 @@ where
                 return Some(slot);
             }
         };
-        if header.unique & UNIQUE_RESEND != 0 && header.opcode != op::INTERRUPT {
-            if let Some(done) = self.link.resends.arrived(&self.link.slots, slot.device(), header.unique) {
-                if let Some((_first, reply)) = done {
-                    self.link.write(slot.device(), &reply);
-                }
-                slot.clear();
-                return Some(slot);
-            }
+        let repeated = header.unique & UNIQUE_RESEND != 0 && header.opcode != op::INTERRUPT;
+        if repeated && self.is_repetition(&slot, header.unique) {
+            slot.clear();
+            return Some(slot);
         }
         if header.opcode != op::INTERRUPT {
             return self.start(slot, &header, origin);
@@ -106,6 +103,17 @@ where
         self.interrupt(&slot);
         slot.clear();
         Some(slot)
+    }
+
+    /// Whether the request in `slot` is being done already; if it is done, answers it.
+    fn is_repetition(&self, slot: &Slot, unique: u64) -> bool {
+        let Some(first) = self.link.resends.arrived(&self.link.slots, slot.device(), unique) else {
+            return false;
+        };
+        if let Some((_slot_of_first, reply)) = first {
+            self.link.write(slot.device(), &reply);
+        }
+        true
     }
 
     fn start(self: &Arc<Self>, slot: Slot, header: &Header, origin: Origin) -> Option<Slot> {
@@ -157,6 +165,7 @@ where
     fn interrupt(self: &Arc<Self>, slot: &Slot) {
         let Ok(frame) = Frame::parse(slot.request(), self.agreed.dialect()) else { return };
         let Ok(Operation::Interrupt { unique }) = frame.operation() else { return };
+        self.link.statistics.record(op::INTERRUPT, Duration::ZERO, false);
         if self.link.flights.interrupt(unique & !UNIQUE_RESEND) {
             self.tell_interrupt(unique, &frame.header);
         }

@@ -16,6 +16,7 @@
 //!   the request (EIO).
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,8 +41,12 @@ const ALIAS_OFFSET: usize = 16;
 const RESULT_OFFSET: usize = 64;
 /// Longest reply, header included, that is kept in a slot. Longer ones are those of reads, which may be done again.
 pub const RESULT_CAPACITY: usize = SLOT_HEADER - RESULT_OFFSET;
+/// Three pages, for a request with 8 KiB of data; whole pages, as the memory of each slot is given back on its own.
+const SMALL_SIZE: usize = 3 * PAGE;
 /// Longest request in a small slot.
-pub const SMALL_REQUEST: usize = 8192;
+pub const SMALL_REQUEST: usize = SMALL_SIZE - SLOT_HEADER;
+/// That many small slots keep their memory.
+const RESIDENT_SMALL: usize = 64;
 /// Room in a big slot beside the data of the longest write.
 const BIG_EXTRA: usize = PAGE;
 
@@ -57,10 +62,10 @@ pub(crate) enum State {
 /// How many slots a file has, and for how long a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotsLayout {
-    /// Slots for any request; each reading thread needs one, the rest take requests over 8 KiB that wait.
-    /// Memory beyond the first few is taken only while it is needed.
+    /// Slots for any request; each reading thread needs one, the rest take writes over 8 KiB that wait.
+    /// Where all are taken, nothing more is read until one is free. Memory beyond the first few is taken only while it is needed.
     pub big: u32,
-    /// Slots for requests up to 8 KiB: the most that can wait at a time.
+    /// Slots for other requests: the most that can wait at a time. Memory likewise.
     pub small: u32,
     /// Longest write in bytes.
     pub max_write: u32,
@@ -68,7 +73,7 @@ pub struct SlotsLayout {
 
 impl Default for SlotsLayout {
     fn default() -> Self {
-        Self { big: 32, small: 192, max_write: 1 << 20 }
+        Self { big: 32, small: 1024, max_write: 1 << 20 }
     }
 }
 
@@ -107,7 +112,7 @@ impl Sizes {
             big: layout.big.max(2),
             small: layout.small.max(2),
             big_size: big_size as u32,
-            small_size: (SLOT_HEADER + SMALL_REQUEST) as u32,
+            small_size: SMALL_SIZE as u32,
         }
     }
 
@@ -144,8 +149,8 @@ impl Sizes {
             && (2..4096).contains(&sizes.big)
             && (2..65536).contains(&sizes.small)
             && (3 * PAGE..=64 << 20).contains(&(sizes.big_size as usize))
-            && sizes.big_size as usize % PAGE == 0
-            && sizes.small_size as usize == SLOT_HEADER + SMALL_REQUEST
+            && (sizes.big_size as usize).is_multiple_of(PAGE)
+            && sizes.small_size as usize == SMALL_SIZE
             && file.metadata()?.len() >= sizes.file_length() as u64;
         right
             .then_some(sizes)
@@ -159,16 +164,16 @@ pub(crate) struct Slots {
     file: File,
     base: NonNull<u8>,
     sizes: Sizes,
-    /// That many big slots keep their memory.
-    resident_big: usize,
+    /// That many of the big and of the small slots keep their memory.
+    resident: (usize, usize),
     free: Mutex<Free>,
     freed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Free {
-    big: Vec<usize>,
-    small: Vec<usize>,
+    big: VecDeque<usize>,
+    small: VecDeque<usize>,
 }
 
 // SAFETY: the mapping is reached through `Slot`s, each of which is the only one for its range (the free lists hand an
@@ -178,7 +183,7 @@ unsafe impl Send for Slots {}
 unsafe impl Sync for Slots {}
 
 impl Slots {
-    /// Maps the file; `resident_big` big slots and all small ones are populated and, if allowed, locked.
+    /// Maps the file; `resident_big` big slots and the first small ones are populated and, if allowed, locked.
     pub(crate) fn open(descriptor: OwnedFd, resident_big: usize) -> io::Result<Arc<Self>> {
         let file = File::from(descriptor);
         let sizes = Sizes::read(&file)?;
@@ -194,22 +199,16 @@ impl Slots {
                 0,
             )
         }?;
-        let resident_big = resident_big.min(sizes.big as usize);
-        let slots = Self {
-            file,
-            base: base.cast(),
-            sizes,
-            resident_big,
-            free: Mutex::default(),
-            freed: Condvar::new(),
-        };
-        slots.populate(0, PAGE + resident_big * sizes.big_size as usize)?;
-        slots.populate(sizes.small_offset(), length.get() - sizes.small_offset())?;
+        let resident = (resident_big.min(sizes.big as usize), RESIDENT_SMALL.min(sizes.small as usize));
+        let slots =
+            Self { file, base: base.cast(), sizes, resident, free: Mutex::default(), freed: Condvar::new() };
+        slots.populate(0, PAGE + resident.0 * sizes.big_size as usize);
+        slots.populate(sizes.small_offset(), resident.1 * SMALL_SIZE);
         Ok(Arc::new(slots))
     }
 
     /// Makes pages present in the page table for writing, and keeps them there if the limits allow it.
-    fn populate(&self, offset: usize, length: usize) -> io::Result<()> {
+    fn populate(&self, offset: usize, length: usize) {
         // SAFETY: callers give ranges inside the mapping.
         let (start, outcome) = unsafe {
             let start = self.base.add(offset).cast();
@@ -223,7 +222,6 @@ impl Slots {
                 self.touch(offset, length);
             }
         }
-        Ok(())
     }
 
     /// Populates by writing back what is there, for kernels that have no better way.
@@ -260,48 +258,56 @@ impl Slots {
 
     /// Takes a big slot, waiting for one to become free: this bounds what waits at a time.
     pub(crate) fn take_big(self: &Arc<Self>) -> Slot {
-        let index = self.take(|free| free.big.pop());
-        if index >= self.resident_big {
-            let (offset, length) = self.sizes.place(index);
-            // Only mlock or madvise can fail, and then the pages have been touched.
-            let _ = self.populate(offset, length);
-        }
-        self.adopt(index)
+        self.take(|free| free.big.pop_back())
     }
 
     /// Takes a small slot, waiting for one to become free.
     pub(crate) fn take_small(self: &Arc<Self>) -> Slot {
-        let index = self.take(|free| free.small.pop());
+        self.take(|free| free.small.pop_back())
+    }
+
+    fn take(self: &Arc<Self>, pick: impl Fn(&mut Free) -> Option<usize>) -> Slot {
+        let index = {
+            let mut free = self.free.lock();
+            loop {
+                match pick(&mut free) {
+                    Some(index) => break index,
+                    None => self.freed.wait(&mut free),
+                }
+            }
+        };
+        if !self.is_resident(index) {
+            let (offset, length) = self.sizes.place(index);
+            self.populate(offset, length);
+        }
         self.adopt(index)
     }
 
-    fn take(&self, pick: impl Fn(&mut Free) -> Option<usize>) -> usize {
-        let mut free = self.free.lock();
-        loop {
-            if let Some(index) = pick(&mut free) {
-                return index;
-            }
-            self.freed.wait(&mut free);
+    fn is_resident(&self, index: usize) -> bool {
+        match index.checked_sub(self.sizes.big as usize) {
+            None => index < self.resident.0,
+            Some(small) => small < self.resident.1,
         }
     }
 
     fn give_back(&self, index: usize) {
-        if index >= self.resident_big && index < self.sizes.big as usize {
+        let resident = self.is_resident(index);
+        if !resident {
             self.release_memory(index);
         }
         let mut free = self.free.lock();
-        if index < self.sizes.big as usize {
-            // Resident slots are taken first.
-            let at = if index < self.resident_big { free.big.len() } else { 0 };
-            free.big.insert(at, index);
+        let list = if index < self.sizes.big as usize { &mut free.big } else { &mut free.small };
+        // Resident slots are taken first.
+        if resident {
+            list.push_back(index);
         } else {
-            free.small.push(index);
+            list.push_front(index);
         }
         drop(free);
         self.freed.notify_all();
     }
 
-    /// Gives the memory of a big slot back that was only needed for a burst.
+    /// Gives the memory of a slot back that was only needed for a burst.
     fn release_memory(&self, index: usize) {
         let (offset, length) = self.sizes.place(index);
         // SAFETY: inside the mapping, and nobody has this slot.

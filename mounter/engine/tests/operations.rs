@@ -1,6 +1,7 @@
 //! What an application sees of a served file system: the same as of tmpfs, and the same as under `fuse3`'s own session.
 
 #![allow(unsafe_code)] // Calls that no wrapper offers with their flags.
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
 mod stage;
 
@@ -164,7 +165,7 @@ fn sweep_attributes(t: &mut Transcript, at: &dyn Fn(&str) -> std::path::PathBuf)
     let old = umask(Mode::from_bits_truncate(0o027));
     t.note(
         "create under a umask",
-        OpenOptions::new().write(true).create(true).mode(0o666).open(at("m")).map(drop),
+        OpenOptions::new().write(true).create_new(true).mode(0o666).open(at("m")).map(drop),
     );
     t.note("mkdir under a umask", fs::create_dir(at("md")));
     umask(old);
@@ -447,4 +448,42 @@ async fn a_signal_ends_a_call_that_waits() {
     eventually("nothing is in flight", || served.session.in_flight().is_empty()).await;
     // cat reads ahead in two requests at most, and each is interrupted once.
     assert!(!waits());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_file_system_fails_the_call_and_nothing_else() {
+    let served = serve_memory(MemFsOptions::default()).await;
+    let root = served.stage.path().to_owned();
+    apply(move || {
+        for _ in 0..10 {
+            assert_eq!(errno(fs::metadata(root.join("panic"))), libc::EIO);
+        }
+        fs::write(root.join("file"), b"fine").unwrap();
+    })
+    .await;
+    assert!(served.session.in_flight().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_calls_wait_than_slots_keep_their_memory_and_all_end() {
+    const CALLS: usize = 60;
+    let served = serve_memory(MemFsOptions::default()).await;
+    let path = served.stage.join("wait");
+    let created = path.clone();
+    apply(move || fs::write(created, b"content").unwrap()).await;
+    let file =
+        std::sync::Arc::new(File::options().read(true).custom_flags(libc::O_DIRECT).open(path).unwrap());
+    let calls: Vec<_> = (0..CALLS)
+        .map(|_| {
+            let file = std::sync::Arc::clone(&file);
+            tokio::task::spawn_blocking(move || file.read_at(&mut [0; 7], 0).unwrap())
+        })
+        .collect();
+    eventually("all wait", || served.session.in_flight().len() == CALLS).await;
+    let statfs = served.stage.path().to_owned();
+    apply(move || nix::sys::statvfs::statvfs(&statfs).unwrap()).await;
+    served.fs.open_gate();
+    for call in calls {
+        assert_eq!(within(call).await.unwrap(), 7);
+    }
 }

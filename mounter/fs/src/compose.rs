@@ -90,6 +90,8 @@ impl BlockChange {
         let len = bytes.len().min(self.alloc.0.len() * 8 * UNIT as usize);
         bytes.truncate(len);
         bytes.truncate(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));
+        // It may stay in the cache, which counts what it holds, not what was allocated for it.
+        bytes.shrink_to_fit();
         Bytes::from(bytes)
     }
 

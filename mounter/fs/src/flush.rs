@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tarbox_store::{
     Batch, BlockHeader, Committed, Compression, DataRef, EncodedBlock, Extent, ExtentBody, ExtentKind,
-    ExtentRow, Fence, PatchRow, StoreError, TenantStore, UNIT, View, codec,
+    ExtentRow, Fence, Lease, PatchRow, StoreError, TenantStore, UNIT, View, codec,
 };
 use tarbox_types::{BlockId, BlockIndex, DataId, ErrorKind, Seq};
 
@@ -108,25 +108,22 @@ struct Pending {
 }
 
 impl Flusher {
+    /// `counters.next_ino` is what counts as new to the database.
     pub(crate) fn new(
         store: Arc<dyn TenantStore>,
-        fence: Fence,
-        view: View,
+        lease: &Lease,
         counters: Counters,
-        first_number: u64,
-        committed: Seq,
-        block_size: u32,
         compression: Compression,
     ) -> Self {
         Self {
             store,
-            fence,
-            view,
+            fence: lease.fence.clone(),
+            view: lease.head.clone(),
             counters,
-            first_number,
-            committed,
+            first_number: lease.next_ino,
+            committed: lease.tenant.seq,
             free_blocks: 0..0,
-            block_size: u64::from(block_size),
+            block_size: u64::from(lease.tenant.block_size),
             compression,
         }
     }

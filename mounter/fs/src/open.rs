@@ -22,7 +22,7 @@ use crate::{
     flush::{FlushError, Flusher},
     fuse::FileSystem,
     health::{Health, State, chain},
-    journal::{Cut, Identity, Journal, JournalConfig, JournalError, Rejected},
+    journal::{Cut, Identity, Journal, JournalConfig, JournalError, Reason, Rejected},
     shell::{Core, Shared},
     tree::Tree,
 };
@@ -42,6 +42,12 @@ pub enum FsOpenError {
     /// The store failed.
     #[error("the tenant could not be read from the database")]
     Store(#[from] StoreError),
+    /// The database was set back beyond what the journal holds.
+    #[error(
+        "the journal was set aside in {}: {}. The database has been set back; restore it, or mount again to go on without those changes",
+        .0.path.display(), .0.reason
+    )]
+    WentBack(Rejected),
     /// The journal could not be taken up.
     #[error("the journal in {dir} could not be opened")]
     Journal {
@@ -59,6 +65,7 @@ impl FsOpenError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(error) => error.kind(),
+            Self::WentBack(_) => ErrorKind::FailedPrecondition,
             Self::Journal { source, .. } => source.kind(),
         }
     }
@@ -115,9 +122,14 @@ impl FileSystem {
             segment_bytes: config.segment_bytes,
             max_bytes: config.journal_bytes,
         };
-        let opened = Journal::open(&journal_config, &Identity::from(&lease)).map_err(|source| {
+        let mut opened = Journal::open(&journal_config, &Identity::from(&lease)).map_err(|source| {
             FsOpenError::Journal { dir: config.journal_dir.display().to_string(), source }
         })?;
+        if let Some(rejected) =
+            opened.rejected.take_if(|rejected| matches!(rejected.reason, Reason::Gap { .. }))
+        {
+            return Err(FsOpenError::WentBack(rejected));
+        }
         let counters = Counters {
             used_bytes: lease.tenant.used_bytes,
             used_inodes: lease.tenant.used_inodes,
@@ -151,12 +163,8 @@ impl FileSystem {
         let fresh = if recovery.replayed > 0 { u64::MAX } else { lease.next_ino };
         let flusher = Flusher::new(
             Arc::clone(&store),
-            lease.fence.clone(),
-            lease.head.clone(),
+            &lease,
             Counters { next_ino: fresh, ..counters },
-            lease.next_ino,
-            tenant.seq,
-            tenant.block_size,
             config.compression,
         );
         let shared = Arc::new(Shared {

@@ -57,13 +57,7 @@ impl World {
             start_time: 1,
         };
         self.database.open_session(&session).await.expect("a session");
-        let lease = loop {
-            match self.database.acquire(self.tenant, session.id).await {
-                Ok(lease) => break lease,
-                // The dropped predecessor's session of this same process is ended by hand below.
-                Err(error) => panic!("no lease: {error}"),
-            }
-        };
+        let lease = self.database.acquire(self.tenant, session.id).await.expect("the lease is free");
         let store = self.database.open_tenant(self.tenant).await.expect("the tenant opens");
         let config = FsConfig {
             cache_bytes: 256 << 10,

@@ -49,7 +49,7 @@ fn image() -> &'static Image {
         let config = JournalConfig { dir: dir.clone(), segment_bytes: MIN_SEGMENT_BYTES, max_bytes: 8 << 20 };
         let tenant = TenantId(Uuid::from_u128(1));
         let fence = Fence { tenant, session: SessionId(Uuid::nil()), epoch: 1, token: Uuid::from_u128(2) };
-        let identity = Identity { fence: fence.clone(), previous: fence, seq: 0 };
+        let identity = Identity { fence: fence.clone(), committed_epoch: fence.epoch, previous: fence, seq: 0 };
         let mut journal = Journal::open(&config, &identity).expect("open").journal;
         (0..20).for_each(|n| drop(journal.append(&sample(n), &[n as u8; 20]).expect("room")));
         drop(journal);

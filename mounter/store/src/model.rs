@@ -138,8 +138,11 @@ pub struct Fence {
 pub struct Lease {
     /// What every commit has to carry.
     pub fence: Fence,
-    /// Fence of the lease before this one: what a journal found on disk was written under.
+    /// Fence of the lease before this one.
     pub previous: Fence,
+    /// Epoch of the last commit (0 = none yet). A journal written under it, or under a later lease that came to no commit,
+    /// goes on where the database stands: holders may have died between taking the lease and opening their journal.
+    pub committed_epoch: Epoch,
     /// The tenant as it stands (its `seq` is where the journal goes on).
     pub tenant: Tenant,
     /// First inode number (and data id, and cookie) not handed out: 2^20 beyond what any earlier holder committed.

@@ -9,7 +9,7 @@ const SLOTS: u64 = 6;
 const MODES: [u32; 12] =
     [0o644, 0o600, 0o755, 0o777, 0o700, 0o000, 0o4755, 0o2755, 0o6777, 0o1777, 0o444, 0o2775];
 const DIRS: [&str; 6] = ["", "d0", "d1", "d0/d2", "d1/d3", "d2"];
-const XATTRS: [&str; 4] = ["user.a", "user.b", "trusted.t", "security.s"];
+const XATTRS: [&str; 6] = ["user.a", "user.b", "trusted.t", "security.s", "user.", "nonsense"];
 
 /// So many steps of a seed.
 #[must_use]

@@ -54,7 +54,7 @@ fn setxattr_is_read_by_the_negotiated_layout() {
 
 #[test]
 fn a_write_whose_size_disagrees_with_its_data_is_refused() {
-    let mut body = vec![0; 40];
+    let mut body = [0; 40];
     body[16..20].copy_from_slice(&4_u32.to_ne_bytes());
     let right = [&body[..], b"data"].concat();
     assert!(decode(&message(op::WRITE, &right), Dialect::default()).is_ok());

@@ -116,7 +116,7 @@ impl Filesystem for Cells {
         _: u32,
     ) -> Result<ReplyWrite> {
         // Sometimes on another thread, so that kills find requests of both kinds.
-        if offset % 8192 == 0 {
+        if offset.is_multiple_of(8192) {
             tokio::task::yield_now().await;
         }
         self.file(inode)?.write_all_at(data, offset)?;

@@ -67,7 +67,8 @@ fn now() -> Timestamp {
 impl Tree {
     pub(super) fn new() -> Self {
         let mut tree = Self { inodes: HashMap::new(), next: 2 };
-        let mut root = Inode::new(1, 0o755, (0, 0), Content::directory());
+        let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let mut root = Inode::new(1, 0o755, owner, Content::directory());
         root.attr.nlink = 2;
         if let Content::Directory(directory) = &mut root.content {
             directory.parent = 1;

@@ -51,7 +51,7 @@ impl Stage {
 
 pub(crate) fn parts_of(devices: Vec<OwnedFd>) -> SessionParts {
     // Small, as many tests run at a time.
-    let slots = create_slots(SlotsLayout { big: 8, small: 64, max_write: 1 << 20 }).unwrap();
+    let slots = create_slots(SlotsLayout { big: 8, small: 128, max_write: 1 << 20 }).unwrap();
     SessionParts { devices, slots, init: None }
 }
 
@@ -61,6 +61,7 @@ fn prefix() -> String {
 
 /// A process that is killed while one of its threads waits for its own file system never ends: the descriptor of the
 /// connection is not closed before that thread has its answer. So somebody else unmounts when this process is dead.
+#[allow(clippy::zombie_processes)] // It outlives us.
 fn guard_mounts() {
     let script = r#"
         while [ -e /proc/$1 ] && ! grep -q '^State:.Z' /proc/$1/status; do sleep 1; done

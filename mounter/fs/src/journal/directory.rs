@@ -111,5 +111,5 @@ pub(super) fn highest_file(dir: &Path) -> Result<u32, JournalError> {
         let name = path.file_name()?.to_str()?;
         u32::from_str_radix(name.strip_prefix("segment-")?, 16).ok()
     };
-    Ok(segment_files(dir)?.iter().filter_map(number).max().unwrap_or(0))
+    Ok(segment_files(dir)?.iter().filter_map(number).filter(|&number| number < u32::MAX).max().unwrap_or(0))
 }

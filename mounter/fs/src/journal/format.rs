@@ -92,13 +92,19 @@ pub(super) fn decode_header(bytes: &[u8]) -> HeaderFound {
     if crc32c::crc32c(&bytes[8..64]) != half(bytes, 64) {
         return HeaderFound::Damaged;
     }
-    HeaderFound::Used(SegmentHeader {
+    let header = SegmentHeader {
         journal: u128::from(word(bytes, 16)) | u128::from(word(bytes, 24)) << 64,
         ordinal: word(bytes, 32),
         first_seq: word(bytes, 40),
         bytes: word(bytes, 48),
         salt: word(bytes, 56),
-    })
+    };
+    // Numbers are counted from 1, and far from where counting on would overflow.
+    let is_count = |number| (1..1 << 62).contains(&number);
+    match is_count(header.first_seq) && is_count(header.ordinal) {
+        true => HeaderFound::Used(header),
+        false => HeaderFound::Damaged,
+    }
 }
 
 /// A frame in a segment.

@@ -29,7 +29,7 @@ use std::{
 };
 
 use tarbox_store::{Fence, Lease};
-use tarbox_types::Seq;
+use tarbox_types::{Epoch, Seq};
 
 pub use error::{AppendError, JournalError};
 pub use payload::Payload;
@@ -69,13 +69,21 @@ pub struct Identity {
     pub fence: Fence,
     /// The lease before ours: what a dead process left was written under it (or under ours).
     pub previous: Fence,
+    /// Epoch of the database's last commit: what was written under a lease since then, before ours, goes on where the
+    /// database stands, even if later leases have come and gone without a word.
+    pub committed_epoch: Epoch,
     /// The database's position: later records are to be replayed.
     pub seq: Seq,
 }
 
 impl From<&Lease> for Identity {
     fn from(lease: &Lease) -> Self {
-        Self { fence: lease.fence.clone(), previous: lease.previous.clone(), seq: lease.tenant.seq }
+        Self {
+            fence: lease.fence.clone(),
+            previous: lease.previous.clone(),
+            committed_epoch: lease.committed_epoch,
+            seq: lease.tenant.seq,
+        }
     }
 }
 

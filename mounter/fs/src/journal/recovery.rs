@@ -123,7 +123,9 @@ fn foreign(control: &Control, identity: &Identity) -> Option<Reason> {
         return Some(Reason::Tenant(owner.tenant()));
     }
     let known = [&identity.fence, &identity.previous].map(Owner::of);
-    (!known.contains(&owner)).then_some(Reason::Fence { epoch: owner.epoch })
+    // A lease whose holder died before it opened the journal stands between the journal's and ours, and committed nothing.
+    let is_between = (identity.committed_epoch..identity.previous.epoch).contains(&owner.epoch);
+    (!known.contains(&owner) && !is_between).then_some(Reason::Fence { epoch: owner.epoch })
 }
 
 // === Reading ===

@@ -35,7 +35,7 @@ fn fence(tenant: u128, epoch: i64) -> Fence {
 
 /// The lease of that epoch, after the one before it, with the database at `seq`.
 fn identity(epoch: i64, seq: Seq) -> Identity {
-    Identity { fence: fence(7, epoch), previous: fence(7, epoch - 1), seq }
+    Identity { fence: fence(7, epoch), previous: fence(7, epoch - 1), committed_epoch: epoch - 1, seq }
 }
 
 /// A record that tells which it is, and a payload that can be checked.
@@ -137,11 +137,23 @@ fn a_journal_of_another_lease_or_tenant_is_set_aside_and_reported() {
     fs::rename(&rejected.path, &config.dir).expect("move back");
     check(open(&config, 6, 0).recovered(), 1..=1);
 
-    let other = Identity { fence: fence(8, 6), previous: fence(8, 5), seq: 0 };
+    let other = Identity { fence: fence(8, 6), previous: fence(8, 5), committed_epoch: 5, seq: 0 };
     let opened = Journal::open(&config, &other).expect("open");
     let rejected = opened.rejected.expect("set aside");
     assert_eq!(rejected.reason, Reason::Tenant(fence(7, 1).tenant));
     assert!(rejected.path.join("control").exists());
+}
+
+#[test]
+fn leases_that_came_to_nothing_do_not_make_a_journal_foreign() {
+    let dir = scratch();
+    let config = config(&dir, 64);
+    append(&mut open(&config, 5, 0).journal, 1);
+    let later = |committed_epoch| Identity { committed_epoch, ..identity(8, 0) };
+    check(Journal::open(&config, &later(5)).expect("open").recovered(), 1..=1);
+    // It is ours now (8). Another has committed under 9 since:
+    let opened = Journal::open(&config, &Identity { committed_epoch: 9, ..identity(11, 0) }).expect("open");
+    assert_eq!(opened.rejected.expect("set aside").reason, Reason::Fence { epoch: 8 });
 }
 
 #[test]

@@ -121,11 +121,10 @@ impl Tree {
                 row.size = if keep_size { row.size } else { row.size.max(bytes.end) };
             }
         }
-        if what != Fallocate::Allocate {
-            row.mtime = caller.now;
-        }
+        row.mtime = caller.now;
         row.ctime = caller.now;
-        draft.drop_privileges(&mut row, false)?;
+        // FALLOCATE has no flag for it: only root is taken to have CAP_FSETID.
+        draft.drop_privileges(&mut row, caller.uid != 0)?;
         draft.effects.insert(0, Effect::Inode(row));
         Ok(draft.finish(caller, Outcome::Done))
     }
@@ -274,7 +273,8 @@ mod tests {
     fn a_write_stops_where_the_room_ends() {
         // Units 0-1 written, 2 reserved, 3-9 new.
         let runs = vec![(0..2, true), (2..10, false)];
-        assert_eq!(fitting_units(runs.clone(), &[2..3], 4), 7);
-        assert_eq!(fitting_units(runs, &[2..3], 0), 3);
+        let reserved = vec![std::ops::Range { start: 2, end: 3 }];
+        assert_eq!(fitting_units(runs.clone(), &reserved, 4), 7);
+        assert_eq!(fitting_units(runs, &reserved, 0), 3);
     }
 }

@@ -265,8 +265,8 @@ impl Tree {
         let mut draft = Draft::new(self);
         let mut parents = Parents::new(from_dir, to_dir, now);
         if is_dir(source) {
-            parents.from_mut().nlink -= 1;
-            parents.to_mut().nlink += 1;
+            parents.source_mut().nlink -= 1;
+            parents.target_mut().nlink += 1;
         }
         draft.remove_entry(from_dir.ino, from_name, from_cookie);
         // A name that is replaced keeps its position: a directory stream being read shows it once.
@@ -277,7 +277,7 @@ impl Tree {
         draft.push(entry(to_dir.ino, to_name, source, cookie));
         if let Some((target, _)) = target {
             if is_dir(target) {
-                parents.to_mut().nlink -= 1;
+                parents.target_mut().nlink -= 1;
             }
             draft.put(unlinked(target, now));
         }
@@ -295,12 +295,12 @@ impl Tree {
         let mut draft = Draft::new(self);
         let mut parents = Parents::new(from_dir, to_dir, caller.now);
         if is_dir(source) {
-            parents.from_mut().nlink -= 1;
-            parents.to_mut().nlink += 1;
+            parents.source_mut().nlink -= 1;
+            parents.target_mut().nlink += 1;
         }
         if is_dir(target) {
-            parents.to_mut().nlink -= 1;
-            parents.from_mut().nlink += 1;
+            parents.target_mut().nlink -= 1;
+            parents.source_mut().nlink += 1;
         }
         draft.push(entry(from_dir.ino, from_name, target, from_cookie));
         draft.push(entry(to_dir.ino, to_name, source, to_cookie));
@@ -371,11 +371,11 @@ impl Parents {
         Self { from: touched(from, now), to: (from.ino != to.ino).then(|| touched(to, now)) }
     }
 
-    fn from_mut(&mut self) -> &mut InodeRow {
+    fn source_mut(&mut self) -> &mut InodeRow {
         &mut self.from
     }
 
-    fn to_mut(&mut self) -> &mut InodeRow {
+    fn target_mut(&mut self) -> &mut InodeRow {
         self.to.as_mut().unwrap_or(&mut self.from)
     }
 

@@ -13,6 +13,21 @@ use crate::{
     xattr::{SetFlags, Xattrs},
 };
 
+/// Name spaces of attributes, each followed by a name of at least one byte.
+const NAME_SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+/// A name that can be kept: what other name spaces mean, nobody here knows.
+fn check_name(name: &[u8]) -> Planned<()> {
+    if name == acl::ACCESS || name == acl::DEFAULT {
+        return Ok(());
+    }
+    match NAME_SPACES.iter().find(|space| name.starts_with(space)) {
+        Some(space) if name.len() > space.len() => Ok(()),
+        Some(_) => Err(FsError::Invalid.into()),
+        None => Err(FsError::NotSupported.into()),
+    }
+}
+
 impl Tree {
     fn attributes(&self, ino: Ino) -> Planned<Xattrs> {
         Ok(Xattrs::decode(self.xattrs(ino)?)?)
@@ -20,6 +35,7 @@ impl Tree {
 
     /// getxattr(2).
     pub(crate) fn get_xattr(&self, ino: Ino, name: &[u8]) -> Planned<Bytes> {
+        check_name(name)?;
         // A file that never had any is the common case: no list is built for it.
         if self.xattrs(ino)?.is_none() {
             return Err(FsError::NoAttribute.into());
@@ -41,6 +57,7 @@ impl Tree {
         flags: SetFlags,
         kill_sgid: bool,
     ) -> Planned<Record> {
+        check_name(name)?;
         let mut row = InodeRow { ctime: caller.now, ..self.node(ino)?.row.clone() };
         let mut list = self.attributes(ino)?;
         match name {
@@ -57,6 +74,7 @@ impl Tree {
 
     /// removexattr(2).
     pub(crate) fn remove_xattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Planned<Record> {
+        check_name(name)?;
         let row = InodeRow { ctime: caller.now, ..self.node(ino)?.row.clone() };
         let mut list = self.attributes(ino)?;
         list.remove(name)?;

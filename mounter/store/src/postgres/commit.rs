@@ -89,7 +89,10 @@ struct Parts {
 impl Parts {
     /// Adds a part `name` that deletes rows of a table whose places (`ctid`) a query `which` gives as `at`.
     fn delete(&mut self, name: &str, table: &str, which: &str) {
-        self.part(name, &format!("DELETE FROM tarbox.{table} t USING ({which} OFFSET 0) w WHERE t.ctid = w.at"));
+        self.part(
+            name,
+            &format!("DELETE FROM tarbox.{table} t USING ({which} OFFSET 0) w WHERE t.ctid = w.at"),
+        );
     }
 
     /// Adds a part `name AS (sql)`.
@@ -154,11 +157,12 @@ fn fence_part(parts: &mut Parts, fence: &Fence, batch: &Batch) {
     };
     parts.statement.push(&format!(
         "WITH RECURSIVE {reused}fence AS (
-           UPDATE tarbox.tenant t SET seq = {to}, next_ino = GREATEST(next_ino, {next_ino}),
+           UPDATE tarbox.tenant t SET seq = {to}, commit_epoch = epoch, next_ino = GREATEST(next_ino, {next_ino}),
              used_bytes = {used_bytes}, used_inodes = {used_inodes}{seal}
            WHERE id = {tenant} AND token = {token} AND epoch = {epoch} AND held AND seq = {from}{all_there}
            RETURNING t.id AS tenant, t.head_branch AS branch, {layer} AS layer, {last_view} AS last_view,
-             t.cur_layer AS next_layer, t.seq, t.used_bytes, t.used_inodes, t.quota_bytes, t.quota_inodes, t.max_file),
+             t.cur_layer AS next_layer, t.seq, t.next_ino, t.used_bytes,
+             t.used_inodes, t.quota_bytes, t.quota_inodes, t.max_file),
          f AS MATERIALIZED (SELECT fence.*, b.ino_floor, b.parent, b.parent_layer FROM fence
            CROSS JOIN LATERAL {branch} b)",
         branch = probe("branch", "t.ino_floor, t.parent, t.parent_layer", "t.branch = fence.branch")
@@ -212,8 +216,9 @@ fn seal_part(parts: &mut Parts, seal: &Seal) -> String {
     parts.part(
         "sealed",
         &format!(
-            "INSERT INTO tarbox.layer (family, branch, layer, tenant, name, request, seq, used_bytes, used_inodes)
-             SELECT $1, f.branch, f.layer, f.tenant, {free}, {request}, f.seq, f.used_bytes, f.used_inodes
+            "INSERT INTO tarbox.layer (family, branch, layer, tenant, name, request, seq, next_ino, used_bytes,
+               used_inodes)
+             SELECT $1, f.branch, f.layer, f.tenant, {free}, {request}, f.seq, f.next_ino, f.used_bytes, f.used_inodes
              FROM f WHERE f.next_layer > f.layer RETURNING layer",
             free = free_name(&name, "f.tenant", "f.branch", "f.layer"),
         ),

@@ -112,8 +112,8 @@ impl TenantRows {
             .row(
                 Statement::new(format!(
                     "INSERT INTO tarbox.layer AS y
-                       (family, branch, layer, tenant, name, request, seq, used_bytes, used_inodes)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING {LAYER}"
+                       (family, branch, layer, tenant, name, request, seq, next_ino, used_bytes, used_inodes)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {LAYER}"
                 ))
                 .with(self.family)
                 .with(tenant.try_get::<i64, _>("head_branch")?)
@@ -122,6 +122,7 @@ impl TenantRows {
                 .with(seal.name.as_str())
                 .with(seal.request.as_str())
                 .with(tenant.try_get::<i64, _>("seq")?)
+                .with(tenant.try_get::<i64, _>("next_ino")?)
                 .with(tenant.try_get::<i64, _>("used_bytes")?)
                 .with(tenant.try_get::<i64, _>("used_inodes")?),
             )

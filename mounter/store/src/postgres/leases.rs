@@ -119,7 +119,7 @@ impl Postgres {
     }
 
     pub(super) async fn take_lease(&self, tenant: TenantId, session: SessionId) -> Result<Lease> {
-        let (previous, fence, next_ino) =
+        let (previous, fence, next_ino, committed_epoch) =
             transact!(self.pool, "take a lease", self.try_take_lease(tenant, session))?;
         let rows = super::TenantRows {
             pool: self.pool.clone(),
@@ -128,10 +128,14 @@ impl Postgres {
             block_size: 0,
         };
         let (tenant, head) = rows.read_head().await?;
-        Ok(Lease { fence, previous, tenant, next_ino: count(next_ino), head })
+        Ok(Lease { fence, previous, committed_epoch, tenant, next_ino: count(next_ino), head })
     }
 
-    async fn try_take_lease(&self, tenant: TenantId, session: SessionId) -> Attempt<(Fence, Fence, i64)> {
+    async fn try_take_lease(
+        &self,
+        tenant: TenantId,
+        session: SessionId,
+    ) -> Attempt<(Fence, Fence, i64, i64)> {
         let mut transaction = self.pool.begin().await?;
         let decided = decide(&mut transaction, tenant, session).await;
         let previous = match decided {
@@ -154,7 +158,7 @@ impl Postgres {
                     "UPDATE tarbox.tenant SET epoch = epoch + 1, token = $2, session = $3, held = true,
                        next_ino = next_ino + {NUMBERS_SKIPPED}, wanted_at = NULL,
                        prev_session = CASE WHEN held AND session <> $3 THEN session END
-                     WHERE id = $1 RETURNING epoch, next_ino"
+                     WHERE id = $1 RETURNING epoch, next_ino, commit_epoch"
                 ))
                 .with(tenant.0)
                 .with(token)
@@ -163,9 +167,9 @@ impl Postgres {
             .await?
             .ok_or_else(|| StoreError::NoTenant(tenant.to_string()))?;
         let fence = Fence { tenant, session, epoch: taken.try_get("epoch")?, token };
-        let next_ino = taken.try_get("next_ino")?;
+        let (next_ino, committed_epoch) = (taken.try_get("next_ino")?, taken.try_get("commit_epoch")?);
         transaction.commit().await?;
-        Ok((previous, fence, next_ino))
+        Ok((previous, fence, next_ino, committed_epoch))
     }
 }
 

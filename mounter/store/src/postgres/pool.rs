@@ -204,8 +204,7 @@ impl Pool {
 }
 
 /// What makes a transaction one look at one state, for as long as it takes.
-const SNAPSHOT: &str =
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0";
+const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0";
 
 async fn begin(conn: &mut PgConnection) -> std::result::Result<(), Failure> {
     sqlx::raw_sql("BEGIN").execute(conn).await?;

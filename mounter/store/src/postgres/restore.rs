@@ -34,6 +34,8 @@ const FEW: i64 = 10_000;
 struct Fork {
     branch: BranchId,
     layer: Layer,
+    tenant: Uuid,
+    next_ino: i64,
     used_bytes: i64,
     used_inodes: i64,
     parent: Option<BranchId>,
@@ -62,6 +64,13 @@ impl TenantRows {
     ) -> Attempt<()> {
         let tenant = lock_under(transaction, fence).await?;
         let fork = self.fork(transaction, branch, layer).await?;
+        if fork.tenant != self.id.0 && !self.descends_from(transaction, branch, layer).await? {
+            return Err(StoreError::Refused(format!(
+                "checkpoint {branch}/{layer} is not of the history of tenant {}",
+                self.id
+            ))
+            .into());
+        }
         self.seal_before_restore(transaction).await?;
         let new = self.new_branch(
             transaction,
@@ -92,8 +101,10 @@ impl TenantRows {
         transaction
             .rows(
                 Statement::new(format!(
-                    "INSERT INTO tarbox.layer (family, branch, layer, tenant, name, request, seq, used_bytes, used_inodes)
-                     SELECT t.family, t.head_branch, t.cur_layer, t.id, {name}, $3, t.seq, t.used_bytes, t.used_inodes
+                    "INSERT INTO tarbox.layer (family, branch, layer, tenant, name, request, seq, next_ino,
+                       used_bytes, used_inodes)
+                     SELECT t.family, t.head_branch, t.cur_layer, t.id, {name}, $3, t.seq, t.next_ino, t.used_bytes,
+                       t.used_inodes
                      FROM tarbox.tenant t WHERE t.id = $1 AND t.seq > COALESCE(
                        (SELECT max(y.seq) FROM tarbox.layer y
                           WHERE y.family = t.family AND y.branch = t.head_branch AND y.layer = t.cur_layer - 1),
@@ -155,7 +166,7 @@ impl TenantRows {
             .into());
         }
         let fork = self.fork(transaction, branch, layer).await?;
-        let next_ino: i64 = source.try_get("next_ino")?;
+        let next_ino = fork.next_ino.max(source.try_get("next_ino")?);
         let head = self.new_branch(transaction, new.id.0, &fork, next_ino, 0).await?;
         transaction
             .rows(
@@ -182,13 +193,12 @@ impl TenantRows {
         Ok(())
     }
 
-    /// Locks the layer against its deletion. It must be of this tenant's own history: numbers in a relative's branches
-    /// may be ones that this tenant will give to something else.
+    /// Locks the layer against its deletion.
     async fn fork(&self, transaction: &mut Transaction, branch: BranchId, layer: Layer) -> Attempt<Fork> {
         let row = transaction
             .row(
                 Statement::new(
-                    "SELECT y.tenant, y.used_bytes, y.used_inodes, b.parent, b.parent_layer, b.depth, b.ino_floor
+                    "SELECT y.tenant, y.next_ino, y.used_bytes, y.used_inodes, b.parent, b.parent_layer, b.depth, b.ino_floor
                      FROM tarbox.layer y JOIN tarbox.branch b ON b.family = y.family AND b.branch = y.branch
                      WHERE y.family = $1 AND y.branch = $2 AND y.layer = $3 FOR KEY SHARE OF y",
                 )
@@ -198,18 +208,11 @@ impl TenantRows {
             )
             .await?
             .ok_or_else(|| no_layer(branch, layer))?;
-        if row.try_get::<Uuid, _>("tenant")? != self.id.0
-            && !self.descends_from(transaction, branch, layer).await?
-        {
-            return Err(StoreError::Refused(format!(
-                "checkpoint {branch}/{layer} is not of the history of tenant {}",
-                self.id
-            ))
-            .into());
-        }
         Ok(Fork {
             branch,
             layer,
+            tenant: row.try_get("tenant")?,
+            next_ino: row.try_get("next_ino")?,
             used_bytes: row.try_get("used_bytes")?,
             used_inodes: row.try_get("used_inodes")?,
             parent: row.try_get("parent")?,
@@ -219,6 +222,8 @@ impl TenantRows {
         })
     }
 
+    /// Whether the layer is of this tenant's own history: numbers in a relative's branches may be ones that the holder
+    /// will give to something else.
     async fn descends_from(
         &self,
         transaction: &mut Transaction,
@@ -287,7 +292,7 @@ impl TenantRows {
         if fork.depth + 1 > MAX_DEPTH {
             return Ok(true);
         }
-        if fork.depth + 1 <= COMFORTABLE_DEPTH {
+        if fork.depth < COMFORTABLE_DEPTH {
             return Ok(false);
         }
         let few = |table: &str| {

@@ -56,7 +56,15 @@ impl Scanner<'_> {
     }
 
     /// A page of the rows that one branch shows: `$3` is the layer, `$4` the limit, what follows is the key seen last.
-    fn page(&self, link: &Link, limit: usize, table: &str, columns: &str, rest: &str, order: &str) -> Statement {
+    fn page(
+        &self,
+        link: &Link,
+        limit: usize,
+        table: &str,
+        columns: &str,
+        rest: &str,
+        order: &str,
+    ) -> Statement {
         let select = |table: &str, died: &str| {
             format!(
                 "(SELECT {columns} FROM tarbox.{table} i WHERE i.family = $1 AND i.branch = $2 AND {rest}
@@ -81,7 +89,8 @@ impl Scan for Scanner<'_> {
         let row = found.first().ok_or_else(|| StoreError::NoTenant(self.tenant.id.to_string()))?;
         let blocks = self
             .rows(
-                Statement::new("SELECT count(*) FROM tarbox.block WHERE family = $1").with(self.tenant.family),
+                Statement::new("SELECT count(*) FROM tarbox.block WHERE family = $1")
+                    .with(self.tenant.family),
             )
             .await?;
         let read = || -> Sql<Start> {
@@ -155,8 +164,14 @@ impl Scan for Scanner<'_> {
             patches("p.off"),
             patches("length(p.data)")
         );
-        let page =
-            self.page(link, limit, "ext", &columns, "(i.did, i.blk) > ($5, $6) AND i.blk >= 0", "i.did, i.blk");
+        let page = self.page(
+            link,
+            limit,
+            "ext",
+            &columns,
+            "(i.did, i.blk) > ($5, $6) AND i.blk >= 0",
+            "i.did, i.blk",
+        );
         let found = self.rows(page.with(did).with(blk)).await?;
         found.iter().map(|row| scanned(row).map_err(unreadable)).collect()
     }
@@ -167,8 +182,7 @@ impl Scan for Scanner<'_> {
              UNION ALL SELECT did, block FROM tarbox.ext_h WHERE family = $1 AND branch = $2 AND kind = 3
                AND born <= $3 AND died > $3",
         );
-        let found =
-            self.rows(statement.with(self.tenant.family).with(link.branch).with(link.layer)).await?;
+        let found = self.rows(statement.with(self.tenant.family).with(link.branch).with(link.layer)).await?;
         pairs(&found)
     }
 
@@ -208,8 +222,7 @@ impl Scan for Scanner<'_> {
             "SELECT block, hash, len, codec FROM tarbox.block WHERE family = $1 AND block > $2
              ORDER BY block LIMIT $3",
         );
-        let found =
-            self.rows(statement.with(self.tenant.family).with(int(after)).with(limit as i64)).await?;
+        let found = self.rows(statement.with(self.tenant.family).with(int(after)).with(limit as i64)).await?;
         let read = |row: &PgRow| -> Sql<_> {
             Ok(BlockHeader {
                 block: count(row.try_get(0)?),
@@ -283,7 +296,9 @@ impl TenantRows {
                 .with(self.id.0),
             )
             .await?
-            .ok_or_else(|| StoreError::Refused(format!("tenant {} was mounted while it was checked", self.id)))?;
+            .ok_or_else(|| {
+                StoreError::Refused(format!("tenant {} was mounted while it was checked", self.id))
+            })?;
         let fence = Fence {
             tenant: self.id,
             session: SessionId(row.try_get::<Option<uuid::Uuid>, _>("session")?.unwrap_or_default()),
@@ -301,7 +316,10 @@ impl TenantRows {
             ..Batch::default()
         };
         transaction.rows(set_held(true)).await?;
-        transaction.row(commit::statement(self.family, &fence, &batch)).await?.ok_or(sqlx::Error::RowNotFound)?;
+        transaction
+            .row(commit::statement(self.family, &fence, &batch))
+            .await?
+            .ok_or(sqlx::Error::RowNotFound)?;
         transaction.rows(set_held(false)).await?;
         transaction.commit().await
     }

@@ -21,9 +21,13 @@ const LOCK: i64 = 0x7461_7262_6f78;
 pub(super) async fn version(
     conn: &mut PgConnection,
 ) -> std::result::Result<Option<SchemaVersion>, sqlx::Error> {
-    let there: bool = sqlx::query_scalar("SELECT to_regclass('tarbox.schema_version') IS NOT NULL")
-        .fetch_one(&mut *conn)
-        .await?;
+    // A query of the catalogue's tables: `to_regclass` answers from a cache that a wait for an advisory lock leaves stale.
+    let there: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'tarbox' AND c.relname = 'schema_version')",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     if !there {
         return Ok(None);
     }

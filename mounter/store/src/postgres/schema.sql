@@ -52,6 +52,8 @@ CREATE TABLE tarbox.tenant (
     held          boolean NOT NULL DEFAULT false,
     -- Whom the lease was taken from while it was held, so that its heartbeat learns of the new epoch.
     prev_session  uuid,
+    -- Epoch of the last commit: journals of leases since then go on where the database stands.
+    commit_epoch  bigint NOT NULL DEFAULT 0,
     wanted_at     timestamptz
 ) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX tenant_name ON tarbox.tenant (name) WHERE NOT deleted;
@@ -82,6 +84,8 @@ CREATE TABLE tarbox.layer (
     name        text NOT NULL,
     request     text NOT NULL,
     seq         bigint NOT NULL,
+    -- Every number in the layer is below: a clone goes on from here.
+    next_ino    bigint NOT NULL,
     sealed_at   bigint NOT NULL DEFAULT extract(epoch FROM clock_timestamp())::bigint,
     used_bytes  bigint NOT NULL,
     used_inodes bigint NOT NULL,

@@ -121,10 +121,7 @@ impl Postgres {
 
 impl TenantRows {
     pub(super) async fn read_head(&self) -> Result<(Tenant, View)> {
-        let found = self
-            .pool
-            .read("look at the head", || head_statement(self.id))
-            .await?;
+        let found = self.pool.read("look at the head", || head_statement(self.id)).await?;
         let row = found.first().ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
         let read = || Ok((rows::tenant(row)?, rows::view(row)?));
         read().map_err(unreadable)

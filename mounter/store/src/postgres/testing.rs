@@ -31,7 +31,7 @@ while read -r command; do
     echo ok
 done
 finish INT
-rm -rf "$1"
+rm -rf "$(dirname "$1")"
 "#;
 
 /// A running server.

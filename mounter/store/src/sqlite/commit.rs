@@ -23,7 +23,7 @@ pub(super) struct Target<'a> {
 }
 
 const FENCE: &str =
-    "UPDATE tenant SET seq = ?6, next_ino = max(next_ino, ?7), used_bytes = ?8, used_inodes = ?9
+    "UPDATE tenant SET seq = ?6, commit_epoch = epoch, next_ino = max(next_ino, ?7), used_bytes = ?8, used_inodes = ?9
      WHERE id = ?1 AND token = ?2 AND epoch = ?3 AND session = ?4 AND held = 1 AND state = 0 AND seq = ?5
      RETURNING head_branch, cur_layer, last_view, quota_bytes, quota_inodes, max_file, block_size";
 

@@ -297,12 +297,24 @@ impl Inner {
             )?;
             let row = TenantRow::need(connection, id)?;
             let head = rows::view(connection, row.head_branch, i64::MAX)?;
-            Ok(Ok((old.fence(), row, head)))
+            let committed_epoch =
+                connection.query_row("SELECT commit_epoch FROM tenant WHERE id = ?1", [id.0.as_bytes()], |row| {
+                    row.get(0)
+                })?;
+            Ok(Ok((old.fence(), committed_epoch, row, head)))
         })?;
-        let (previous, row, head) = taken.map_err(|holder| StoreError::Held { tenant: id, holder })?;
+        let (previous, committed_epoch, row, head) =
+            taken.map_err(|holder| StoreError::Held { tenant: id, holder })?;
         self.control.note_holder(id, session)?;
         let (fence, next_ino) = (row.fence(), row.next_ino);
-        Ok(Lease { fence, previous, next_ino, head, tenant: self.tenant_of(row, family.id)? })
+        Ok(Lease {
+            fence,
+            previous,
+            committed_epoch,
+            next_ino,
+            head,
+            tenant: self.tenant_of(row, family.id)?,
+        })
     }
 
     fn close_idle(&self) {

@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS tenant(id BLOB PRIMARY KEY, name TEXT NOT NULL, state
     head_branch INTEGER NOT NULL, cur_layer INTEGER NOT NULL, last_view INTEGER NOT NULL,
     used_bytes INTEGER NOT NULL, used_inodes INTEGER NOT NULL, next_ino INTEGER NOT NULL, seq INTEGER NOT NULL,
     epoch INTEGER NOT NULL, token BLOB NOT NULL, session BLOB NOT NULL, held INTEGER NOT NULL,
-    wanted INTEGER NOT NULL, uploads_from INTEGER NOT NULL) WITHOUT ROWID;
+    wanted INTEGER NOT NULL, uploads_from INTEGER NOT NULL, commit_epoch INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 
 -- fork_seq: the tenant's position when the branch began.
 CREATE TABLE IF NOT EXISTS branch(branch INTEGER PRIMARY KEY, tenant BLOB, parent INTEGER, parent_layer INTEGER,

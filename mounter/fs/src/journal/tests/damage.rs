@@ -180,6 +180,23 @@ fn a_missing_segment_or_control_file_is_refused_unless_the_database_has_its_reco
 }
 
 #[test]
+fn a_header_with_numbers_that_cannot_be_is_refused_though_its_checksum_is_right() {
+    let (_dir, config, files) = left_behind();
+    for (epoch, (at, number)) in (2..).zip([(40, 0), (40, u64::MAX), (32, 0), (32, u64::MAX)]) {
+        let saved = fs::read(&files[0]).expect("read");
+        let mut bytes = saved.clone();
+        bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[8..64]);
+        bytes[64..68].copy_from_slice(&crc.to_le_bytes());
+        fs::write(&files[0], &bytes).expect("write");
+        let error = refused(&config, epoch);
+        assert!(matches!(&error, JournalError::Damaged { file, .. } if *file == files[0]), "{error}");
+        fs::write(&files[0], &saved).expect("restore");
+    }
+    check(open(&config, 6, 0).recovered(), 1..=LAST);
+}
+
+#[test]
 fn an_unfinished_file_is_no_part_of_the_journal() {
     let (_dir, config, _) = left_behind();
     for name in ["segment-00000009.new", "control.new"] {

@@ -12,12 +12,14 @@ use crate::{
     model::*,
     postgres::{
         blocks::{BLOCK, CUT, HOLE, INLINE},
-        chain,
+        chain::{self, probe},
         statement::{column, int},
     },
 };
 
 const COLUMNS: &str = "did, blk, kind, block, data, alloc, patches, patch_bytes";
+/// The patches `t` of the version `o`.
+const PATCHES_OF: &str = "t.branch = o.branch AND t.did = o.did AND t.blk = o.blk AND t.born = o.born";
 const BODY: &str = "kind, block, data, alloc";
 
 /// What a batch does to extents, as sets of keys that do not meet.
@@ -75,14 +77,8 @@ pub(super) fn replace(parts: &mut Parts, batch: &Batch) {
     let (dids, blks) = (parts.bind(dids), parts.bind(blks));
     let ranges = (!plan.ranges.is_empty()).then(|| bind_ranges(parts, &plan.ranges));
     replaced_versions(parts, &dids, &blks, ranges.as_deref());
-    if let Some(ranges) = &ranges {
-        parts.part(
-            "ext_cut",
-            &format!(
-                "DELETE FROM tarbox.ext t USING f, {ranges} WHERE t.family = $1 AND t.branch = f.branch
-                 AND t.did = k.did AND t.blk >= k.low AND t.blk < k.high"
-            ),
-        );
+    if ranges.is_some() {
+        parts.delete("ext_cut", "ext", "SELECT o.at FROM ext_old o WHERE o.cut");
         hide_ancestors(parts, &plan.cuts);
     }
     if !plan.removed.is_empty() {
@@ -102,19 +98,22 @@ fn bind_ranges(parts: &mut Parts, ranges: &[(DataId, BlockIndex, BlockIndex)]) -
 
 /// What the rows were: kept for views, or dropped with their patches.
 fn replaced_versions(parts: &mut Parts, dids: &str, blks: &str, ranges: Option<&str>) {
-    let old =
-        "t.did, t.blk, t.born, t.kind, t.block, t.patches, t.branch, f.layer, t.born <= f.last_view AS kept";
+    let columns = "t.ctid AS at, t.did, t.blk, t.born, t.kind, t.block, t.patches, t.branch";
+    let by_key = probe("ext", columns, "t.branch = f.branch AND t.did = k.did AND t.blk = k.blk");
     let in_ranges = ranges.map_or_else(String::new, |ranges| {
+        let key = "t.branch = f.branch AND t.did = k.did AND t.blk >= k.low AND t.blk < k.high";
         format!(
-            " UNION ALL SELECT {old} FROM f CROSS JOIN {ranges} JOIN tarbox.ext t ON t.family = $1
-             AND t.branch = f.branch AND t.did = k.did AND t.blk >= k.low AND t.blk < k.high"
+            " UNION ALL SELECT t.*, f.layer, t.born <= f.last_view AS kept, true AS cut
+             FROM f CROSS JOIN {ranges} CROSS JOIN LATERAL {} t",
+            probe("ext", columns, key)
         )
     });
     parts.part(
         "ext_old",
         &format!(
-            "SELECT {old} FROM f CROSS JOIN unnest({dids}::bigint[], {blks}::bigint[]) AS k(did, blk)
-             JOIN tarbox.ext t ON t.family = $1 AND t.branch = f.branch AND t.did = k.did AND t.blk = k.blk{in_ranges}"
+            "SELECT t.*, f.layer, t.born <= f.last_view AS kept, false AS cut
+             FROM f CROSS JOIN unnest({dids}::bigint[], {blks}::bigint[]) AS k(did, blk)
+             CROSS JOIN LATERAL {by_key} t{in_ranges}"
         ),
     );
     parts.part("ext_kept", &keep_sql("ext_old"));
@@ -123,19 +122,19 @@ fn replaced_versions(parts: &mut Parts, dids: &str, blks: &str, ranges: Option<&
         "INSERT INTO tarbox.dropped (family, block)
          SELECT $1, o.block FROM ext_old o WHERE NOT o.kept AND o.kind = 1",
     );
-    parts.part(
-        "patch_dropped",
-        "DELETE FROM tarbox.patch p USING ext_old o WHERE NOT o.kept AND o.patches > 0 AND p.family = $1
-         AND p.branch = o.branch AND p.did = o.did AND p.blk = o.blk AND p.born = o.born",
+    let patches = probe("patch", "t.ctid AS at", PATCHES_OF);
+    let which = format!(
+        "SELECT p.at FROM ext_old o CROSS JOIN LATERAL {patches} p WHERE NOT o.kept AND o.patches > 0"
     );
+    parts.delete("patch_dropped", "patch", &which);
 }
 
 fn keep_sql(old: &str) -> String {
     let values = of("t", COLUMNS);
     format!(
         "INSERT INTO tarbox.ext_h (family, branch, {COLUMNS}, born, died)
-         SELECT t.family, t.branch, {values}, t.born, o.layer FROM {old} o JOIN tarbox.ext t
-         ON t.family = $1 AND t.branch = o.branch AND t.did = o.did AND t.blk = o.blk WHERE o.kept"
+         SELECT t.family, t.branch, {values}, t.born, o.layer FROM {old} o JOIN tarbox.ext t ON t.ctid = o.at
+         WHERE o.kept"
     )
 }
 
@@ -159,12 +158,12 @@ fn holes(parts: &mut Parts, removed: &[(DataId, BlockIndex)]) {
     let dids = parts.bind(column(removed, |key| int(key.0)));
     let blks = parts.bind(column(removed, |key| int(key.1)));
     let keys = format!("unnest({dids}::bigint[], {blks}::bigint[]) AS k(did, blk)");
-    parts.part(
+    let key = "t.branch = f.branch AND t.did = k.did AND t.blk = k.blk AND k.did >= f.ino_floor";
+    let old = probe("ext", "t.ctid AS at", key);
+    parts.delete(
         "ext_gone",
-        &format!(
-            "DELETE FROM tarbox.ext t USING f, {keys} WHERE t.family = $1 AND t.branch = f.branch
-             AND t.did = k.did AND t.blk = k.blk AND k.did >= f.ino_floor"
-        ),
+        "ext",
+        &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"),
     );
     parts.part(
         "ext_whiteout",
@@ -219,25 +218,32 @@ pub(super) fn patches(parts: &mut Parts, batch: &Batch) {
     // `a`: versions of this branch, by whether a view keeps them. `b`: what it takes from its ancestors.
     parts.part(
         "pat_old",
-        "SELECT k.*, t.born, t.kind IS NOT NULL AS own, COALESCE(t.born <= f.last_view, false) AS kept, f.branch,
-           f.layer, f.ino_floor
-         FROM f CROSS JOIN pat_key k LEFT JOIN tarbox.ext t ON t.family = $1 AND t.branch = f.branch
-           AND t.did = k.did AND t.blk = k.blk",
+        &format!(
+            "SELECT k.*, t.at, t.born, t.born IS NOT NULL AS own, COALESCE(t.born <= f.last_view, false) AS kept, f.branch,
+               f.layer, f.ino_floor
+             FROM f CROSS JOIN pat_key k LEFT JOIN LATERAL {} t ON true",
+            probe("ext", "t.ctid AS at, t.born", "t.branch = f.branch AND t.did = k.did AND t.blk = k.blk")
+        ),
     );
     parts.part("pat_kept", &keep_sql("pat_old"));
     parts.part(
         "pat_own",
         "UPDATE tarbox.ext t SET born = CASE WHEN o.kept THEN o.layer ELSE t.born END,
            alloc = COALESCE(o.alloc, t.alloc), patches = t.patches + o.patches, patch_bytes = t.patch_bytes + o.bytes
-         FROM pat_old o WHERE o.own AND t.family = $1 AND t.branch = o.branch AND t.did = o.did AND t.blk = o.blk",
+         FROM pat_old o WHERE o.own AND t.ctid = o.at",
     );
     inherited_rows(parts);
     parts.part(
         "pat_copied",
-        "INSERT INTO tarbox.patch (family, branch, did, blk, born, seq, off, data)
-         SELECT $1, o.branch, p.did, p.blk, o.layer, p.seq, p.off, p.data
-         FROM pat_source o JOIN tarbox.patch p ON p.family = $1 AND p.branch = o.from_branch AND p.did = o.did
-           AND p.blk = o.blk AND p.born = o.from_born",
+        &format!(
+            "INSERT INTO tarbox.patch (family, branch, did, blk, born, seq, off, data)
+             SELECT $1, o.branch, o.did, o.blk, o.layer, p.seq, p.off, p.data FROM pat_source o CROSS JOIN LATERAL {} p",
+            probe(
+                "patch",
+                "t.seq, t.off, t.data",
+                "t.branch = o.from_branch AND t.did = o.did AND t.blk = o.blk AND t.born = o.from_born"
+            )
+        ),
     );
     let mut patches: BTreeMap<_, &[u8]> = BTreeMap::new();
     for row in &batch.patches {
@@ -314,7 +320,7 @@ fn inherited_rows(parts: &mut Parts) {
            WHERE f.parent IS NOT NULL
          UNION ALL
          SELECT a.ord + 1, b.parent, b.parent_layer, LEAST(a.lim, b.ino_floor) FROM line a
-           JOIN tarbox.branch b ON b.family = $1 AND b.branch = a.branch WHERE b.parent IS NOT NULL",
+           JOIN tarbox.branch b ON b.family = $1 AND b.branch = a.branch AND b.parent IS NOT NULL",
     );
     let columns = "t.branch, t.born, t.kind, t.block, t.data, t.alloc, t.patches, t.patch_bytes";
     let version = chain::version("ext", columns, "t.did = o.did AND t.blk = o.blk", "a");

@@ -99,9 +99,14 @@ fn upsert_inodes(parts: &mut Parts, rows: &[InodeRow]) {
 /// Deleted where no ancestor can have the number, else a whiteout.
 fn remove_inodes(parts: &mut Parts, gone: Vec<i64>) {
     let gone = parts.bind(gone);
-    let old = probe("inode", "t.ctid AS at", "t.branch = f.branch AND t.ino = k.ino AND k.ino >= f.ino_floor");
+    let old =
+        probe("inode", "t.ctid AS at", "t.branch = f.branch AND t.ino = k.ino AND k.ino >= f.ino_floor");
     let keys = format!("unnest({gone}::bigint[]) AS k(ino)");
-    parts.delete("inode_gone", "inode", &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"));
+    parts.delete(
+        "inode_gone",
+        "inode",
+        &format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o"),
+    );
     parts.part(
         "inode_whiteout",
         &format!(
@@ -136,7 +141,8 @@ pub(super) fn entries(parts: &mut Parts, batch: &Batch) {
         let parents = parts.bind(gone.iter().map(|(parent, ..)| int(*parent)).collect::<Vec<_>>());
         let names = parts.bind(gone.iter().map(|(_, name, _)| &name[..]).collect::<Vec<_>>());
         let cookies = parts.bind(gone.iter().map(|(.., cookie)| int(*cookie)).collect::<Vec<_>>());
-        let old = "t.branch = f.branch AND t.parent = k.parent AND t.name = k.name AND k.parent >= f.ino_floor";
+        let old =
+            "t.branch = f.branch AND t.parent = k.parent AND t.name = k.name AND k.parent >= f.ino_floor";
         let old = probe("dentry", "t.ctid AS at", old);
         let keys = format!("unnest({parents}::bigint[], {names}::bytea[]) AS k(parent, name)");
         let which = format!("SELECT o.at FROM f CROSS JOIN {keys} CROSS JOIN LATERAL {old} o");

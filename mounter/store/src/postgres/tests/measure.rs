@@ -54,7 +54,10 @@ async fn create(writer: &mut Writer, files: usize) {
 async fn measure_small_rows() {
     let (mut writer, _) = writer().await;
     let mut plain = server().connect("postgres").await.unwrap();
-    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS one (x int); INSERT INTO one VALUES (1)").execute(&mut plain).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS one (x int); INSERT INTO one VALUES (1)")
+        .execute(&mut plain)
+        .await
+        .unwrap();
     let one_row = each(async || {
         sqlx::query("UPDATE one SET x = x + 1").execute(&mut plain).await.unwrap();
     });
