@@ -1,14 +1,6 @@
 //! One life of a mounter: from the settings to the tenant given back.
 
-use std::{
-    io::Write,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use tarbox_engine::Session;
 use tarbox_fs::{FileSystem, FsConfig, SyncMode as FsSyncMode};
@@ -27,8 +19,10 @@ use crate::{
     unmount::{self, Ladder},
 };
 
-/// How long committing at the end may take before its progress is shown, and how often it is then.
+/// How long committing at the end may take before its progress is shown; then each pause is twice the one before.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// Longest pause between two lines of progress.
+const PROGRESS_EVERY_MOST: Duration = Duration::from_secs(60);
 
 /// Mounts the tenant, serves it until it is unmounted or the process is asked to end, and gives it back with
 /// everything committed. `ready` is called with one line when the first operation can be served.
@@ -51,9 +45,16 @@ pub async fn run(
     }
     let directory = lock(&database, &settings, &tenant).await?;
     let opened = open(&database, &settings, &tenant, &directory, point).await?;
-    let ended = opened.serve(&directory, &mut shutdown, ready).await;
-    let closed = opened.close(&mut shutdown).await;
-    directory.clear();
+    let mut patience = Patience { shutdown, given_up: false };
+    let ended = opened.serve(&directory, &mut patience, ready).await;
+    if patience.given_up {
+        // Journal and note stay for the next mounter; the lease ends with this process.
+        return ended;
+    }
+    let closed = opened.close(&mut patience).await;
+    if !patience.given_up {
+        directory.clear();
+    }
     ended.and(closed)
 }
 
@@ -76,6 +77,12 @@ async fn lock(
     Err(Failure::refused(ErrorKind::Busy, format!("tenant `{}` is in use by {by}", tenant.name)))
 }
 
+/// The signals, and whether one of them has ended the waiting for the last commits.
+struct Patience {
+    shutdown: Shutdown,
+    given_up: bool,
+}
+
 /// A file system that is open and not mounted yet.
 struct Opened {
     database: Arc<dyn Database>,
@@ -84,8 +91,6 @@ struct Opened {
     epoch: u64,
     note: Note,
     tenant: Tenant,
-    /// Asked twice to end: what is not committed stays in the journal.
-    is_given_up: AtomicBool,
 }
 
 async fn open(
@@ -120,15 +125,7 @@ async fn open_leased(
     let file_system = open_file_system(database, settings, lease, session, directory).await?;
     let note = note(&tenant, session, point, false);
     directory.write_note(&note)?;
-    Ok(Opened {
-        database: Arc::clone(database),
-        session,
-        file_system,
-        epoch,
-        note,
-        tenant,
-        is_given_up: AtomicBool::new(false),
-    })
+    Ok(Opened { database: Arc::clone(database), session, file_system, epoch, note, tenant })
 }
 
 /// What is noted beside the control socket.
@@ -231,7 +228,7 @@ impl Opened {
     async fn serve(
         &self,
         directory: &TenantDir,
-        shutdown: &mut Shutdown,
+        patience: &mut Patience,
         ready: impl FnOnce(&Mounted<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let file_system = Arc::clone(&self.file_system);
@@ -243,67 +240,68 @@ impl Opened {
             Mounted { tenant: &self.tenant, note: &self.note, database: self.database.display_url() };
         let told = ready(&mounted);
         let ended = match told {
-            Ok(()) => self.until_unmounted(&session, shutdown).await,
+            Ok(()) => self.until_unmounted(&session, patience).await,
             Err(failure) => {
                 take_away(self.note.mount_point.clone()).await;
                 Err(failure)
             }
         };
-        if self.is_given_up.load(Ordering::Relaxed) {
-            // What is in flight waits for the database, and nobody waits for it any more.
+        if patience.given_up {
             return ended;
         }
-        if let Err(error) = session.stop().await {
-            tracing::warn!(%error, "the session did not end as it should");
+        // Requests in flight may wait for the database, too.
+        match self.patiently(session.stop(), patience).await? {
+            Ok(_) => ended,
+            Err(error) => {
+                tracing::warn!(%error, "the session did not end as it should");
+                ended
+            }
         }
-        ended
     }
 
-    async fn until_unmounted(&self, session: &Session, shutdown: &mut Shutdown) -> Result<(), Failure> {
+    async fn until_unmounted(&self, session: &Session, patience: &mut Patience) -> Result<(), Failure> {
         tokio::select! {
-            ended = session.wait() => tracing::info!(?ended, "unmounted"),
-            signal = shutdown.asked() => {
+            ended = session.wait() => {
+                tracing::info!(?ended, "unmounted");
+                Ok(())
+            }
+            signal = patience.shutdown.asked() => {
                 tracing::info!(%signal, "ending: committing, then unmounting");
                 // Beforehand, so that little is left to do once nobody can use the mount any more.
-                let committed = self.committed(shutdown).await;
+                let flushed = self.patiently(self.file_system.flush(), patience).await;
                 take_away(self.note.mount_point.clone()).await;
-                committed?;
+                flushed?.map(|_| ()).map_err(|error| self.uncommitted(error))
             }
         }
-        Ok(())
     }
 
-    /// Waits until all that was acknowledged is committed, and shows how it goes. A second signal ends the waiting:
-    /// the journal is kept.
-    async fn committed(&self, shutdown: &mut Shutdown) -> Result<(), Failure> {
-        let flush = self.file_system.flush();
-        tokio::pin!(flush);
+    /// Waits for `work`, shows how it goes if it takes long, and lets a second signal end the waiting.
+    async fn patiently<T>(
+        &self,
+        work: impl Future<Output = T>,
+        patience: &mut Patience,
+    ) -> Result<T, Failure> {
+        tokio::pin!(work);
+        let mut pause = PROGRESS_EVERY;
         loop {
             tokio::select! {
-                done = &mut flush => return done.map(|_| ()).map_err(|error| self.uncommitted(error)),
-                () = tokio::time::sleep(PROGRESS_EVERY) => self.show_progress(),
-                signal = shutdown.asked() => return Err(self.given_up(signal)),
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(pause) => {
+                    self.show_progress();
+                    pause = (pause * 2).min(PROGRESS_EVERY_MOST);
+                }
+                signal = patience.shutdown.asked() => {
+                    patience.given_up = true;
+                    return Err(self.given_up(signal));
+                }
             }
         }
     }
 
-    async fn close(&self, shutdown: &mut Shutdown) -> Result<(), Failure> {
-        if self.is_given_up.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let close = self.file_system.close();
-        tokio::pin!(close);
-        let closed = loop {
-            tokio::select! {
-                done = &mut close => break done.map_err(|error| self.uncommitted(error)),
-                () = tokio::time::sleep(PROGRESS_EVERY) => self.show_progress(),
-                signal = shutdown.asked() => break Err(self.given_up(signal)),
-            }
-        };
-        if closed.is_ok() {
-            self.database.close_session(self.session).await?;
-        }
-        closed
+    async fn close(&self, patience: &mut Patience) -> Result<(), Failure> {
+        let closed = self.patiently(self.file_system.close(), patience).await?;
+        closed.map_err(|error| self.uncommitted(error))?;
+        Ok(self.database.close_session(self.session).await?)
     }
 
     fn show_progress(&self) {
@@ -330,7 +328,6 @@ impl Opened {
     }
 
     fn given_up(&self, signal: Signal) -> Failure {
-        self.is_given_up.store(true, Ordering::Relaxed);
         let now = self.file_system.status();
         let message = format!(
             "ended by a second {signal} with {} changes of tenant `{}` not committed: they are kept in the journal until this machine restarts; mount the tenant again to commit them",

@@ -192,6 +192,59 @@ fn umount_of_a_busy_mount_names_who_uses_it_and_lazy_takes_it_away() {
 }
 
 #[test]
+fn a_second_signal_ends_a_mounter_whose_database_is_away_and_keeps_the_journal() {
+    let place = Place::new();
+    let mounted = place.mount(&["--tenant", "t", "--flush-interval", "1h"]);
+    fs::write(mounted.point.join("file"), "acknowledged").expect("write");
+    // Another program locks the database: no commit gets through.
+    let lock = Locked::every_database_below(&place.path("db"));
+    mounted.signal(Signal::SIGTERM);
+    let said = mounted.wait_for_words("committing: ");
+    assert!(said.contains("changes to go"), "{said}");
+    mounted.signal(Signal::SIGTERM);
+    let point = mounted.point.clone();
+    mounted.end().expect(1, &["second SIGTERM", "kept in the journal", "mount the tenant again"]);
+    assert!(!is_mounted(&point));
+    drop(lock);
+    let again = place.mount(&["--tenant", "t"]);
+    assert_eq!(fs::read_to_string(again.point.join("file")).expect("read"), "acknowledged");
+}
+
+/// SQLite databases with an open write transaction of the program sqlite3.
+struct Locked(Vec<std::process::Child>);
+
+impl Locked {
+    fn every_database_below(directory: &std::path::Path) -> Self {
+        let found = end_of(Command::new("find").arg(directory).args(["-name", "*.db"]));
+        let lock = |path: &str| {
+            let mut child = Command::new("sqlite3")
+                .arg(path)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("sqlite3 (package sqlite3)");
+            let stdin = child.stdin.as_mut().expect("stdin");
+            stdin.write_all(b".timeout 10000\nBEGIN IMMEDIATE;\n.print locked\n").expect("write");
+            let mut line = String::new();
+            let stdout = child.stdout.as_mut().expect("stdout");
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("answer");
+            assert_eq!(line, "locked\n", "{path}");
+            child
+        };
+        Self(found.stdout.lines().map(lock).collect())
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
 fn the_state_is_private_and_what_is_not_needed_is_cleared_away() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new();

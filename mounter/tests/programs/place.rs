@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -163,7 +164,21 @@ pub(crate) struct Mounted {
     pub(crate) point: PathBuf,
     /// The line it printed.
     pub(crate) line: String,
-    stderr: Option<thread::JoinHandle<String>>,
+    /// What it has said on standard error.
+    said: Arc<Mutex<String>>,
+    stderr: Option<thread::JoinHandle<()>>,
+}
+
+/// Collects what is said, readable meanwhile.
+fn listen(from: impl Read + Send + 'static) -> (Arc<Mutex<String>>, thread::JoinHandle<()>) {
+    let said = Arc::new(Mutex::new(String::new()));
+    let heard = Arc::clone(&said);
+    let thread = thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            heard.lock().expect("said").push_str(&format!("{line}\n"));
+        }
+    });
+    (said, thread)
 }
 
 impl Mounted {
@@ -174,15 +189,23 @@ impl Mounted {
             .stderr(Stdio::piped())
             .spawn()
             .expect("start tarbox-mount");
-        let stderr = drain(child.stderr.take().expect("stderr"));
+        let (said, stderr) = listen(child.stderr.take().expect("stderr"));
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("a line");
         if line.is_empty() {
             let code = wait(&mut child, "tarbox-mount");
-            panic!("tarbox-mount ended with {code:?}: {}", stderr.join().expect("stderr"));
+            stderr.join().expect("stderr");
+            panic!("tarbox-mount ended with {code:?}: {}", said.lock().expect("said"));
         }
-        Self { child, point, line, stderr: Some(stderr) }
+        Self { child, point, line, said, stderr: Some(stderr) }
+    }
+
+    /// Waits until it has said this; all that it has said.
+    pub(crate) fn wait_for_words(&self, words: &str) -> String {
+        let said = || self.said.lock().expect("said").clone();
+        assert!(until(|| said().contains(words)), "`{words}` was not said: {}", said());
+        said()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -196,8 +219,8 @@ impl Mounted {
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Ended {
         let code = wait(&mut self.child, "tarbox-mount");
-        let stderr = self.stderr.take().expect("not ended before").join().expect("stderr");
-        Ended { code, stdout: self.line.clone(), stderr }
+        self.stderr.take().expect("not ended before").join().expect("stderr");
+        Ended { code, stdout: self.line.clone(), stderr: self.said.lock().expect("said").clone() }
     }
 
     /// Kills it as the kernel's out-of-memory killer would; the mount stays behind, dead.
