@@ -111,7 +111,7 @@ on_each_database! {
 }
 
 fn kills() -> u64 {
-    std::env::var("TESTS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+    std::env::var("TESTS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
 }
 
 /// Kills the mounter under a writer again and again; what is found must fit what the writer was told.

@@ -71,5 +71,5 @@ on_each_database! {
 }
 
 fn sequences() -> u64 {
-    std::env::var("TESTS_SEQUENCES").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+    std::env::var("TESTS_SEQUENCES").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
 }
