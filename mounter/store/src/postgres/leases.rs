@@ -240,9 +240,14 @@ fn is_dead_here(claim: &PgRow) -> rows::Sql<bool> {
     let pid: i64 = claim.try_get("pid")?;
     let start_time = count(claim.try_get("start_time")?);
     Ok(match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => start_time_of(&stat).is_some_and(|now| now != start_time),
+        Ok(stat) => is_zombie(&stat) || start_time_of(&stat).is_some_and(|now| now != start_time),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     })
+}
+
+/// Field 3 of `/proc/PID/stat`: dead, though nobody has asked for its exit code (pid 1 of a container may never do).
+fn is_zombie(stat: &str) -> bool {
+    stat.rsplit_once(')').is_some_and(|(_, rest)| matches!(rest.split_whitespace().next(), Some("Z" | "X")))
 }
 
 /// Field 22 of `/proc/PID/stat`, counted behind the name, which may hold anything.
