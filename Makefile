@@ -15,7 +15,7 @@ coverage: ; tests/deps.sh coverage && tests/coverage.sh
 pjdfstest: deps-test ; $(WHOLE) --test posix -- pjdfstest
 fsx: deps-test ; TESTS_FSX_OPERATIONS=1000000 $(WHOLE) --test data -- fsx
 differ: deps-test ; TESTS_SEQUENCES=300 $(WHOLE) --test posix -- random
-bench: ; tests/deps.sh bench && cargo build --release -p tarbox-mounter --bins -p tarbox-tests && target/release/bench $(BENCH)
+bench: ; tests/deps.sh bench && cargo build --release -p tarbox-mounter --bins -p tarbox-tests && cargo build --release -p tarbox-engine --features nullfs --bin tarbox-nullfs && target/release/bench --null "target/release/tarbox-nullfs mount {} ttl=3600 readers=2" $(BENCH)
 test-postgres: deps-test ; cargo test --workspace --no-fail-fast -- postgres
 fuzz: ; tests/deps.sh fuzz && tests/fuzz.sh
 stress: deps-test ; TESTS_STRESS_SECONDS=60 $(WHOLE) --test programs -- stress

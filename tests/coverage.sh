@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
 PATH="$TOOLS/bin:$PATH"
 # Environment of an instrumented build: everything cargo builds from here on, by the tests too, is instrumented.
-eval "$(cargo llvm-cov show-env --export-prefix)"
+eval "$(cargo llvm-cov show-env --sh)"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 cargo llvm-cov clean --workspace
 cargo build -p tarbox-mounter --bins

@@ -36,7 +36,7 @@ pub struct System {
 enum Kind {
     Ext4(Scratch),
     Tarbox(Box<Volume>),
-    // A program that mounts what answers from memory, given the mount point as its last argument.
+    // A program that mounts what answers from memory and keeps nothing.
     Null { command: Vec<String>, child: Option<Child>, scratch: Scratch },
     JuiceFs { meta: String, server: Option<crate::postgres::PostgresServer>, scratch: Scratch },
 }
@@ -173,8 +173,11 @@ impl System {
         fs::create_dir_all(&at)?;
         match &mut self.kind {
             Kind::Null { command, child, .. } => {
-                let (program, args) = command.split_first().context("--null needs a command")?;
-                *child = Some(Command::new(program).args(args).arg(&at).stdout(Stdio::null()).spawn()?);
+                // `{}` stands for the mount point.
+                let words: Vec<_> =
+                    command.iter().map(|word| word.replace("{}", &at.display().to_string())).collect();
+                let (program, args) = words.split_first().context("--null needs a command")?;
+                *child = Some(Command::new(program).args(args).stdout(Stdio::null()).spawn()?);
             }
             Kind::JuiceFs { meta, .. } => {
                 let mut mount = Command::new("juicefs");
@@ -183,7 +186,15 @@ impl System {
             }
             _ => {}
         }
-        wait_for("the mount", LIMIT, || is_mounted(&at).then_some(()))
+        let kind = &mut self.kind;
+        wait_for("the mount", LIMIT, || {
+            if let Kind::Null { child: Some(child), .. } = kind
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                return Some(Err(anyhow::anyhow!("the null file system ended: {status}")));
+            }
+            is_mounted(&at).then_some(Ok(()))
+        })?
     }
 
     fn end(&mut self) -> Result<()> {

@@ -29,7 +29,7 @@ struct Options {
     /// How much of everything: 1 = as in the table.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// A command that mounts a null file system on the engine; the mount point is added as its last word.
+    /// A command that mounts a null file system on the engine; `{}` stands for the mount point.
     #[arg(long)]
     null: Option<String>,
     /// Further arguments of tarbox-mount.
