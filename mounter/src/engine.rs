@@ -4,13 +4,17 @@ use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use fuse3::raw::Filesystem;
 use tarbox_engine::{
-    MountError, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount, unmount,
+    Ended, MountError, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount,
+    unmount,
 };
 use tarbox_store::Tenant;
 use tarbox_types::{ErrorKind, KernelCache};
 use tokio::runtime::Handle;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, mounts};
+
+/// How far the kernel reads ahead, in KiB: one request of the largest size.
+const READ_AHEAD_KIB: &str = "1024";
 
 /// Mounts, and serves from then on. `attach` is given the kernel's caches before the first request is served.
 ///
@@ -44,6 +48,7 @@ pub async fn start<F: Filesystem + Send + Sync + 'static>(
         source: source.into(),
     };
     let started = begin(file_system, attach, device).await;
+    widen_read_ahead(mount_point);
     if started.is_err() {
         // Nobody would ever answer there.
         let _ = unmount(mount_point, true);
@@ -61,6 +66,19 @@ async fn begin<F: Filesystem + Send + Sync + 'static>(
     let session =
         Session::start(Arc::clone(file_system), parts, SessionConfig::default(), Handle::current())?;
     attach(session.kernel_cache());
-    session.serving().await?;
+    if let Err(error) = session.serving().await
+        && !matches!(session.wait().await, Ended::Unmounted)
+    {
+        return Err(error);
+    }
     Ok(session)
+}
+
+/// Lets the kernel read further ahead than the 128 KiB that a FUSE mount begins with; only root may.
+fn widen_read_ahead(mount_point: &Path) {
+    let Ok(Some(mount)) = mounts::at(mount_point) else { return };
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB) {
+        tracing::debug!(setting, %error, "the kernel's read-ahead stays as it is");
+    }
 }

@@ -26,6 +26,8 @@ use crate::{
 const BATCH_BYTES: u64 = 32 << 20;
 /// Blocks are uploaded when this many bytes are ready.
 const UPLOAD_BYTES: usize = 8 << 20;
+/// So many uploads run at once.
+const UPLOADS: usize = 3;
 /// Block ids are reserved in ranges.
 const RESERVE: u64 = 1024;
 /// Longest pause between two tries while the database cannot be reached.
@@ -451,9 +453,9 @@ impl Flusher {
             building.place(block, id);
         }
         building.batch.headers.extend(encoded.iter().map(|block| -> BlockHeader { block.header.clone() }));
-        if !encoded.is_empty() {
-            self.store.upload(&encoded).await?;
-        }
+        // On several connections at once, where the store has them: one alone does not keep a server busy.
+        let parts = encoded.chunks(encoded.len().div_ceil(UPLOADS).max(1));
+        futures_util::future::try_join_all(parts.map(|part| self.store.upload(part))).await?;
         Ok(())
     }
 

@@ -30,6 +30,8 @@ const DIRECTORY_MAX: usize = 65_536;
 const LIST_PAGE: usize = 2048;
 /// Blocks are read ahead up to this many bytes.
 const READ_AHEAD_BYTES: u64 = 4 << 20;
+/// Readers that run in parallel ask out of order by at most this many blocks.
+const SEQUENCE_SLACK: u64 = 8;
 /// The flusher is woken when this many bytes wait.
 const FLUSH_BYTES: u64 = 16 << 20;
 /// A record's share of the journal besides its payload, for deciding when to flush.
@@ -356,7 +358,9 @@ impl Shared {
         let Some(content) = core.tree.contents.get_mut(&did) else { return blks.to_vec() };
         let (expected, window) = content.read_ahead;
         // Asked for where the last fetch ended, give or take what parallel readers overtake: in sequence.
-        let window = if first == expected && first > 0 { (window * 2).clamp(2, most) } else { 1 };
+        let is_near = first > 0
+            && (expected.saturating_sub(SEQUENCE_SLACK)..=expected + SEQUENCE_SLACK).contains(&first);
+        let window = if is_near { (window * 2).clamp(2, most) } else { 1 };
         let mut wanted = blks.to_vec();
         let last = blks.last().copied().unwrap_or(first);
         wanted.extend((last + 1..last + window).filter(|&blk| {

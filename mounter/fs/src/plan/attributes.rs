@@ -26,6 +26,18 @@ pub(crate) struct Change {
     pub kill_privileges: bool,
 }
 
+impl Change {
+    fn is_empty(&self) -> bool {
+        let Self { mode, uid, gid, size, atime, mtime, ctime: _, kill_privileges: _ } = self;
+        mode.is_none()
+            && uid.is_none()
+            && gid.is_none()
+            && size.is_none()
+            && atime.is_none()
+            && mtime.is_none()
+    }
+}
+
 /// File capabilities.
 const CAPABILITY: &[u8] = b"security.capability";
 /// Contents of more blocks than this get a new data id when they are truncated to nothing, so that it takes constant time.
@@ -36,6 +48,13 @@ impl Tree {
     pub(crate) fn set_attributes(&self, caller: &Caller, ino: Ino, change: &Change) -> Planned<Record> {
         let mut draft = Draft::new(self);
         let mut row = self.node(ino)?.row.clone();
+        if change.is_empty() && !is_dir(&row) && without_privileges(row.mode) != row.mode {
+            // What is left of chown(2) with neither owner nor group: the kernel leaves clearing these bits to us.
+            if caller.uid != 0 && caller.uid != row.uid {
+                return Err(FsError::NotPermitted.into());
+            }
+            draft.drop_privileges(&mut row, true)?;
+        }
         row.ctime = change.ctime.unwrap_or(caller.now);
         if let Some(size) = change.size {
             check_regular(&row)?;
