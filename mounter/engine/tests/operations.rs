@@ -443,7 +443,7 @@ async fn a_signal_ends_a_call_that_waits() {
     };
     eventually("the read waits", waits).await;
     let pid = nix::unistd::Pid::from_raw(reader.0.id() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(!reader.exit().await.success());
     eventually("nothing is in flight", || served.session.in_flight().is_empty()).await;
     // cat reads ahead in two requests at most, and each is interrupted once.
