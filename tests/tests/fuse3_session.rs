@@ -48,7 +48,8 @@ impl Drop for Fuse3 {
     }
 }
 
-/// What fuse3 0.10 can be asked: it has no O_TMPFILE, no ACLs, and leaves clearing setuid bits to the kernel, which asks for
+/// What fuse3 0.10 can be asked: it has no O_TMPFILE, no ACLs, loses O_TRUNC (it negotiates FUSE_ATOMIC_O_TRUNC, which must
+/// never meet opens without a message), and leaves clearing setuid bits to the kernel, which asks for
 /// each by another way; so everything is done by root and without them.
 fn within_fuse3(mut steps: Vec<Step>) -> Vec<Step> {
     steps.retain(|step| match &step.op {
@@ -60,6 +61,9 @@ fn within_fuse3(mut steps: Vec<Step>) -> Vec<Step> {
     });
     for step in &mut steps {
         step.uid = 0;
+        if let Op::Open { flags, .. } = &mut step.op {
+            *flags &= !nix::libc::O_TRUNC;
+        }
     }
     steps
 }

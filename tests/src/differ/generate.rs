@@ -24,7 +24,7 @@ fn next(rng: &mut Rng, i: usize) -> Step {
     let op = match (i % 150, i % 2) {
         (0..8, 0) => Op::Mkdir { path, mode: 0o777 },
         (0..8, _) => Op::Chmod { path, mode: 0o777 },
-        _ => return Step { uid: user(rng), op: op(rng) },
+        _ => return by_owner_of_nothing(Step { uid: user(rng), op: op(rng) }),
     };
     Step { uid: 0, op }
 }
@@ -194,6 +194,14 @@ fn length(rng: &mut Rng) -> usize {
         3 => rng.below(150_000),
         _ => rng.below(400_000),
     }) as usize
+}
+
+/// `chown(path, -1, -1)` is left to root: SEMANTICS.md says what FUSE makes of it for those who do not own the file.
+fn by_owner_of_nothing(mut step: Step) -> Step {
+    if let Op::Chown { uid: None, gid: None, .. } = step.op {
+        step.uid = 0;
+    }
+    step
 }
 
 fn owner(rng: &mut Rng) -> Option<u32> {
