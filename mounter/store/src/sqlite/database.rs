@@ -317,10 +317,11 @@ impl Inner {
         })
     }
 
-    fn close_idle(&self) {
+    /// Closes the families' connections that were not used for `age`.
+    fn close_idle(&self, age: Duration) {
         let families: Vec<_> = self.families.lock().values().cloned().collect();
         for family in families {
-            family.close_idle(IDLE);
+            family.close_idle(age);
         }
     }
 }
@@ -499,7 +500,7 @@ impl Database for SqliteDatabase {
                 });
             }
         }
-        self.inner.close_idle();
+        self.inner.close_idle(IDLE);
         Ok(Beat { valid_for: FOR_EVER, tenants })
     }
 
@@ -507,6 +508,8 @@ impl Database for SqliteDatabase {
         self.inner.sessions.close(session);
         self.inner.control.remove_session(session)?;
         self.inner.control.close_idle();
+        // The last connection to close writes a WAL back: what is left is one file a copy of which is whole.
+        blocking(|| self.inner.close_idle(Duration::ZERO));
         Ok(())
     }
 

@@ -361,3 +361,23 @@ async fn costs() {
     assert_eq!(writer.store.list(&view, 1, 0, 1000).await.unwrap().len(), 1000);
     time("listed with its inode", 1000, began);
 }
+
+#[tokio::test]
+async fn a_closed_session_leaves_no_write_ahead_logs() {
+    let place = Place::new();
+    let mut writer = Writer::create(place.open().await.unwrap(), "one").await;
+    let ino = writer.number();
+    let mut batch = writer.batch();
+    batch.inodes.push(file(ino, 0));
+    writer.store.commit(&writer.fence, &batch).await.unwrap();
+    let logs = || {
+        let dir = &family_files(&place.db())[0];
+        std::fs::read_dir(dir)
+            .unwrap()
+            .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().ends_with("-wal"))
+            .count()
+    };
+    assert!(logs() > 0, "a commit is in a log first");
+    writer.db.close_session(writer.session).await.unwrap();
+    assert_eq!(logs(), 0);
+}
