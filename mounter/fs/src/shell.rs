@@ -30,6 +30,9 @@ const DIRECTORY_MAX: usize = 65_536;
 const LIST_PAGE: usize = 2048;
 /// Blocks are read ahead up to this many bytes.
 const READ_AHEAD_BYTES: u64 = 4 << 20;
+/// So many queries fetch the blocks of one read-ahead, each at least so many blocks.
+const READS: usize = 3;
+const READ_PART: usize = 4;
 /// Readers that run in parallel ask out of order by at most this many blocks.
 const SEQUENCE_SLACK: u64 = 8;
 /// The flusher is woken when this many bytes wait.
@@ -331,7 +334,10 @@ impl Shared {
             return Ok(Loaded::default());
         };
         let wanted = self.with_read_ahead(did, first, blks);
-        let blocks = self.store.read(&self.view, data, &wanted).await?;
+        // On several connections at once, where the store has them: one alone does not keep a server busy.
+        let parts = wanted.chunks(wanted.len().div_ceil(READS).max(READ_PART));
+        let read = parts.map(|part| self.store.read(&self.view, data, part));
+        let blocks = futures_util::future::try_join_all(read).await?.into_iter().flatten();
         // An extent said that there is a block; where no row has one, it is the hole that the database holds.
         let mut loaded = Loaded { version, blocks: blks.iter().map(|&blk| (blk, Bytes::new())).collect() };
         let core = self.core.lock();
