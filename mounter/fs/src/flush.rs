@@ -135,10 +135,6 @@ impl Flusher {
         self.committed
     }
 
-    pub(crate) fn fence(&self) -> &Fence {
-        &self.fence
-    }
-
     /// Commits the next batch: everything in the journal up to a bound of size. Waits while the database cannot be reached.
     ///
     /// # Cancel safety

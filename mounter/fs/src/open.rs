@@ -174,6 +174,7 @@ impl FileSystem {
             committed: watch::Sender::new(tenant.seq),
             health: Health::new(Instant::now() + Duration::from_secs(10)),
             store,
+            fence: lease.fence.clone(),
             view: lease.head.clone(),
             work: Notify::new(),
             forgotten: Mutex::new(FxHashSet::default()),
@@ -382,9 +383,8 @@ async fn beat(shared: &Shared, database: &dyn Database, session: SessionId) -> R
     // Counted from before the question: the answer may be slow.
     let sent = Instant::now();
     let beat = database.beat(session).await?;
-    let fence = shared.flusher.try_lock().map(|flusher| flusher.fence().clone()).ok();
-    for tenant in &beat.tenants {
-        let Some(fence) = fence.as_ref().filter(|fence| fence.tenant == tenant.tenant) else { continue };
+    let fence = &shared.fence;
+    for tenant in beat.tenants.iter().filter(|tenant| tenant.tenant == fence.tenant) {
         if tenant.epoch != fence.epoch {
             shared
                 .health

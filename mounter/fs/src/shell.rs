@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
-use tarbox_store::{DataRef, EntryRow, InodeRow, Limits, StoreError, TenantStore, View};
+use tarbox_store::{DataRef, EntryRow, Fence, InodeRow, Limits, StoreError, TenantStore, View};
 use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq};
 use tokio::sync::{Notify, watch};
 
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub health: Health,
     pub config: FsConfig,
     pub store: Arc<dyn TenantStore>,
+    /// Of the lease that is held; one for the life of the mount.
+    pub fence: Fence,
     pub view: View,
     /// There is something to commit.
     pub work: Notify,
