@@ -11,7 +11,7 @@ use std::{
 use tarbox_tests::{command::succeed, product::workspace};
 
 /// Which of our crates each crate may use. Arrows point one way: programs, then parts, then words.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("tarbox-types", &[]),
     ("tarbox-proto", &[]),
     ("tarbox-rpc", &["tarbox-proto", "tarbox-types"]),
@@ -33,6 +33,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
             "tarbox-types",
         ],
     ),
+    ("tarbox-supervisor", &["tarbox-types"]),
     // The programs are tested from outside; only fuse3's session needs the file system itself, and who supervises a mounter
     // mounts and talks as a supervisor does.
     ("tarbox-tests", &["tarbox-engine", "tarbox-fs", "tarbox-handover", "tarbox-store", "tarbox-types"]),
