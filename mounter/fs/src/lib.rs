@@ -17,8 +17,10 @@ mod open;
 mod plan;
 pub mod range_map;
 mod shell;
+mod small_map;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tree;
 pub mod xattr;
 
