@@ -20,6 +20,7 @@ mod shell;
 mod small_map;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tree;
 pub mod xattr;
 
