@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -248,6 +248,71 @@ fn who_it_is_is_said_before_anything_is_read_and_no_secret_is_in_sight() {
         let text = fs::read(format!("/proc/{}/{file}", mounter.pid())).expect("read");
         assert!(!text.windows(url.len()).any(|window| window == url), "the URL stands in {file}");
     }
+}
+
+/// Not a bound but a figure: how long the longest call takes in which something happens to the mounter, and in which nothing does.
+#[test]
+fn how_long_applications_wait_is_told() {
+    let mut supervised = Supervised::start(Database::Sqlite, &[]);
+    let slowest = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let root = supervised.path().to_owned();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let file = root.join("paused");
+            while !stop.load(Ordering::Relaxed) {
+                for call in [create, read_back, remove] {
+                    let begin = Instant::now();
+                    call(&file);
+                    slowest.fetch_max(begin.elapsed().as_micros() as u64, Ordering::Relaxed);
+                }
+            }
+        });
+        type Event = fn(&mut Supervised);
+        let events: [(&str, Event); 4] = [
+            ("nothing", |_| ()),
+            ("killed, cold start", |supervised| {
+                supervised.kill();
+                supervised.serve().expect("serve");
+            }),
+            ("killed, stand-by", |supervised| {
+                let next = supervised.stand_by().expect("stand by");
+                supervised.kill();
+                supervised.take_over(next).expect("take over");
+            }),
+            ("replaced", |supervised| _ = supervised.upgrade().expect("upgrade")),
+        ];
+        for (what, event) in events {
+            let mut pauses: Vec<u64> = (0..kills(5))
+                .map(|_| {
+                    thread::sleep(Duration::from_millis(30));
+                    slowest.store(0, Ordering::Relaxed);
+                    event(&mut supervised);
+                    thread::sleep(Duration::from_millis(30));
+                    slowest.load(Ordering::Relaxed)
+                })
+                .collect();
+            pauses.sort_unstable();
+            let at = |part: usize| pauses[(pauses.len() * part / 100).min(pauses.len() - 1)];
+            println!("{what}: p50 {} p90 {} p99 {} max {} µs", at(50), at(90), at(99), at(100));
+        }
+        stop.store(true, Ordering::Relaxed);
+        client.join().expect("no call fails");
+    });
+    supervised.unmount().expect("unmount");
+}
+
+fn create(path: &Path) {
+    File::create_new(path).and_then(|mut file| file.write_all(b"content")).expect("create");
+}
+
+fn read_back(path: &Path) {
+    let file = File::open(path).expect("open");
+    assert_eq!(read_at(&file, 0, 7), b"content");
+}
+
+fn remove(path: &Path) {
+    fs::remove_file(path).expect("unlink");
 }
 
 /// Files that are open while mounters come and go.

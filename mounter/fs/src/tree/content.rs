@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tarbox_store::{Extent, ExtentKind, UNIT};
+use tarbox_store::{Extent, UNIT};
 use tarbox_types::{BlockIndex, DataId, Seq};
 
 use super::{Need, Stop};
@@ -260,7 +260,7 @@ impl Content {
             let blk = at / size;
             let len = ((blk + 1) * size).min(bytes.end) - at;
             pieces.push(match self.extents.get(&blk) {
-                Some(extent) if extent.kind != ExtentKind::Hole => {
+                Some(extent) if !extent.is_hole() => {
                     Piece::Block { blk, offset: (at % size) as u32, len: len as u32 }
                 }
                 _ => Piece::Zero(len),
