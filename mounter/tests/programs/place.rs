@@ -210,7 +210,12 @@ impl Mounted {
 
     /// The process that serves.
     pub(crate) fn pid(&self) -> u32 {
-        *serving(self.child.id()).first().expect("somebody serves")
+        let mut pid = None;
+        until(|| {
+            pid = serving(self.child.id()).first().copied();
+            pid.is_some()
+        });
+        pid.expect("somebody serves")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
