@@ -140,7 +140,7 @@ impl FileSystem {
         };
         let tenant = &lease.tenant;
         let mut tree = Tree::new(tenant.block_size, tenant.limits, counters, tenant.seq);
-        let told = ToldTable::new(opened.told.drain(..));
+        let told = ToldTable::new(opened.told.drain(..), !config.connection.left.is_empty());
         let mut recovery =
             Recovery { replayed: 0, cut: opened.cut.clone(), rejected: opened.rejected.clone() };
         // A record of an earlier lease may hold numbers from below ours: none of them counts as new to the database.
@@ -195,9 +195,6 @@ impl FileSystem {
         tokio::spawn(flush_in_background(Arc::downgrade(&shared)));
         tokio::spawn(keep_house(Arc::downgrade(&shared)));
         tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session));
-        if recovery.replayed > 0 {
-            shared.work.notify_one();
-        }
         Ok((Self { shared }, recovery))
     }
 
@@ -308,6 +305,11 @@ impl FileSystem {
 
 /// Commits what is older than the flush interval, or at once when much waits.
 async fn flush_in_background(weak: std::sync::Weak<Shared>) {
+    // What was taken up from the journal has waited for long enough: were this process to be killed within the interval, and
+    // the next one too, it would only become more.
+    if let Some(shared) = weak.upgrade().filter(|shared| shared.journal.oldest_uncommitted_at().is_some()) {
+        commit_some(&shared).await;
+    }
     loop {
         let Some(shared) = weak.upgrade() else { return };
         let interval = shared.config.flush_interval;

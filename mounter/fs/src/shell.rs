@@ -400,6 +400,7 @@ impl Shared {
             if *self.committed.borrow() >= seq {
                 return Ok(());
             }
+            self.told.let_others_begin().await;
             let mut flusher = self.flusher.lock().await;
             if flusher.committed() >= seq {
                 return Ok(());
