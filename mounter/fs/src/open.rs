@@ -23,12 +23,15 @@ use crate::{
     fuse::FileSystem,
     health::{Health, State, chain},
     journal::{Cut, Identity, Journal, JournalConfig, JournalError, Reason, Rejected},
+    read_ahead::OnTheirWay,
     shell::{Core, Shared},
     tree::Tree,
 };
 
 /// How often memory is kept in bounds and orphans are looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// Unlinked files are removed this long after the kernel has forgotten the first of them, many at once.
+const REAP_DELAY: Duration = Duration::from_millis(250);
 /// Known extents of one content are dropped beyond this number.
 const EXTENTS_MAX: usize = 200_000;
 /// Writers are never slowed below this many bytes in the journal.
@@ -177,6 +180,7 @@ impl FileSystem {
             fence: lease.fence.clone(),
             view: lease.head.clone(),
             work: Notify::new(),
+            on_their_way: OnTheirWay::default(),
             forgotten: Mutex::new(FxHashSet::default()),
             reap: Notify::new(),
             nameless: Mutex::new(FxHashSet::default()),
@@ -336,7 +340,8 @@ async fn keep_house(weak: std::sync::Weak<Shared>) {
     loop {
         let Some(shared) = weak.upgrade() else { return };
         tokio::select! {
-            () = shared.reap.notified() => {}
+            // A little later: who unlinks many files is not slowed by questions and a record for each.
+            () = async { shared.reap.notified().await; tokio::time::sleep(REAP_DELAY).await } => {}
             () = tokio::time::sleep(HOUSEKEEPING) => {}
         }
         let mut candidates: Vec<Ino> = shared.forgotten.lock().drain().collect();
