@@ -19,8 +19,10 @@ pub mod range_map;
 mod read_ahead;
 mod reading;
 mod shell;
+mod small_map;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tree;
 pub mod xattr;
 

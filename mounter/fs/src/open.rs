@@ -11,8 +11,8 @@ use std::{
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 use tarbox_store::{Database, Lease, Limits, StoreError, TenantState, TenantStore};
-use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId};
-use tokio::sync::{Notify, watch};
+use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId, Unanswered};
+use tokio::sync::watch;
 
 use crate::{
     block_cache::BlockCache,
@@ -25,6 +25,7 @@ use crate::{
     journal::{Cut, Identity, Journal, JournalConfig, JournalError, Reason, Rejected},
     read_ahead::OnTheirWay,
     shell::{Core, Shared},
+    told::ToldTable,
     tree::Tree,
 };
 
@@ -125,9 +126,11 @@ impl FileSystem {
             segment_bytes: config.segment_bytes,
             max_bytes: config.journal_bytes,
         };
-        let mut opened = Journal::open(&journal_config, &Identity::from(&lease)).map_err(|source| {
-            FsOpenError::Journal { dir: config.journal_dir.display().to_string(), source }
-        })?;
+        let identity = Identity::from(&lease);
+        let mut opened =
+            Journal::open_for(&journal_config, &identity, &config.connection).map_err(|source| {
+                FsOpenError::Journal { dir: config.journal_dir.display().to_string(), source }
+            })?;
         if let Some(rejected) =
             opened.rejected.take_if(|rejected| matches!(rejected.reason, Reason::Gap { .. }))
         {
@@ -140,6 +143,7 @@ impl FileSystem {
         };
         let tenant = &lease.tenant;
         let mut tree = Tree::new(tenant.block_size, tenant.limits, counters, tenant.seq);
+        let told = ToldTable::new(opened.told.drain(..));
         let mut recovery =
             Recovery { replayed: 0, cut: opened.cut.clone(), rejected: opened.rejected.clone() };
         // A record of an earlier lease may hold numbers from below ours: none of them counts as new to the database.
@@ -179,11 +183,12 @@ impl FileSystem {
             store,
             fence: lease.fence.clone(),
             view: lease.head.clone(),
-            work: Notify::new(),
+            work: Arc::default(),
             on_their_way: OnTheirWay::default(),
             forgotten: Mutex::new(FxHashSet::default()),
-            reap: Notify::new(),
-            nameless: Mutex::new(FxHashSet::default()),
+            reap: Arc::default(),
+            nameless: Mutex::new(told.inodes().into_iter().collect()),
+            told,
             kernel: std::sync::OnceLock::new(),
             soft_limit: AtomicU64::new(config.journal_bytes),
             core: Mutex::new(Core::new(tree, Some(opened.journal))),
@@ -206,6 +211,17 @@ impl FileSystem {
         let _ = self.shared.kernel.set(kernel);
     }
 
+    /// The requests of the session that serves this file system: what one of them has done stays known until its answer is safe.
+    pub fn keep_for(&self, requests: Arc<dyn Unanswered>) {
+        self.shared.journal.keep_for(requests);
+    }
+
+    /// Every request that a dead process left on the connection has been taken on ([`FsConfig::connection`]).
+    pub fn settled(&self) {
+        self.shared.told.clear();
+        self.shared.journal.settled();
+    }
+
     /// Returns when the database has everything that was acknowledged before the call; its position.
     ///
     /// # Errors
@@ -214,6 +230,14 @@ impl FileSystem {
         let seq = self.shared.journal.last_seq();
         self.shared.commit_to(seq).await?;
         Ok(seq)
+    }
+
+    /// Commits nothing more as long as the returned value lives; returns once a commit under way has ended.
+    ///
+    /// # Cancel safety
+    /// Safe to drop.
+    pub async fn freeze(&self) -> impl Sized {
+        self.shared.flusher.lock().await
     }
 
     /// New limits, for the next operation.
@@ -303,8 +327,11 @@ async fn flush_in_background(weak: std::sync::Weak<Shared>) {
             commit_some(&shared).await;
             continue;
         }
+        let work = Arc::clone(&shared.work);
+        // Who sleeps keeps nothing: a file system that is dropped is gone, its journal free.
+        drop(shared);
         tokio::select! {
-            () = shared.work.notified() => {}
+            () = work.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -338,12 +365,13 @@ async fn commit_some(shared: &Shared) {
 async fn keep_house(weak: std::sync::Weak<Shared>) {
     let mut swept = Instant::now();
     loop {
-        let Some(shared) = weak.upgrade() else { return };
+        let Some(reap) = weak.upgrade().map(|shared| Arc::clone(&shared.reap)) else { return };
         tokio::select! {
             // A little later: who unlinks many files is not slowed by questions and a record for each.
-            () = async { shared.reap.notified().await; tokio::time::sleep(REAP_DELAY).await } => {}
+            () = async { reap.notified().await; tokio::time::sleep(REAP_DELAY).await } => {}
             () = tokio::time::sleep(HOUSEKEEPING) => {}
         }
+        let Some(shared) = weak.upgrade() else { return };
         let mut candidates: Vec<Ino> = shared.forgotten.lock().drain().collect();
         if swept.elapsed() >= HOUSEKEEPING {
             swept = Instant::now();

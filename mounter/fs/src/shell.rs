@@ -21,6 +21,7 @@ use crate::{
     journal::{Journal, JournalReader},
     plan::Planned,
     read_ahead::OnTheirWay,
+    told::ToldTable,
     tree::{Need, Stop, Tree},
 };
 
@@ -56,14 +57,16 @@ pub(crate) struct Shared {
     pub fence: Fence,
     pub view: View,
     /// There is something to commit.
-    pub work: Notify,
+    pub work: Arc<Notify>,
     /// What is fetched ahead.
     pub on_their_way: OnTheirWay,
     /// Orphans that the kernel has forgotten, perhaps.
     pub forgotten: Mutex<FxHashSet<Ino>>,
-    pub reap: Notify,
+    pub reap: Arc<Notify>,
     /// Inodes made without a name, of which the kernel may not know yet: not to be asked about before it forgets them.
     pub nameless: Mutex<FxHashSet<Ino>>,
+    /// What a dead process had done for requests that come again.
+    pub told: ToldTable,
     pub kernel: std::sync::OnceLock<Arc<dyn KernelCache>>,
     /// Bytes that may wait in the journal before writers are slowed; follows the measured rate of commits.
     pub soft_limit: std::sync::atomic::AtomicU64,

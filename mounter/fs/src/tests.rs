@@ -10,10 +10,12 @@ use fuse3::{
 use futures_util::StreamExt;
 use proptest::prelude::*;
 use tarbox_store::{Compression, Database, Limits, NewSession, NewTenant};
-use tarbox_types::{Ino, ROOT_INO, SessionId, TenantId};
+use tarbox_types::{Connection, Ino, ROOT_INO, SessionId, TenantId};
 use uuid::Uuid;
 
 use crate::{FileSystem, FsConfig};
+
+mod told;
 
 const BLOCK: u32 = 16 << 10;
 
@@ -49,6 +51,10 @@ impl World {
     }
 
     async fn mount(&self) -> FileSystem {
+        self.mount_on(Connection::default()).await
+    }
+
+    async fn mount_on(&self, connection: Connection) -> FileSystem {
         let session = NewSession {
             id: SessionId(Uuid::new_v4()),
             node: "test".into(),
@@ -63,6 +69,7 @@ impl World {
             cache_bytes: 256 << 10,
             segment_bytes: 2 << 20,
             journal_bytes: 16 << 20,
+            connection,
             ..FsConfig::new(self.journal())
         };
         let (fs, _) = FileSystem::open(Arc::clone(&self.database), store, lease, session.id, config)
@@ -74,7 +81,12 @@ impl World {
 
     /// As after a `kill -9`: nothing is flushed, the session is over.
     async fn kill(&self, fs: FileSystem) {
+        let rest = Arc::downgrade(&fs.shared);
         drop(fs);
+        // A commit or a fetch that is under way ends before the journal is free.
+        while rest.strong_count() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         let session = SESSION.with(std::cell::Cell::take).expect("mounted");
         self.database.close_session(session).await.expect("the session ends");
     }
@@ -364,6 +376,40 @@ async fn scenario(ops: Vec<Op>) {
     let report = store.check(false, &|_| {}).await.expect("it is checked");
     assert!(report.faults.is_empty(), "{:#?}", report.faults);
     assert!(!Path::new(&world.journal()).exists(), "a closed tenant leaves no journal");
+}
+
+#[tokio::test]
+async fn random_writes_into_reserved_space_become_patches_and_are_folded_when_they_fill_a_block() {
+    let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
+    let fs = world.mount().await;
+    let file = fs.create(req(), ROOT_INO, OsStr::new("file"), libc::S_IFREG | 0o644, 0).await;
+    let ino = file.expect("it is made").attr.ino;
+    fs.fallocate(req(), ino, 0, 0, 1 << 20, 0).await.expect("it is reserved");
+    let seen = || {
+        let core = fs.shared.core.lock();
+        let row = &core.tree.nodes[&ino].row;
+        let extents = core.tree.contents[&row.did].extents(row.did, 1..2).expect("they are known");
+        (row.prealloc.clone(), row.charge, extents[0].kind, extents[0].patches)
+    };
+    let reserved = vec![std::ops::Range { start: 0, end: 256 }];
+    let mut expected = vec![0; BLOCK as usize];
+    for (patches, unit) in [(1, 2), (2, 0), (3, 3), (4, 1), (0, 0)] {
+        let data = [patches as u8 + 1; 4096];
+        let offset = u64::from(BLOCK) + unit as u64 * 4096;
+        fs.write(req(), ino, 0, offset, &data, 0, 0).await.expect("it is written");
+        fs.flush().await.expect("it commits");
+        expected[unit * 4096..][..4096].copy_from_slice(&data);
+        let (ranges, charge, kind, lie_on_it) = seen();
+        assert_eq!((ranges, charge), (reserved.clone(), 1 << 20), "what is reserved stays one range");
+        assert_eq!((lie_on_it, kind == tarbox_store::ExtentKind::Hole), (patches, patches > 0));
+        run(&fs, &mut Model::new(), &Op::Evict).await;
+        let read = fs.read(req(), ino, 0, BLOCK.into(), BLOCK).await.expect("it reads").data;
+        assert_eq!(read, expected, "with {patches} patches");
+    }
+    let store = world.database.open_tenant(world.tenant).await.expect("the tenant opens");
+    fs.close().await.expect("it closes");
+    let report = store.check(false, &|_| {}).await.expect("it is checked");
+    assert!(report.faults.is_empty(), "{:#?}", report.faults);
 }
 
 proptest! {
