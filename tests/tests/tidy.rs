@@ -11,7 +11,7 @@ use std::{
 use tarbox_tests::{command::succeed, product::workspace};
 
 /// Which of our crates each crate may use. Arrows point one way: programs, then parts, then words.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("tarbox-types", &[]),
     ("tarbox-proto", &[]),
     ("tarbox-rpc", &["tarbox-proto", "tarbox-types"]),
@@ -30,6 +30,10 @@ const ARROWS: [(&str, &[&str]); 9] = [
             "tarbox-store",
             "tarbox-types",
         ],
+    ),
+    (
+        "tarbox-agent",
+        &["tarbox-engine", "tarbox-proto", "tarbox-rpc", "tarbox-runtime", "tarbox-store", "tarbox-types"],
     ),
     // The programs are tested from outside; only fuse3's session needs the file system itself.
     ("tarbox-tests", &["tarbox-fs", "tarbox-store", "tarbox-types"]),

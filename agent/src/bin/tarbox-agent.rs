@@ -1,0 +1,3 @@
+//! `tarbox-agent`: serves CSI on this node.
+
+fn main() {}
