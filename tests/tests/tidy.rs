@@ -11,7 +11,7 @@ use std::{
 use tarbox_tests::{command::succeed, product::workspace};
 
 /// Which of our crates each crate may use. Arrows point one way: programs, then parts, then words.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("tarbox-types", &[]),
     ("tarbox-proto", &[]),
     ("tarbox-rpc", &["tarbox-proto", "tarbox-types"]),
@@ -46,6 +46,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "tarbox-types",
         ],
     ),
+    ("tarbox-supervisor", &["tarbox-types"]),
     // The programs are tested from outside; only fuse3's session needs the file system itself.
     ("tarbox-tests", &["tarbox-fs", "tarbox-store", "tarbox-types"]),
 ];
