@@ -90,6 +90,14 @@ pub enum HandoverError {
     /// A reply that does not fit the request.
     #[error("the keeper answered {0} with something else")]
     OtherReply(&'static str),
+    /// A number under which no end of a link was inherited.
+    #[error(
+        "descriptor {number} is no end of a link that was inherited (a SOCK_SEQPACKET socket, 3 or higher)"
+    )]
+    NotALink {
+        /// The number.
+        number: i32,
+    },
     /// There is no such process (any more).
     #[error("there is no process {pid} that started at {start_time}")]
     NoProcess {
@@ -110,6 +118,7 @@ impl HandoverError {
             Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::Descriptors { .. }
+            | Self::NotALink { .. }
             | Self::Missing { .. } => ErrorKind::InvalidArgument,
             Self::UnknownMessage { .. } | Self::Format { .. } => ErrorKind::Incompatible,
             Self::Refused { reason, .. } => reason.kind(),

@@ -13,6 +13,7 @@
 mod client;
 mod error;
 pub mod format;
+mod inherited;
 mod kept;
 mod link;
 mod memfd;
