@@ -1,3 +1,7 @@
-//! `tarbox-agent`: serves CSI on this node.
+//! `tarbox-agent`: serves CSI on this node, and supervises its mounters.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tarbox_agent::cli::main()
+}

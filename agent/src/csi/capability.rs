@@ -55,7 +55,8 @@ pub fn read(capability: Option<&VolumeCapability>, read_only: bool) -> Result<Mo
             "`tarbox`, or none: a tenant is no disk that could be formatted",
         ));
     }
-    let mode = capability.access_mode.as_ref().ok_or(RequestError::Missing("volume_capability.access_mode"))?;
+    let mode =
+        capability.access_mode.as_ref().ok_or(RequestError::Missing("volume_capability.access_mode"))?;
     let (reads, many_readers) = access(mode.mode)?;
     let mut wish = MountWish {
         read_only: read_only || reads,

@@ -22,18 +22,32 @@ pub struct Parameters {
     pub options: Vec<(String, String)>,
     /// What the block cache is allowed, where it was said.
     pub cache_bytes: Option<u64>,
+    /// What the journal is allowed, where it was said.
+    pub journal_bytes: Option<u64>,
     /// The tenant's name, where it is known: what the mount table shows.
     pub tenant_name: Option<String>,
 }
 
 impl fmt::Debug for Parameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { database_url: _, options, cache_bytes, tenant_name } = self;
+        let Self { database_url: _, options, cache_bytes, journal_bytes, tenant_name } = self;
         f.debug_struct("Parameters")
             .field("options", options)
             .field("cache_bytes", cache_bytes)
+            .field("journal_bytes", journal_bytes)
             .field("tenant_name", tenant_name)
             .finish_non_exhaustive()
+    }
+}
+
+/// Cache and journal of a mounter that was told nothing about them.
+const DEFAULT_BYTES: u64 = 256 << 20;
+
+impl Parameters {
+    /// Memory that the mounter's cache and its journal may take.
+    #[must_use]
+    pub fn working_bytes(&self) -> u64 {
+        self.cache_bytes.unwrap_or(DEFAULT_BYTES) + self.journal_bytes.unwrap_or(DEFAULT_BYTES)
     }
 }
 
@@ -133,8 +147,11 @@ fn apply(parameters: &mut Parameters, key: &str, value: &str) -> Result<(), Requ
         Meaning::Option(flag, kind) => {
             check(key, value, kind)?;
             parameters.options.push(((*flag).to_owned(), value.to_owned()));
-            if key == "cacheSize" {
-                parameters.cache_bytes = value.parse::<ByteSize>().ok().map(ByteSize::bytes);
+            let bytes = || value.parse::<ByteSize>().ok().map(ByteSize::bytes);
+            match key {
+                "cacheSize" => parameters.cache_bytes = bytes(),
+                "journalSize" => parameters.journal_bytes = bytes(),
+                _ => {}
             }
         }
         Meaning::Checked(kind) => check(key, value, kind)?,

@@ -79,17 +79,16 @@ fn paths_that_could_lead_elsewhere_are_refused() {
 
 #[test]
 fn unknown_volumes_can_be_left() {
-    let request = csi::NodeUnstageVolumeRequest { volume_id: "nobody".into(), staging_target_path: "/s".into() };
+    let request =
+        csi::NodeUnstageVolumeRequest { volume_id: "nobody".into(), staging_target_path: "/s".into() };
     assert_eq!(Leave::try_from(&request).expect("nothing to do").tenant, None);
 }
 
 #[test]
 fn block_volumes_and_unknown_access_modes_are_refused() {
     let mut request = stage();
-    request.volume_capability = Some(csi::VolumeCapability {
-        access_type: Some(AccessType::Block(BlockVolume {})),
-        ..capability()
-    });
+    request.volume_capability =
+        Some(csi::VolumeCapability { access_type: Some(AccessType::Block(BlockVolume {})), ..capability() });
     refused(Stage::try_from(&request), ErrorKind::InvalidArgument, "block");
     for mode in [0, 99] {
         request.volume_capability =
