@@ -27,7 +27,7 @@ use crate::{
     keeper::Keeper,
     launcher,
     settings::Settings,
-    tenant::{self, Adopted, Command, Control, Handle, Staged, StateFile, control_socket},
+    tenant::{self, Adopted, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
 };
 
 /// The first of the users that mounters run as, one for each tenant; no system gives these numbers to people.
@@ -47,6 +47,7 @@ pub struct Node {
     boot_id: String,
     is_database_reached: AtomicBool,
     environment: Vec<String>,
+    may_spare: bool,
     /// One agent at a time has the state directory.
     _lock: Flock<File>,
 }
@@ -76,6 +77,7 @@ impl Node {
                 .map_err(AgentError::io("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
             is_database_reached: AtomicBool::new(false),
             environment: tenant::environment(),
+            may_spare: tenant::may_spare(),
             settings,
             _lock: lock,
         });
@@ -212,7 +214,13 @@ impl Node {
 
     /// How a tenant's mounter is started, with this much memory.
     pub(crate) fn spec(&self, staged: &Staged, _memory: ByteSize) -> Result<SpawnSpec, AgentError> {
-        Ok(tenant::spec(staged, &self.settings.run_dir, Vec::new(), &self.environment))
+        let around = Surroundings {
+            run_dir: &self.settings.run_dir,
+            cgroups: Vec::new(),
+            environment: &self.environment,
+            may_spare: self.may_spare,
+        };
+        Ok(tenant::spec(staged, around))
     }
 
     // === State on disk ===

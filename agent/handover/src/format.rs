@@ -17,7 +17,10 @@ pub fn agree(ours: &RangeInclusive<u32>, theirs: &RangeInclusive<u32>) -> Option
 }
 
 /// Refuses a packet of a format that is not among `read`.
-pub(crate) fn check(found: u32, read: &RangeInclusive<u32>) -> Result<(), HandoverError> {
+///
+/// # Errors
+/// [`HandoverError::Format`], which names what is read.
+pub fn check(found: u32, read: &RangeInclusive<u32>) -> Result<(), HandoverError> {
     if read.contains(&found) {
         return Ok(());
     }

@@ -28,13 +28,20 @@ pub(crate) fn control_socket(run_dir: &Path, tenant: TenantId) -> PathBuf {
     mounter_dir(run_dir, tenant).join(tenant.to_string()).join("control.sock")
 }
 
+/// What of the machine goes into how a mounter is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) run_dir: &'a Path,
+    /// Control groups to enter, one per hierarchy.
+    pub(crate) cgroups: Vec<String>,
+    pub(crate) environment: &'a [String],
+    /// Whether it may be spared when memory is short.
+    pub(crate) may_spare: bool,
+}
+
 /// How the tenant's mounter is started. Descriptor 0 of the message is the executable, 1 its log.
-pub(crate) fn spec(
-    staged: &Staged,
-    run_dir: &Path,
-    cgroups: Vec<String>,
-    environment: &[String],
-) -> SpawnSpec {
+pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
+    let Surroundings { run_dir, cgroups, environment, may_spare } = around;
     let mut argv = vec![
         "tarbox-mount".to_owned(),
         "--tenant-id".to_owned(),
@@ -66,12 +73,21 @@ pub(crate) fn spec(
             // A core dump would hold the requests up for its whole length, and hold the tenant's data.
             Limit { resource: CORE, soft: 0, hard: 0 },
         ],
-        oom_score_adj: Some(OOM_SCORE_ADJ),
+        oom_score_adj: may_spare.then_some(OOM_SCORE_ADJ),
         cgroups,
         nice: None,
         new_session: true,
         log: Some(1),
     }
+}
+
+/// `CAP_SYS_RESOURCE`, by its bit.
+const SYS_RESOURCE: u64 = 1 << 24;
+
+/// Whether this process may spare others when memory is short; without the capability the kernel refuses it.
+pub(crate) fn may_spare() -> bool {
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    status.is_ok_and(|status| status.capeff & SYS_RESOURCE != 0)
 }
 
 /// What of the agent's environment a mounter gets: certificates, time zone.
@@ -107,7 +123,14 @@ mod tests {
             user: Some(1_900_000_000),
             published: Default::default(),
         };
-        let spec = spec(&staged, Path::new("/run/t"), vec![], &["TZ=UTC".into()]);
+        let around = Surroundings {
+            run_dir: Path::new("/run/t"),
+            cgroups: vec![],
+            environment: &["TZ=UTC".into()],
+            may_spare: false,
+        };
+        let spec = spec(&staged, around);
+        assert_eq!(spec.oom_score_adj, None);
         let argv: Vec<_> = spec.argv.iter().map(|word| String::from_utf8_lossy(word)).collect();
         let line = argv.join(" ");
         assert_eq!(
