@@ -13,7 +13,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
-use tarbox_handover::SpawnSpec;
+use tarbox_handover::{Limit, SpawnSpec};
 use tarbox_supervisor::{Build, Policy, Wanted};
 use tarbox_types::{ByteSize, TenantId};
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +47,7 @@ pub struct Node {
     boot_id: String,
     is_database_reached: AtomicBool,
     environment: Vec<String>,
+    limits: Vec<Limit>,
     may_spare: bool,
     /// One agent at a time has the state directory.
     _lock: Flock<File>,
@@ -77,6 +78,7 @@ impl Node {
                 .map_err(AgentError::io("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
             is_database_reached: AtomicBool::new(false),
             environment: tenant::environment(),
+            limits: tenant::limits(),
             may_spare: tenant::may_spare(),
             settings,
             _lock: lock,
@@ -218,6 +220,7 @@ impl Node {
             run_dir: &self.settings.run_dir,
             cgroups: Vec::new(),
             environment: &self.environment,
+            limits: &self.limits,
             may_spare: self.may_spare,
         };
         Ok(tenant::spec(staged, around))

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
 use tarbox_handover::{CONTROL_FD, Limit, SpawnSpec};
 use tarbox_types::TenantId;
 
@@ -35,13 +36,14 @@ pub(crate) struct Surroundings<'a> {
     /// Control groups to enter, one per hierarchy.
     pub(crate) cgroups: Vec<String>,
     pub(crate) environment: &'a [String],
+    pub(crate) limits: &'a [Limit],
     /// Whether it may be spared when memory is short.
     pub(crate) may_spare: bool,
 }
 
 /// How the tenant's mounter is started. Descriptor 0 of the message is the executable, 1 its log.
 pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
-    let Surroundings { run_dir, cgroups, environment, may_spare } = around;
+    let Surroundings { run_dir, cgroups, environment, limits, may_spare } = around;
     let mut argv = vec![
         "tarbox-mount".to_owned(),
         "--tenant-id".to_owned(),
@@ -67,12 +69,7 @@ pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
         uid: staged.user,
         gid: staged.user,
         groups: Vec::new(),
-        limits: vec![
-            Limit { resource: NOFILE, soft: MOST_FILES, hard: MOST_FILES },
-            Limit { resource: MEMLOCK, soft: MOST_LOCKED, hard: MOST_LOCKED },
-            // A core dump would hold the requests up for its whole length, and hold the tenant's data.
-            Limit { resource: CORE, soft: 0, hard: 0 },
-        ],
+        limits: limits.to_vec(),
         oom_score_adj: may_spare.then_some(OOM_SCORE_ADJ),
         cgroups,
         nice: None,
@@ -88,6 +85,21 @@ const SYS_RESOURCE: u64 = 1 << 24;
 pub(crate) fn may_spare() -> bool {
     let status = procfs::process::Process::myself().and_then(|process| process.status());
     status.is_ok_and(|status| status.capeff & SYS_RESOURCE != 0)
+}
+
+/// The limits of a mounter; none above what this process may give.
+pub(crate) fn limits() -> Vec<Limit> {
+    let most = |resource| getrlimit(resource).map_or(0, |(_, hard)| hard);
+    let limit = |number, resource, wanted: u64| {
+        let value = wanted.min(most(resource));
+        Limit { resource: number, soft: value, hard: value }
+    };
+    vec![
+        limit(NOFILE, Resource::RLIMIT_NOFILE, MOST_FILES),
+        limit(MEMLOCK, Resource::RLIMIT_MEMLOCK, MOST_LOCKED),
+        // A core dump would hold the requests up for its whole length, and hold the tenant's data.
+        limit(CORE, Resource::RLIMIT_CORE, 0),
+    ]
 }
 
 /// What of the agent's environment a mounter gets: certificates, time zone.
@@ -127,6 +139,7 @@ mod tests {
             run_dir: Path::new("/run/t"),
             cgroups: vec![],
             environment: &["TZ=UTC".into()],
+            limits: &[],
             may_spare: false,
         };
         let spec = spec(&staged, around);
