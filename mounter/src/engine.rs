@@ -4,11 +4,11 @@ use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use fuse3::raw::Filesystem;
 use tarbox_engine::{
-    Ended, MountError, MountOptions, Session, SessionConfig, SessionParts, SlotsLayout, create_slots, mount,
-    unmount,
+    Ended, MountError, MountOptions, Recovered, Session, SessionConfig, SessionParts, SlotsLayout,
+    create_slots, mount, unmount,
 };
 use tarbox_store::Tenant;
-use tarbox_types::{ErrorKind, KernelCache};
+use tarbox_types::ErrorKind;
 use tokio::runtime::Handle;
 
 use crate::{failure::Failure, mounts};
@@ -16,13 +16,13 @@ use crate::{failure::Failure, mounts};
 /// How far the kernel reads ahead, in KiB: one request of the largest size.
 const READ_AHEAD_KIB: &str = "1024";
 
-/// Mounts, and serves from then on. `attach` is given the kernel's caches before the first request is served.
+/// Mounts, and serves from then on. `attach` is given the session before the first request is served.
 ///
 /// # Errors
 /// Where /dev/fuse, mount(2) or fusermount3 refuse.
 pub async fn start<F: Filesystem + Send + Sync + 'static>(
     file_system: &Arc<F>,
-    attach: impl FnOnce(Arc<dyn KernelCache>),
+    attach: impl FnOnce(&Session),
     tenant: &Tenant,
     mount_point: &Path,
     read_only: bool,
@@ -47,31 +47,48 @@ pub async fn start<F: Filesystem + Send + Sync + 'static>(
         doing: doing(),
         source: source.into(),
     };
-    let started = begin(file_system, attach, device).await;
+    let started = match new_slots() {
+        Ok(slots) => {
+            let parts = SessionParts { devices: vec![device], slots, init: None };
+            begin(file_system, attach, parts, SessionConfig::default()).await
+        }
+        Err(error) => Err(error),
+    };
     widen_read_ahead(mount_point);
     if started.is_err() {
         // Nobody would ever answer there.
         let _ = unmount(mount_point, true);
     }
-    started.map_err(failed)
+    started.map(|(session, _)| session).map_err(failed)
 }
 
-async fn begin<F: Filesystem + Send + Sync + 'static>(
+/// The slots of a new mount.
+///
+/// # Errors
+/// As memfd_create(2).
+pub fn new_slots() -> io::Result<OwnedFd> {
+    create_slots(SlotsLayout { big: 96, ..SlotsLayout::default() })
+}
+
+/// Serves on a connection: a new one, or one that an earlier process has served. `attach` is given the session before the
+/// first request is served. Returns what was found of requests begun before.
+///
+/// # Errors
+/// Where the descriptors are none of a connection, or the slots none of ours.
+pub async fn begin<F: Filesystem + Send + Sync + 'static>(
     file_system: &Arc<F>,
-    attach: impl FnOnce(Arc<dyn KernelCache>),
-    device: OwnedFd,
-) -> io::Result<Session> {
-    let slots = create_slots(SlotsLayout { big: 96, ..SlotsLayout::default() })?;
-    let parts = SessionParts { devices: vec![device], slots, init: None };
-    let session =
-        Session::start(Arc::clone(file_system), parts, SessionConfig::default(), Handle::current())?;
-    attach(session.kernel_cache());
-    if let Err(error) = session.serving().await
-        && !matches!(session.wait().await, Ended::Unmounted)
-    {
-        return Err(error);
+    attach: impl FnOnce(&Session),
+    parts: SessionParts,
+    config: SessionConfig,
+) -> io::Result<(Session, Recovered)> {
+    let session = Session::start(Arc::clone(file_system), parts, config, Handle::current())?;
+    attach(&session);
+    match session.serving().await {
+        Ok((_, recovered)) => Ok((session, recovered)),
+        // Unmounted before it began.
+        Err(_) if matches!(session.wait().await, Ended::Unmounted) => Ok((session, Recovered::default())),
+        Err(error) => Err(error),
     }
-    Ok(session)
 }
 
 /// Lets the kernel read further ahead than the 128 KiB that a FUSE mount begins with; only root may.

@@ -18,6 +18,7 @@ pub mod reader;
 pub mod serve;
 pub mod serve_reader;
 pub mod settings;
+pub mod supervised;
 pub mod tenant_dir;
 pub mod tenant_name;
 pub mod unmount;

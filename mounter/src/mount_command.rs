@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use tarbox_engine::SessionConfig;
 use tarbox_runtime::telemetry::{self, LogLevel, LogTarget};
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     failure::{Failure, OK},
     serve,
     settings::{Flags, Settings},
+    supervised,
 };
 
 const EXAMPLES: &str = "\
@@ -123,6 +125,14 @@ pub struct MountCommand {
 
     #[arg(long, hide = true)]
     daemon_child: bool,
+
+    /// Serve from what comes over this inherited descriptor; neither mount nor unmount
+    #[arg(long, hide = true, value_name = "N", conflicts_with = "daemon")]
+    control_fd: Option<i32>,
+
+    /// Do as if the kernel could not send requests again: for tests
+    #[arg(long, hide = true, requires = "control_fd")]
+    without_resend: bool,
 }
 
 impl MountCommand {
@@ -131,6 +141,9 @@ impl MountCommand {
     /// # Errors
     /// Why it could not.
     pub fn run(self) -> Result<u8, Failure> {
+        // Before anything is opened: the number must be the inherited descriptor's.
+        let link = self.control_fd.map(supervised::take_link).transpose()?;
+        let session = SessionConfig { resend: !self.without_resend, ..SessionConfig::default() };
         let (daemon, is_child) = (self.daemon, self.daemon_child);
         let (mount_point, flags) = self.into_flags();
         // Read in the parent as well: its faults need no child.
@@ -147,6 +160,12 @@ impl MountCommand {
             .enable_all()
             .build()
             .map_err(|source| Failure::Io { doing: "start the runtime".to_owned(), source })?;
+        if let Some(link) = link {
+            let outcome = runtime.block_on(supervised::run(link, settings, session, mount_point));
+            // What waits stays in its slots.
+            runtime.shutdown_background();
+            return outcome;
+        }
         let report = move |mounted: &serve::Mounted<'_>| tell(mounted, is_child);
         let outcome = runtime.block_on(serve::run(settings, mount_point, report));
         // A thread that hangs in a system call on a foreign mount must not keep the process.

@@ -3,10 +3,10 @@
 use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use tarbox_engine::Session;
-use tarbox_fs::{FileSystem, FsConfig, SyncMode as FsSyncMode};
+use tarbox_fs::{FileSystem, FsConfig, Recovery, SyncMode as FsSyncMode};
 use tarbox_runtime::{Shutdown, Signal};
-use tarbox_store::{Database, Lease, StoreError, Tenant};
-use tarbox_types::{ByteSize, ErrorKind, SessionId};
+use tarbox_store::{Database, Lease, StoreError, Tenant, TenantStore};
+use tarbox_types::{ByteSize, Connection, ErrorKind, SessionId};
 
 use crate::{
     admission,
@@ -152,21 +152,46 @@ pub async fn open_file_system(
     session: SessionId,
     directory: &TenantDir,
 ) -> Result<Arc<FileSystem>, Failure> {
+    let store = database.open_tenant(lease.fence.tenant).await?;
+    let opening = Opening { store, connection: Connection::default() };
+    Ok(open_on(database, settings, lease, session, directory, opening).await?.0)
+}
+
+/// What opening a file system begins with besides its lease.
+pub(crate) struct Opening {
+    /// The tenant's rows.
+    pub(crate) store: Arc<dyn TenantStore>,
+    /// The connection it is going to serve.
+    pub(crate) connection: Connection,
+}
+
+/// As [`open_file_system`], for a connection that may have been served before.
+///
+/// # Errors
+/// As [`open_file_system`].
+pub(crate) async fn open_on(
+    database: &Arc<dyn Database>,
+    settings: &Settings,
+    lease: Lease,
+    session: SessionId,
+    directory: &TenantDir,
+    opening: Opening,
+) -> Result<(Arc<FileSystem>, Recovery), Failure> {
     let name = lease.tenant.name.clone();
     let config = fs_config(settings, &lease.tenant, directory);
-    let store = database.open_tenant(lease.fence.tenant).await?;
-    let opened = FileSystem::open(Arc::clone(database), store, lease, session, config).await;
+    let config = FsConfig { connection: opening.connection, ..config };
+    let opened = FileSystem::open(Arc::clone(database), opening.store, lease, session, config).await;
     let (file_system, recovery) = opened.map_err(|error| Failure::Part {
         kind: error.kind(),
         doing: format!("open tenant `{name}`"),
         source: error.into(),
     })?;
     report(&recovery);
-    Ok(Arc::new(file_system))
+    Ok((Arc::new(file_system), recovery))
 }
 
 /// What a dead mounter left is worth a line.
-fn report(recovery: &tarbox_fs::Recovery) {
+fn report(recovery: &Recovery) {
     if recovery.replayed > 0 {
         tracing::info!(
             records = recovery.replayed,
@@ -196,6 +221,7 @@ pub(crate) fn fs_config(settings: &Settings, tenant: &Tenant, directory: &Tenant
         read_only: settings.read_only,
         compression: settings.compression.unwrap_or(tenant.compression),
         max_inodes: 200_000,
+        connection: Connection::default(),
     }
 }
 
@@ -233,7 +259,7 @@ impl Opened {
     ) -> Result<(), Failure> {
         let file_system = Arc::clone(&self.file_system);
         let _control = service::serve(directory.socket(), file_system, self.note.clone(), self.epoch)?;
-        let attach = |caches| self.file_system.attach(caches);
+        let attach = |session: &Session| self.file_system.attach(session.kernel_cache());
         let session =
             engine::start(&self.file_system, attach, &self.tenant, &self.note.mount_point, false).await?;
         let mounted =

@@ -55,7 +55,7 @@ async fn serve(
     let note = serve::note(tenant, session, point.clone(), true);
     directory.write_note(&note)?;
     // Nothing here has to be told to the kernel: what it keeps, it keeps for a second.
-    let connection = engine::start(&reader, |_| {}, tenant, &point, true).await?;
+    let connection = engine::start(&reader, |_: &Session| {}, tenant, &point, true).await?;
     let told = ready(&Mounted { tenant, note: &note, database: database.display_url() });
     if told.is_ok() {
         until_unmounted(&connection, shutdown, point).await;

@@ -187,6 +187,35 @@ impl Settings {
     }
 }
 
+/// What must not stand on a command line, as TOML. Of what a later release adds, nothing is known here.
+#[derive(Debug, Default, serde::Deserialize)]
+struct Secrets {
+    database_url: Option<String>,
+}
+
+impl Settings {
+    /// Takes what was handed over in a memory file.
+    ///
+    /// # Errors
+    /// Where it cannot be read. What is in it is never shown.
+    pub fn take_secrets(&mut self, file: Option<&std::os::fd::OwnedFd>) -> Result<(), Failure> {
+        let Some(file) = file else { return Ok(()) };
+        let bytes = tarbox_handover::read_sealed(file).map_err(|error| Failure::Part {
+            kind: error.kind(),
+            doing: "read the secrets that were handed over".to_owned(),
+            source: error.into(),
+        })?;
+        let text = String::from_utf8(bytes).ok();
+        let secrets = text.and_then(|text| toml::from_str::<Secrets>(&text).ok()).ok_or_else(|| {
+            Failure::Mismatch("the secrets that were handed over are no TOML of `key = \"value\"`".to_owned())
+        })?;
+        if let Some(url) = secrets.database_url {
+            self.database_url = url;
+        }
+        Ok(())
+    }
+}
+
 /// The file is named by the flag or the variable, else it is the user's own, if there is one.
 fn add_file(layers: &mut Layers, flags: &Flags, variables: &[(OsString, OsString)]) {
     let flag = flags.iter().find(|(key, _)| *key == "config").and_then(|(_, value)| value.as_ref());

@@ -35,7 +35,7 @@ pub(crate) fn weight_of(cause: &Cause, words: Option<&Failure>, stage: Stage) ->
 
 fn weight_of_kind(kind: ErrorKind) -> Weight {
     match kind {
-        ErrorKind::Unavailable | ErrorKind::Busy => Weight::Waits,
+        ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::Concurrent => Weight::Waits,
         ErrorKind::NotFound
         | ErrorKind::InvalidArgument
         | ErrorKind::Incompatible

@@ -141,14 +141,26 @@ impl Flights {
         self.table[index].activity.load(Ordering::Relaxed) == WAITING
     }
 
-    /// Takes the request off the list; returns its operation and how long it took.
-    /// It counts as in flight until [`Flights::end`].
-    pub(crate) fn end_of(&self, index: usize) -> (u32, Duration) {
+    /// The operation of a request that is done, and how long it took.
+    pub(crate) fn done(&self, index: usize) -> (u32, Duration) {
         let flight = &self.table[index];
-        flight.unique.store(0, Ordering::Release);
         let since = Duration::from_nanos(flight.since.load(Ordering::Relaxed));
         let took = self.epoch.elapsed().saturating_sub(since);
         (flight.opcode.load(Ordering::Relaxed), took)
+    }
+
+    /// Takes the request off the list, once its result is in its slot: from then on nobody has to ask the journal for it.
+    /// It counts as in flight until [`Flights::end`].
+    pub(crate) fn end_of(&self, index: usize) {
+        self.table[index].unique.store(0, Ordering::Release);
+    }
+
+    /// Whether `wanted` holds for any request on the list.
+    pub(crate) fn any(&self, wanted: &mut dyn FnMut(u64) -> bool) -> bool {
+        self.table.iter().any(|flight| match flight.unique.load(Ordering::Acquire) {
+            0 => false,
+            unique => wanted(unique),
+        })
     }
 
     /// The reply is out, or the request is somebody else's now.

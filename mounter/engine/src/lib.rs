@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! session ── handshake (INIT) ── init
-//!    ├────── recovery ───────────┐
+//!    ├────── recovery, sweep ────┐
 //!    └─ serve (reading threads) ─┴─ dispatch ── decode, encode ── opcode, abi      pure
 //!          └─ link: device, slots, flight, resend, statistics                      the connection
 //! notify (kernel caches)   mount
@@ -32,6 +32,7 @@ mod serve;
 mod session;
 pub mod slots;
 mod statistics;
+mod sweep;
 
 pub use device::clone_device;
 pub use flight::{Activity, InFlight};
@@ -39,6 +40,6 @@ pub use init::{InitWishes, SavedInit};
 pub use mount::{MountError, MountOptions, mount, unmount};
 pub use notify::Caches;
 pub use recovery::Recovered;
-pub use session::{Ended, Session, SessionConfig, SessionParts};
-pub use slots::{SlotsLayout, create_slots};
+pub use session::{Ended, Observer, Session, SessionConfig, SessionParts};
+pub use slots::{FORMATS as SLOTS_FORMATS, SlotsLayout, connection, create_slots, is_agreed};
 pub use statistics::{LATENCY_CLASSES, OperationStatistics};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuse3::Errno;
+use tarbox_types::Unanswered;
 
 use crate::device::Device;
 use crate::encode::{Encoded, Reply};
@@ -14,6 +15,7 @@ use crate::readers::Readers;
 use crate::resend::Resends;
 use crate::slots::{Slot, Slots};
 use crate::statistics::Statistics;
+use crate::sweep::Waterline;
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -24,6 +26,13 @@ pub(crate) struct Link {
     pub(crate) stopping: AtomicBool,
     pub(crate) readers: Readers,
     pub(crate) resends: Resends,
+    pub(crate) waterline: Waterline,
+}
+
+impl Unanswered for Link {
+    fn any(&self, wanted: &mut dyn FnMut(u64) -> bool) -> bool {
+        self.flights.any(wanted)
+    }
 }
 
 impl Link {
@@ -37,6 +46,7 @@ impl Link {
             stopping: AtomicBool::new(false),
             readers: Readers::default(),
             resends: Resends::default(),
+            waterline: Waterline::default(),
         }
     }
 
@@ -54,11 +64,13 @@ impl Link {
     ///
     /// Returns the slot, cleared, unless the reply has to wait for the kernel's repetition of the request.
     pub(crate) fn answer(&self, mut slot: Slot, outcome: Result<Reply, Errno>) -> Option<Slot> {
-        let (operation, took) = self.flights.end_of(slot.index());
+        let index = slot.index();
+        let (operation, took) = self.flights.done(index);
         let failed = outcome.is_err();
         self.statistics.record(operation, took, failed);
         let encoded = Encoded::new(slot.reply_unique(), outcome);
         slot.store_result(encoded.head(), encoded.body());
+        self.flights.end_of(index);
         let sent = if opcode::replies(operation) { self.send(slot, encoded) } else { Some(slot) };
         let sent = sent.map(|mut slot| {
             slot.clear();

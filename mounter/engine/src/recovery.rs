@@ -2,7 +2,7 @@
 //!
 //! The caller has made sure that the process is dead. Runs in one thread; a kill in the middle of it just repeats it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::link::Link;
 use crate::opcode;
 use crate::serve::{Origin, Server};
 use crate::slots::{RESULT_CAPACITY, Slot, State};
+use crate::sweep;
 
 /// What recovery found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,13 +29,35 @@ pub struct Recovered {
     pub dispatched: usize,
     /// Whether the kernel was asked to send again what else is unanswered.
     pub resent: bool,
+    /// Requests that no slot held, answered with EIO because the kernel cannot send them again.
+    pub swept: usize,
+}
+
+/// What a process left.
+pub(crate) struct Left {
+    /// The slots that hold a request.
+    pub(crate) slots: Vec<Slot>,
+    /// The highest `unique` known to have been read.
+    pub(crate) highest: u64,
 }
 
 /// The slots that hold a request; all others become free.
-pub(crate) fn collect_left(link: &Link) -> Vec<Slot> {
-    let mut left = link.slots.take_all();
-    left.retain_mut(|slot| slot.find_left().is_some());
-    left
+pub(crate) fn collect_left(link: &Link) -> Left {
+    let mut slots = link.slots.take_all();
+    let highest = sweep::highest(slots.iter().map(Slot::last_unique));
+    slots.retain_mut(|slot| slot.find_left().is_some());
+    Left { slots, highest }
+}
+
+/// What is done about requests that no slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Net {
+    /// The kernel is asked to send them again.
+    Resend,
+    /// They are looked for and answered with EIO.
+    Sweep,
+    /// Nothing: there are none.
+    None,
 }
 
 /// A request's `unique` without the bits that its copies may differ in.
@@ -42,19 +65,20 @@ fn identity(slot: &Slot) -> u64 {
     slot.reply_unique() & !UNIQUE_RESEND
 }
 
-/// Settles what is in `left`, then sends RESEND if `resend` says so.
-pub(crate) fn recover<F>(server: &Arc<Server<F>>, left: Vec<Slot>, resend: bool) -> io::Result<Recovered>
+/// Settles what is in `left`, then does about the rest what `net` says, or the next best that the kernel can.
+pub(crate) fn recover<F>(server: &Arc<Server<F>>, left: Left, net: Net) -> io::Result<Recovered>
 where
     F: Filesystem + Send + Sync + 'static,
 {
     let mut recovered = Recovered::default();
     // In the order in which the kernel numbered them, which is that of their callers.
     let mut requests: BTreeMap<u64, Vec<Slot>> = BTreeMap::new();
-    for slot in left {
+    for slot in left.slots {
         requests.entry(identity(&slot)).or_default().push(slot);
     }
     recovered.found = requests.len();
-    let origin = if resend { Origin::SlotBeforeResend } else { Origin::Device };
+    let known: HashSet<u64> = requests.keys().copied().collect();
+    let origin = if net == Net::Resend { Origin::SlotBeforeResend } else { Origin::Device };
     let mut interrupts = Vec::new();
     for copies in requests.into_values() {
         let opcode = copies
@@ -74,8 +98,11 @@ where
         recovered.dispatched += 1;
         drop(server.take(slot, origin));
     }
-    if resend {
+    if net == Net::Resend {
         recovered.resent = ask_to_resend(&server.link)?;
+    }
+    if net != Net::None && !recovered.resent {
+        recovered.swept = sweep::sweep(&server.link, &known, left.highest)?;
     }
     Ok(recovered)
 }

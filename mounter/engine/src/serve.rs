@@ -23,6 +23,7 @@ use crate::link::Link;
 use crate::opcode;
 use crate::readers::Reading;
 use crate::slots::{SMALL_REQUEST, Slot};
+use crate::sweep::NOTE_EVERY;
 
 /// Why a thread no longer reads.
 #[derive(Debug)]
@@ -61,6 +62,7 @@ where
     pub(crate) fn read_requests(self: &Arc<Self>, device: usize, reading: &Reading<'_>) -> Left {
         let mut receiving = self.link.slots.take_big();
         let mut small = self.link.slots.take_small();
+        let mut count = 0_u32;
         loop {
             if self.link.is_stopping() {
                 return Left::Stopped;
@@ -73,6 +75,10 @@ where
                 Err(error) => return Left::Failed(error),
             };
             receiving.set_received(length);
+            count = count.wrapping_add(1);
+            if count.is_multiple_of(NOTE_EVERY) {
+                self.link.waterline.note(&self.link, receiving.last_unique());
+            }
             if length <= SMALL_REQUEST {
                 small.move_from(&mut receiving);
                 small = self.take(small, Origin::Device).unwrap_or_else(|| self.link.slots.take_small());
@@ -198,8 +204,8 @@ impl Drop for Duty {
             // The file system's code panicked: the caller must not hang for it.
             drop(self.link.answer(slot, Err(libc::EIO.into())));
         } else {
-            // The runtime is being dropped: the request stays in its slot for a successor.
-            self.link.flights.end_of(slot.index());
+            // The runtime is being dropped: the request stays in its slot for a successor, and on the list, as what it may
+            // have written must be found by that one.
             self.link.flights.end();
             slot.leave();
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fuse3::raw::{Filesystem, Request};
 use parking_lot::Mutex;
-use tarbox_types::KernelCache;
+use tarbox_types::{KernelCache, Unanswered};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -25,7 +25,7 @@ use crate::handshake::shake_hands;
 use crate::init::{InitWishes, SavedInit};
 use crate::link::Link;
 use crate::notify::Caches;
-use crate::recovery::{Recovered, collect_left, recover};
+use crate::recovery::{Net, Recovered, collect_left, recover};
 use crate::serve::{Left, Server};
 use crate::slots::Slots;
 use crate::statistics::OperationStatistics;
@@ -51,12 +51,15 @@ pub struct SessionConfig {
     /// After recovery, ask the kernel for what the slots did not hold. Only where a process died; after a stop there is nothing.
     /// Default on.
     pub resend: bool,
+    /// Where the kernel cannot (before 6.9), or is not to be asked: look for requests that no slot holds, and answer them
+    /// with EIO, as nobody else ever would. Default on.
+    pub sweep: bool,
 }
 
 impl Default for SessionConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        Self { readers: cores.clamp(2, 4), wishes: InitWishes::default(), resend: true }
+        Self { readers: cores.clamp(2, 4), wishes: InitWishes::default(), resend: true, sweep: true }
     }
 }
 
@@ -210,6 +213,18 @@ impl Session {
         Caches::new(Arc::clone(&self.link.devices[0]))
     }
 
+    /// The requests whose result is not in their slot yet. May be used after the session.
+    #[must_use]
+    pub fn unanswered(&self) -> Arc<dyn Unanswered> {
+        Arc::clone(&self.link) as Arc<dyn Unanswered>
+    }
+
+    /// A look at the session, for whoever reports on it.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        Observer { link: Arc::clone(&self.link) }
+    }
+
     /// What has been answered, by operation.
     #[must_use]
     pub fn statistics(&self) -> Vec<OperationStatistics> {
@@ -224,6 +239,26 @@ impl Session {
 
     fn send_away(&self) {
         send_readers_away(&self.link);
+    }
+}
+
+/// See [`Session::observer`]. May be kept after the session.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    link: Arc<Link>,
+}
+
+impl Observer {
+    /// [`Session::statistics`].
+    #[must_use]
+    pub fn statistics(&self) -> Vec<OperationStatistics> {
+        self.link.statistics.snapshot()
+    }
+
+    /// [`Session::in_flight`].
+    #[must_use]
+    pub fn in_flight(&self) -> Vec<InFlight> {
+        self.link.flights.snapshot()
     }
 }
 
@@ -298,7 +333,7 @@ where
                 self.link.slots.save_init(&init);
                 init
             }
-            None => shake_hands(&*self.fs, &self.link, &mut left, &self.config.wishes, &self.runtime)?,
+            None => shake_hands(&*self.fs, &self.link, &mut left.slots, &self.config.wishes, &self.runtime)?,
         };
         let server = Arc::new(Server {
             fs: Arc::clone(&self.fs),
@@ -306,8 +341,13 @@ where
             agreed,
             runtime: self.runtime.clone(),
         });
-        let resend = self.config.resend && taken_over.is_some() && agreed.offered & flag::HAS_RESEND != 0;
-        let recovered = recover(&server, left, resend)?;
+        let net = match taken_over {
+            None => Net::None,
+            Some(_) if self.config.resend && agreed.offered & flag::HAS_RESEND != 0 => Net::Resend,
+            Some(_) if self.config.sweep => Net::Sweep,
+            Some(_) => Net::None,
+        };
+        let recovered = recover(&server, left, net)?;
         Ok((server, recovered))
     }
 

@@ -4,9 +4,12 @@
 //! predecessor had read. The file is a header page, then *big* slots (any request), then *small* ones:
 //!
 //! ```text
-//! file   = page { magic u64, version u32, big u32, small u32, big_size u32, small_size u32, saved: INIT } big* small*
+//! file   = page { magic u64, version u32, big u32, small u32, big_size u32, small_size u32, _ .. 64, saved: INIT [40], _ .. 128,
+//!                 nonce u64, lowest u64 } big* small*
 //! slot   = state u32, device u32, result_len u32, _ u32, alias u64, _ .. 64, result [448], request
 //! ```
+//! `nonce` is a random number that tells the connection from others (0 in files of earlier releases), `lowest` a `unique` below
+//! which nothing is open (0 = unknown). Fields are only added, so that releases read each other's files.
 //! `alias` is the `unique` under which the kernel knows the request since it sent it a second time; 0 = its own.
 //! Rules, each of which guards against a failure that was measured:
 //! - `request.len` is zeroed before each read; "len != 0 and the process dead" is a whole request.
@@ -15,6 +18,9 @@
 //! - The pages are populated (and locked, if allowed) before the kernel writes to them: a fault in a dying process costs
 //!   the request (EIO).
 #![allow(unsafe_code)]
+
+mod left;
+mod saved;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -33,9 +39,15 @@ use crate::abi::{IN_HEADER_SIZE, MIN_READ_BUFFER};
 use crate::decode::Header;
 use crate::init::SavedInit;
 
+pub use left::{connection, is_agreed};
+
 const MAGIC: u64 = u64::from_ne_bytes(*b"tbxslots");
 const VERSION: u32 = 1;
+/// Formats of the slots file that are read. What is only added to it needs no other number.
+pub const FORMATS: std::ops::RangeInclusive<u32> = VERSION..=VERSION;
 const PAGE: usize = 4096;
+const NONCE_OFFSET: usize = 128;
+const LOWEST_OFFSET: usize = 136;
 const SLOT_HEADER: usize = 512;
 const ALIAS_OFFSET: usize = 16;
 const RESULT_OFFSET: usize = 64;
@@ -94,6 +106,8 @@ pub fn create_slots(layout: SlotsLayout) -> io::Result<OwnedFd> {
         place.copy_from_slice(&number.to_ne_bytes());
     }
     file.write_all_at(&header, 0)?;
+    let nonce = tarbox_types::TenantId::random().0.as_u64_pair().1;
+    file.write_all_at(&nonce.to_ne_bytes(), NONCE_OFFSET as u64)?;
     Ok(file.into())
 }
 
@@ -345,6 +359,12 @@ impl Slots {
         };
     }
 
+    /// A `unique` below which no request is open; 0 = unknown.
+    pub(crate) fn lowest_open(&self) -> &AtomicU64 {
+        // SAFETY: inside the header page, aligned, and lives as long as `self`.
+        unsafe { AtomicU64::from_ptr(self.base.add(LOWEST_OFFSET).cast().as_ptr()) }
+    }
+
     /// Ends the mapping and gives the file back.
     pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         self.file.as_fd().try_clone_to_owned()
@@ -358,47 +378,6 @@ impl Drop for Slots {
         if let Err(errno) = unmapped {
             tracing::warn!(%errno, "the slots stay mapped");
         }
-    }
-}
-
-/// [`SavedInit`] in the header page.
-mod saved {
-    use super::SavedInit;
-
-    pub(super) const OFFSET: usize = 64;
-    pub(super) const LENGTH: usize = 40;
-
-    /// The first word says that the rest is there; a version of its own, as the file's may go on without it.
-    const PRESENT: u32 = 1;
-
-    pub(super) fn write(init: &SavedInit) -> [u8; LENGTH] {
-        let mut bytes = [0; LENGTH];
-        bytes[0..4].copy_from_slice(&PRESENT.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&init.kernel_minor.to_ne_bytes());
-        bytes[8..16].copy_from_slice(&init.offered.to_ne_bytes());
-        bytes[16..24].copy_from_slice(&init.flags.to_ne_bytes());
-        bytes[24..28].copy_from_slice(&init.max_write.to_ne_bytes());
-        bytes[28..32].copy_from_slice(&init.max_readahead.to_ne_bytes());
-        bytes[32..34].copy_from_slice(&init.max_background.to_ne_bytes());
-        bytes[34..36].copy_from_slice(&init.congestion_threshold.to_ne_bytes());
-        bytes[36..38].copy_from_slice(&init.max_pages.to_ne_bytes());
-        bytes
-    }
-
-    pub(super) fn read(bytes: &[u8; LENGTH]) -> Option<SavedInit> {
-        let u16_at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-        let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
-        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-        (u32_at(0) == PRESENT).then(|| SavedInit {
-            kernel_minor: u32_at(4),
-            offered: u64_at(8),
-            flags: u64_at(16),
-            max_write: u32_at(24),
-            max_readahead: u32_at(28),
-            max_background: u16_at(32),
-            congestion_threshold: u16_at(34),
-            max_pages: u16_at(36),
-        })
     }
 }
 
@@ -490,6 +469,13 @@ impl Slot {
     pub(crate) fn redirect(&self, device: usize, unique: u64) {
         self.word(4).store(device as u32, Ordering::Release);
         self.alias().store(unique, Ordering::Release);
+    }
+
+    /// The `unique` of the request that is or was here last: clearing leaves it.
+    pub(crate) fn last_unique(&self) -> u64 {
+        // SAFETY: behind the slot's header, aligned (slots begin at multiples of 512), lives as long as `self`.
+        unsafe { AtomicU64::from_ptr(self.start.add(SLOT_HEADER + 8).cast().as_ptr()) }
+            .load(Ordering::Relaxed)
     }
 
     /// The `unique` that the reply has to carry; 0 if the slot is empty.

@@ -18,9 +18,9 @@ use stage::{
     start_recovering, within,
 };
 use tarbox_engine::nullfs::{MemFs, MemFsOptions};
-use tarbox_engine::{Recovered, Session, SessionConfig, SessionParts, clone_device};
+use tarbox_engine::{Recovered, Session, SessionConfig, SessionParts, clone_device, connection};
 
-const RESEND: SessionConfig = SessionConfig { readers: 2, resend: true, wishes: WISHES };
+const RESEND: SessionConfig = SessionConfig { readers: 2, resend: true, sweep: false, wishes: WISHES };
 const MASKED: SessionConfig = SessionConfig { resend: false, ..RESEND };
 const WISHES: tarbox_engine::InitWishes = tarbox_engine::InitWishes {
     max_write: 1 << 20,
@@ -220,6 +220,55 @@ async fn what_no_slot_holds_comes_again_by_resend() {
     let session = start(&fs, parts, RESEND).await;
     within(made).await.unwrap().unwrap();
     assert_eq!(count(&session, "mkdir"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_slot_holds_gets_an_error_where_the_kernel_cannot_send_it_again() {
+    let orphaned = orphaned().await;
+    let (made, _lost) = orphaned.mkdir("made").await;
+    let (stage, _fs, session, recovered) = orphaned.succeed(SessionConfig { sweep: true, ..MASKED }).await;
+    assert_eq!(recovered, Recovered { swept: 1, ..Recovered::default() });
+    assert_eq!(within(made).await.unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));
+    let path = stage.join("made");
+    apply(move || fs::create_dir(path).unwrap()).await;
+    assert_eq!(count(&session, "mkdir"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_leaves_alone_what_a_slot_holds_and_what_nobody_has_read() {
+    let orphaned = orphaned().await;
+    let (made, request) = orphaned.mkdir("made").await;
+    leave(&orphaned.parts.slots, FIRST_SMALL, &request);
+    let unread = orphaned.stage.path().to_owned();
+    let unread = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&unread).map(drop));
+    let (_stage, _fs, _session, recovered) = orphaned.succeed(SessionConfig { sweep: true, ..MASKED }).await;
+    assert_eq!(recovered, Recovered { found: 1, dispatched: 1, ..Recovered::default() });
+    within(made).await.unwrap().unwrap();
+    within(unread).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_tell_their_connection_and_what_was_left_undone() {
+    let orphaned = orphaned().await;
+    let slots = &orphaned.parts.slots;
+    let before = connection(slots).unwrap();
+    assert!(before.nonce != 0 && before.left.is_empty(), "{before:?}");
+    assert_ne!(connection(&parts_of(Vec::new()).slots).unwrap().nonce, before.nonce);
+    let (made, request) = orphaned.mkdir("made").await;
+    leave(slots, FIRST_BIG, &request);
+    leave(slots, FIRST_SMALL, &request);
+    let left = vec![unique(&request)];
+    assert_eq!(connection(slots).unwrap(), tarbox_types::Connection { nonce: before.nonce, left });
+    // Done: its answer is in the slot, nobody has to be asked for it.
+    let slots = duplicate(slots);
+    as_file(&slots).write_all_at(&0_u32.to_ne_bytes(), FIRST_BIG + REQUEST).unwrap();
+    leave_applied(&slots, FIRST_SMALL, &request, &error_reply(&request, libc::EDQUOT));
+    assert_eq!(connection(&slots).unwrap(), before);
+    let (_stage, _fs, _session, _) = orphaned.succeed(MASKED).await;
+    within(made).await.unwrap().unwrap_err();
+    // As an earlier release made it.
+    as_file(&slots).write_all_at(&[0; 8], 128).unwrap();
+    assert_eq!(connection(&slots).unwrap().nonce, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

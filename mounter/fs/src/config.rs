@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use tarbox_store::Compression;
+use tarbox_types::Connection;
 
 /// When a change is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct FsConfig {
     pub compression: Compression,
     /// Upper limit for inodes kept in memory; clean ones beyond it are dropped.
     pub max_inodes: usize,
+    /// The connection of the mount; by default an unknown one.
+    pub connection: Connection,
 }
 
 impl FsConfig {
@@ -53,6 +56,7 @@ impl FsConfig {
             read_only: false,
             compression: Compression::None,
             max_inodes: 200_000,
+            connection: Connection::default(),
         }
     }
 }

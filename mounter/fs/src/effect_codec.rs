@@ -96,6 +96,16 @@ pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
     }
 }
 
+/// The `unique` of the request that made the record, without reading the rest.
+#[must_use]
+pub fn unique_of(bytes: &[u8]) -> Option<u64> {
+    let mut input = Input(bytes);
+    match input.byte() {
+        Ok(RECORD_V1) => input.number().ok(),
+        _ => None,
+    }
+}
+
 fn encode_effect(effect: &Effect, out: &mut Vec<u8>) {
     match effect {
         Effect::Inode(row) => encode_inode(row, out),

@@ -136,7 +136,10 @@ impl FileSystem {
     async fn make(&self, req: &Request, parent: Ino, name: &OsStr, new: NewInode<'_>) -> Result<FileAttr> {
         let caller = caller(req);
         let name = name.as_bytes();
-        Ok(self.shared.change(&[], |tree| tree.make(&caller, parent, name, &new).map(Some), shown).await?)
+        Ok(self
+            .shared
+            .once(&caller, &[], |tree| tree.make(&caller, parent, name, &new).map(Some), shown)
+            .await?)
     }
 
     async fn renamed(
@@ -148,7 +151,7 @@ impl FileSystem {
     ) -> Result<()> {
         let caller = caller(req);
         let (from, to) = ((parent, name.as_bytes()), (new_parent, new_name.as_bytes()));
-        Ok(self.shared.change(&[], |tree| tree.rename(&caller, from, to, how), done).await?)
+        Ok(self.shared.once(&caller, &[], |tree| tree.rename(&caller, from, to, how), done).await?)
     }
 
     async fn names(&self, ino: Ino, after: u64, limit: usize, rows: bool) -> Result<Vec<Listed>> {
@@ -329,7 +332,7 @@ impl Filesystem for FileSystem {
         };
         let attr = self
             .shared
-            .change(&[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown)
+            .once(&caller, &[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown)
             .await?;
         Ok(ReplyAttr { ttl: TTL, attr })
     }
@@ -381,12 +384,12 @@ impl Filesystem for FileSystem {
 
     async fn unlink(&self, req: Request, parent: Ino, name: &OsStr) -> Result<()> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        Ok(self.shared.change(&[], |tree| tree.unlink(&caller, parent, name).map(Some), done).await?)
+        Ok(self.shared.once(&caller, &[], |tree| tree.unlink(&caller, parent, name).map(Some), done).await?)
     }
 
     async fn rmdir(&self, req: Request, parent: Ino, name: &OsStr) -> Result<()> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        Ok(self.shared.change(&[], |tree| tree.rmdir(&caller, parent, name).map(Some), done).await?)
+        Ok(self.shared.once(&caller, &[], |tree| tree.rmdir(&caller, parent, name).map(Some), done).await?)
     }
 
     async fn rename(&self, req: Request, parent: Ino, name: &OsStr, to: Ino, to_name: &OsStr) -> Result<()> {
@@ -413,8 +416,10 @@ impl Filesystem for FileSystem {
 
     async fn link(&self, req: Request, ino: Ino, parent: Ino, name: &OsStr) -> Result<ReplyEntry> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        let attr =
-            self.shared.change(&[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown).await?;
+        let attr = self
+            .shared
+            .once(&caller, &[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown)
+            .await?;
         Ok(entry(attr))
     }
 
@@ -445,7 +450,8 @@ impl Filesystem for FileSystem {
         let kill = write_flags & convention::WRITE_KILL_SUIDGID != 0;
         let written = self
             .shared
-            .change(
+            .once(
+                &caller,
                 data,
                 |tree| tree.write(&caller, ino, offset, data.len() as u64, kill).map(Some),
                 |_, outcome| match outcome {
@@ -497,7 +503,7 @@ impl Filesystem for FileSystem {
         let (caller, name) = (caller(&req), name.as_bytes());
         let kill_sgid = position & convention::ACL_KILL_SGID != 0;
         let plan = |tree: &Tree| tree.set_xattr(&caller, ino, (name, value), flags, kill_sgid).map(Some);
-        Ok(self.shared.change(&[], plan, done).await?)
+        Ok(self.shared.once(&caller, &[], plan, done).await?)
     }
 
     async fn getxattr(&self, _req: Request, ino: Ino, name: &OsStr, size: u32) -> Result<ReplyXAttr> {
@@ -510,7 +516,10 @@ impl Filesystem for FileSystem {
 
     async fn removexattr(&self, req: Request, ino: Ino, name: &OsStr) -> Result<()> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        Ok(self.shared.change(&[], |tree| tree.remove_xattr(&caller, ino, name).map(Some), done).await?)
+        Ok(self
+            .shared
+            .once(&caller, &[], |tree| tree.remove_xattr(&caller, ino, name).map(Some), done)
+            .await?)
     }
 
     async fn readdir<'a>(
@@ -562,7 +571,8 @@ impl Filesystem for FileSystem {
             let caller = caller(&req);
             let nameless = &self.shared.nameless;
             self.shared
-                .change(
+                .once(
+                    &caller,
                     &[],
                     |tree| tree.make_nameless(&caller, parent, &new).map(Some),
                     |tree, outcome| {
@@ -597,7 +607,7 @@ impl Filesystem for FileSystem {
         let range = offset..offset.checked_add(length).filter(|_| length > 0).ok_or(FsError::Invalid)?;
         let caller = caller(&req);
         let plan = |tree: &Tree| tree.fallocate(&caller, ino, range.clone(), what, keep_size).map(Some);
-        Ok(self.shared.change(&[], plan, done).await?)
+        Ok(self.shared.once(&caller, &[], plan, done).await?)
     }
 
     async fn lseek(&self, _req: Request, ino: Ino, _fh: u64, offset: u64, whence: u32) -> Result<ReplyLSeek> {
@@ -622,8 +632,10 @@ impl Filesystem for FileSystem {
         _flags: u64,
     ) -> Result<ReplyCopyFileRange> {
         // A part is copied and the caller asks for the rest, as with a short write.
-        let data = self.read_bytes(ino, off_in, length.min(READ_MAX)).await?;
-        if data.is_empty() {
+        let was_done = self.shared.told.get(caller(&req).unique).is_some();
+        let length = if was_done { 0 } else { length.min(READ_MAX) };
+        let data = self.read_bytes(ino, off_in, length).await?;
+        if data.is_empty() && !was_done {
             return Ok(ReplyCopyFileRange { copied: 0 });
         }
         let kill = if req.uid == 0 { 0 } else { convention::WRITE_KILL_SUIDGID };

@@ -19,6 +19,7 @@ pub mod range_map;
 mod shell;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tree;
 pub mod xattr;
 

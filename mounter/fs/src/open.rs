@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 use tarbox_store::{Database, Lease, Limits, StoreError, TenantState, TenantStore};
-use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId};
+use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId, Unanswered};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     health::{Health, State, chain},
     journal::{Cut, Identity, Journal, JournalConfig, JournalError, Reason, Rejected},
     shell::{Core, Shared},
+    told::ToldTable,
     tree::Tree,
 };
 
@@ -122,9 +123,11 @@ impl FileSystem {
             segment_bytes: config.segment_bytes,
             max_bytes: config.journal_bytes,
         };
-        let mut opened = Journal::open(&journal_config, &Identity::from(&lease)).map_err(|source| {
-            FsOpenError::Journal { dir: config.journal_dir.display().to_string(), source }
-        })?;
+        let identity = Identity::from(&lease);
+        let mut opened =
+            Journal::open_for(&journal_config, &identity, &config.connection).map_err(|source| {
+                FsOpenError::Journal { dir: config.journal_dir.display().to_string(), source }
+            })?;
         if let Some(rejected) =
             opened.rejected.take_if(|rejected| matches!(rejected.reason, Reason::Gap { .. }))
         {
@@ -137,6 +140,7 @@ impl FileSystem {
         };
         let tenant = &lease.tenant;
         let mut tree = Tree::new(tenant.block_size, tenant.limits, counters, tenant.seq);
+        let told = ToldTable::new(opened.told.drain(..));
         let mut recovery =
             Recovery { replayed: 0, cut: opened.cut.clone(), rejected: opened.rejected.clone() };
         // A record of an earlier lease may hold numbers from below ours: none of them counts as new to the database.
@@ -179,7 +183,8 @@ impl FileSystem {
             work: Notify::new(),
             forgotten: Mutex::new(FxHashSet::default()),
             reap: Notify::new(),
-            nameless: Mutex::new(FxHashSet::default()),
+            nameless: Mutex::new(told.inodes().into_iter().collect()),
+            told,
             kernel: std::sync::OnceLock::new(),
             soft_limit: AtomicU64::new(config.journal_bytes),
             core: Mutex::new(Core::new(tree, Some(opened.journal))),
@@ -202,6 +207,17 @@ impl FileSystem {
         let _ = self.shared.kernel.set(kernel);
     }
 
+    /// The requests of the session that serves this file system: what one of them has done stays known until its answer is safe.
+    pub fn keep_for(&self, requests: Arc<dyn Unanswered>) {
+        self.shared.journal.keep_for(requests);
+    }
+
+    /// Every request that a dead process left on the connection has been taken on ([`FsConfig::connection`]).
+    pub fn settled(&self) {
+        self.shared.told.clear();
+        self.shared.journal.settled();
+    }
+
     /// Returns when the database has everything that was acknowledged before the call; its position.
     ///
     /// # Errors
@@ -210,6 +226,14 @@ impl FileSystem {
         let seq = self.shared.journal.last_seq();
         self.shared.commit_to(seq).await?;
         Ok(seq)
+    }
+
+    /// Commits nothing more as long as the returned value lives; returns once a commit under way has ended.
+    ///
+    /// # Cancel safety
+    /// Safe to drop.
+    pub async fn freeze(&self) -> impl Sized {
+        self.shared.flusher.lock().await
     }
 
     /// New limits, for the next operation.

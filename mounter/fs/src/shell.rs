@@ -21,6 +21,7 @@ use crate::{
     health::Health,
     journal::{Journal, JournalReader},
     plan::Planned,
+    told::ToldTable,
     tree::{Need, Stop, Tree},
 };
 
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     pub reap: Notify,
     /// Inodes made without a name, of which the kernel may not know yet: not to be asked about before it forgets them.
     pub nameless: Mutex<FxHashSet<Ino>>,
+    /// What a dead process had done for requests that come again.
+    pub told: ToldTable,
     pub kernel: std::sync::OnceLock<Arc<dyn KernelCache>>,
     /// Bytes that may wait in the journal before writers are slowed; follows the measured rate of commits.
     pub soft_limit: std::sync::atomic::AtomicU64,

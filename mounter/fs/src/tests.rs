@@ -10,10 +10,12 @@ use fuse3::{
 use futures_util::StreamExt;
 use proptest::prelude::*;
 use tarbox_store::{Compression, Database, Limits, NewSession, NewTenant};
-use tarbox_types::{Ino, ROOT_INO, SessionId, TenantId};
+use tarbox_types::{Connection, Ino, ROOT_INO, SessionId, TenantId};
 use uuid::Uuid;
 
 use crate::{FileSystem, FsConfig};
+
+mod told;
 
 const BLOCK: u32 = 16 << 10;
 
@@ -49,6 +51,10 @@ impl World {
     }
 
     async fn mount(&self) -> FileSystem {
+        self.mount_on(Connection::default()).await
+    }
+
+    async fn mount_on(&self, connection: Connection) -> FileSystem {
         let session = NewSession {
             id: SessionId(Uuid::new_v4()),
             node: "test".into(),
@@ -63,6 +69,7 @@ impl World {
             cache_bytes: 256 << 10,
             segment_bytes: 2 << 20,
             journal_bytes: 16 << 20,
+            connection,
             ..FsConfig::new(self.journal())
         };
         let (fs, _) = FileSystem::open(Arc::clone(&self.database), store, lease, session.id, config)

@@ -1,4 +1,4 @@
-//! What the file system asks of the kernel's caches, whoever drives the FUSE session.
+//! What the file system has to know of the kernel and of its requests, whoever drives the FUSE session.
 
 use crate::Ino;
 
@@ -11,4 +11,19 @@ pub trait KernelCache: Send + Sync {
 
     /// Drops the cached name. Returns whether the kernel knew it.
     fn invalidate_entry(&self, parent: Ino, name: &[u8]) -> bool;
+}
+
+/// The connection of a mount, as far as it concerns what has been done already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// Tells it from other connections, whose requests carry the same numbers; 0 = unknown, nothing is recognised.
+    pub nonce: u64,
+    /// Requests that a process before had read and may have done without answering them: their `unique`, bit 63 cleared.
+    pub left: Vec<u64>,
+}
+
+/// The requests that have been read and whose result is not safe yet: a successor would have to ask the journal for it.
+pub trait Unanswered: Send + Sync {
+    /// Whether `wanted` holds for the `unique` (bit 63 cleared) of any of them.
+    fn any(&self, wanted: &mut dyn FnMut(u64) -> bool) -> bool;
 }

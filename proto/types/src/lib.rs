@@ -8,5 +8,5 @@ pub mod quantity;
 
 pub use error::ErrorKind;
 pub use id::*;
-pub use kernel::KernelCache;
+pub use kernel::{Connection, KernelCache, Unanswered};
 pub use quantity::{ByteSize, HumanDuration, QuantityError};

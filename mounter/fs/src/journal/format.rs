@@ -46,6 +46,8 @@ pub(super) struct SegmentHeader {
     pub(super) bytes: u64,
     /// Seeds the checksums of its frames.
     pub(super) salt: u64,
+    /// The connection whose requests its frames answer; 0 = none, or written by a release that did not say it.
+    pub(super) nonce: u64,
 }
 
 /// What the header of a segment file says.
@@ -72,7 +74,14 @@ pub(super) fn encode_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER] {
     out[56..64].copy_from_slice(&header.salt.to_le_bytes());
     let crc = crc32c::crc32c(&out[8..64]);
     out[64..68].copy_from_slice(&crc.to_le_bytes());
+    // A field that was added: who does not know it does not read it, and without its own checksum it is not there.
+    out[72..80].copy_from_slice(&header.nonce.to_le_bytes());
+    out[80..84].copy_from_slice(&nonce_crc(header.salt, header.nonce).to_le_bytes());
     out
+}
+
+fn nonce_crc(salt: u64, nonce: u64) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), &nonce.to_le_bytes())
 }
 
 /// Reads a segment's header.
@@ -98,6 +107,9 @@ pub(super) fn decode_header(bytes: &[u8]) -> HeaderFound {
         first_seq: word(bytes, 40),
         bytes: word(bytes, 48),
         salt: word(bytes, 56),
+        nonce: Some(word(bytes, 72))
+            .filter(|&nonce| half(bytes, 80) == nonce_crc(word(bytes, 56), nonce))
+            .unwrap_or(0),
     };
     // Numbers are counted from 1, and far from where counting on would overflow.
     let is_count = |number| (1..1 << 62).contains(&number);

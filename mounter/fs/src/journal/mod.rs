@@ -7,6 +7,7 @@
 //! ```text
 //! spare ──append──► used ──all committed, not retained──► spare (recycled)
 //!   ▲                 └── … but pinned ──► pinned ──unpinned──┘
+//!   │   (and none of them answers a request whose result is not safe: see `Shared::is_awaited`)
 //!   └ fallocate, up to max_bytes; surplus unlinked by trim
 //! ```
 //!
@@ -29,16 +30,18 @@ use std::{
 };
 
 use tarbox_store::{Fence, Lease};
-use tarbox_types::{Epoch, Seq};
+use tarbox_types::{Connection, Epoch, Seq};
 
 pub use error::{AppendError, JournalError};
 pub use payload::Payload;
 pub use reader::{JournalReader, Records, Recovered};
-pub use recovery::{Cut, Opened, Reason, Rejected};
+pub use recovery::{Cut, Opened, Reason, Rejected, Told};
 
 use self::{control::ControlFile, reader::Shared, segment::Tail};
 use crate::{effect::Record, effect_codec};
 
+/// Formats of the journal that are read. What is only added to it needs no other number.
+pub const FORMATS: std::ops::RangeInclusive<u32> = format::OLDEST_FORMAT..=format::FORMAT;
 /// The usual size of a segment.
 pub const SEGMENT_BYTES: u64 = 8 << 20;
 /// The least size of a segment: a record of 64 KiB with a payload of 1 MiB fits.
@@ -122,7 +125,20 @@ impl Journal {
     /// [`JournalError::Undecodable`], except that the journal now says that it belongs to `identity.fence`, so that trying again
     /// with the next lease finds it. [`JournalError::NoRoom`] where not even one segment can be allocated.
     pub fn open(config: &JournalConfig, identity: &Identity) -> Result<Opened, JournalError> {
-        recovery::open(config, identity)
+        Self::open_for(config, identity, &Connection::default())
+    }
+
+    /// As [`Journal::open`], for a mount that may go on: [`Opened::told`] says which of the requests left on `connection` have
+    /// been done. Until [`JournalReader::settled`] no record of that connection goes.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_for(
+        config: &JournalConfig,
+        identity: &Identity,
+        connection: &Connection,
+    ) -> Result<Opened, JournalError> {
+        recovery::open(config, identity, connection)
     }
 
     /// Appends a record. What [`crate::effect::Effect::Write`] refers to is `payload`.
@@ -135,18 +151,21 @@ impl Journal {
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
         effect_codec::encode(record, &mut body);
-        let appended = self.append_encoded(&body, payload);
+        let appended = self.append_encoded(record.unique, &body, payload);
         self.scratch = body;
         appended
     }
 
-    fn append_encoded(&mut self, body: &[u8], payload: &[u8]) -> Result<Appended, AppendError> {
-        if !self.tail.as_ref().is_some_and(|tail| tail.fits(body.len(), payload.len())) {
+    fn append_encoded(&mut self, unique: u64, body: &[u8], payload: &[u8]) -> Result<Appended, AppendError> {
+        let nonce = self.shared.nonce;
+        // A segment answers requests of one connection only.
+        let fits = |tail: &Tail| tail.segment().nonce() == nonce && tail.fits(body.len(), payload.len());
+        if !self.tail.as_ref().is_some_and(fits) {
             self.rotate(body.len(), payload.len())?;
         }
         let seq = self.last_seq() + 1;
         let tail = self.tail.as_mut().expect("rotate leaves a tail that fits");
-        let at = tail.append(seq, body, payload);
+        let at = tail.append(seq, unique, body, payload);
         let payload = Payload::new(tail.segment(), at, payload.len());
         self.shared.last_seq.store(seq, Ordering::Release);
         self.control.reach(seq);
@@ -168,6 +187,7 @@ impl Journal {
             first_seq: self.last_seq() + 1,
             bytes: spare.len(),
             salt: recovery::random() as u64,
+            nonce: self.shared.nonce,
         };
         let (segment, tail) = spare.activate(header);
         self.next_ordinal += 1;

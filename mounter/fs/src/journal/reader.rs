@@ -4,14 +4,14 @@ use std::{
     collections::VecDeque,
     path::PathBuf,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use parking_lot::Mutex;
-use tarbox_types::Seq;
+use tarbox_types::{Seq, Unanswered};
 
 use super::{
     JournalError, Payload,
@@ -98,13 +98,34 @@ pub(super) struct Shared {
     pub(super) last_seq: AtomicU64,
     pub(super) committed: AtomicU64,
     pub(super) retain_from: AtomicU64,
+    /// The connection that is served; 0 = unknown.
+    pub(super) nonce: u64,
+    /// Requests that a dead process left may still ask what they have been told.
+    pub(super) recovering: AtomicBool,
+    /// Requests of ours whose result is not safe yet.
+    pub(super) unanswered: OnceLock<Arc<dyn Unanswered>>,
 }
 
 impl Shared {
-    /// Whether every record of a segment is committed and need not be retained.
+    /// Whether every record of a segment is committed, need not be retained, and answers nobody any more.
     pub(super) fn is_free(&self, segment: &Segment) -> bool {
         let last = segment.last_seq();
-        last <= self.committed.load(Ordering::Acquire) && last < self.retain_from.load(Ordering::Acquire)
+        last <= self.committed.load(Ordering::Acquire)
+            && last < self.retain_from.load(Ordering::Acquire)
+            && !self.is_awaited(segment)
+    }
+
+    /// Whether a record of the segment was made by a request whose result is nowhere else yet: should this process die now,
+    /// its successor has to find that it was done.
+    fn is_awaited(&self, segment: &Segment) -> bool {
+        if self.nonce == 0 || segment.nonce() != self.nonce {
+            return false;
+        }
+        self.recovering.load(Ordering::Acquire)
+            || self
+                .unanswered
+                .get()
+                .is_some_and(|requests| requests.any(&mut |unique| segment.answers(unique)))
     }
 
     /// Takes the oldest segment out of use if every record in it is committed and need not be retained.
@@ -174,6 +195,17 @@ impl JournalReader {
     /// though they are until their segment is needed). What is kept counts against the journal's size.
     pub fn retain_from(&self, seq: Seq) {
         self.shared.retain_from.store(seq, Ordering::Release);
+    }
+
+    /// Keeps committed records, too, as long as the request that made one may be asked for again.
+    pub fn keep_for(&self, requests: Arc<dyn Unanswered>) {
+        // Set once: a second session goes on with the same requests.
+        let _ = self.shared.unanswered.set(requests);
+    }
+
+    /// Every request that a dead process left has been taken on.
+    pub fn settled(&self) {
+        self.shared.recovering.store(false, Ordering::Release);
     }
 
     /// Not earlier than this the oldest record was appended that is not committed (exact to 5 ms); `None` = all are.

@@ -4,12 +4,15 @@ use std::{
     collections::VecDeque,
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Instant,
 };
 
 use parking_lot::Mutex;
-use tarbox_types::{Epoch, Seq, TenantId};
+use tarbox_types::{Connection, Epoch, Seq, TenantId};
 
 use super::{
     Identity, Journal, JournalConfig, JournalError, JournalReader, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
@@ -18,9 +21,12 @@ use super::{
     directory::{highest_file, lock_directory, look, segment_files, set_aside},
     format::{self, HeaderFound, SEGMENT_HEADER, SegmentHeader},
     reader::{Chain, Shared},
-    segment::{DirectoryLock, Spare, io_error, is_indexed},
+    segment::{DirectoryLock, NO_UNIQUES, Spare, io_error, is_indexed},
 };
-use crate::effect_codec;
+use crate::{
+    effect::{Outcome, Record},
+    effect_codec,
+};
 
 /// An open journal, and what was found.
 #[derive(Debug)]
@@ -33,6 +39,19 @@ pub struct Opened {
     pub rejected: Option<Rejected>,
     /// A torn tail that was cut off.
     pub cut: Option<Cut>,
+    /// Requests left on the connection that have been done: these records made them, committed or not.
+    pub told: Vec<Told>,
+}
+
+/// What a request that was left has been told, or was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its `unique`.
+    pub unique: u64,
+    /// Number of the record that it made.
+    pub seq: Seq,
+    /// What its caller is told.
+    pub outcome: Outcome,
 }
 
 impl Opened {
@@ -95,7 +114,11 @@ pub(super) fn random() -> u128 {
     TenantId::random().0.as_u128()
 }
 
-pub(super) fn open(config: &JournalConfig, identity: &Identity) -> Result<Opened, JournalError> {
+pub(super) fn open(
+    config: &JournalConfig,
+    identity: &Identity,
+    connection: &Connection,
+) -> Result<Opened, JournalError> {
     let mut lock = lock_directory(&config.dir)?;
     let mut rejected = None;
     let mut found = Found::default();
@@ -103,7 +126,7 @@ pub(super) fn open(config: &JournalConfig, identity: &Identity) -> Result<Opened
         if let Some(reason) = foreign(&control, identity) {
             (lock, rejected) = set_aside(&config.dir, lock, &files, control.owner.epoch, reason)?;
         } else {
-            match take_up(config, identity, &control, files, &lock)? {
+            match take_up(config, identity, connection, &control, files, &lock)? {
                 Ok(taken) => found = taken,
                 Err(reason) => {
                     let files = segment_files(&config.dir)?;
@@ -113,8 +136,9 @@ pub(super) fn open(config: &JournalConfig, identity: &Identity) -> Result<Opened
         }
     }
     let (cut, replay) = (found.cut.clone(), (identity.seq, found.last_seq.max(identity.seq)));
-    let journal = begin(config, identity, lock, found)?;
-    Ok(Opened { journal, replay, rejected, cut })
+    let told = std::mem::take(&mut found.told);
+    let journal = begin(config, identity, connection, lock, found)?;
+    Ok(Opened { journal, replay, rejected, cut, told })
 }
 
 fn foreign(control: &Control, identity: &Identity) -> Option<Reason> {
@@ -141,6 +165,7 @@ struct Found {
     /// Behind the last frame there may be others.
     wipe: bool,
     journal: Option<u128>,
+    told: Vec<Told>,
 }
 
 struct Verified {
@@ -149,12 +174,14 @@ struct Verified {
     end: usize,
     last_seq: Seq,
     index: Vec<(Seq, u32)>,
+    uniques: (u64, u64),
 }
 
 /// Reads a journal that is ours. The inner error is a reason to set it aside.
 fn take_up(
     config: &JournalConfig,
     identity: &Identity,
+    connection: &Connection,
     control: &Control,
     files: Vec<PathBuf>,
     lock: &DirectoryLock,
@@ -181,7 +208,7 @@ fn take_up(
             false => Ok(Ok(found)),
         };
     };
-    verify_all(segments, same_boot, &mut found)?;
+    verify_all(segments, same_boot, connection, &mut found)?;
     if found.last_seq < known && known > identity.seq {
         let last =
             found.used.back().map_or((config.dir.as_path(), 0), |last| (last.spare.path(), last.end as u64));
@@ -252,11 +279,12 @@ fn missing_between(segments: &[(Spare, SegmentHeader)]) -> Option<JournalError> 
 fn verify_all(
     segments: Vec<(Spare, SegmentHeader)>,
     same_boot: bool,
+    connection: &Connection,
     found: &mut Found,
 ) -> Result<(), JournalError> {
     let mut segments = segments.into_iter().peekable();
     while let Some((spare, header)) = segments.next() {
-        let verified = verify(spare, header)?;
+        let verified = verify(spare, header, connection, &mut found.told)?;
         let (end, next) = (verified.end, verified.last_seq + 1);
         let path = verified.spare.path().to_owned();
         let bytes = verified.spare.bytes();
@@ -282,24 +310,34 @@ fn verify_all(
 }
 
 /// Verifies the frames of a segment up to the first that is not right.
-fn verify(spare: Spare, header: SegmentHeader) -> Result<Verified, JournalError> {
+fn verify(
+    spare: Spare,
+    header: SegmentHeader,
+    connection: &Connection,
+    told: &mut Vec<Told>,
+) -> Result<Verified, JournalError> {
+    let left = if header.nonce == 0 || header.nonce != connection.nonce { &[][..] } else { &connection.left };
+    let mut uniques = NO_UNIQUES;
     let bytes = spare.bytes();
     let (mut at, mut last_seq, mut index) = (SEGMENT_HEADER, header.first_seq.wrapping_sub(1), Vec::new());
     while let Some(frame) = format::frame_at(bytes, at, header.salt)
         && frame.seq == last_seq.wrapping_add(1)
     {
-        effect_codec::decode(&bytes[frame.record.clone()]).map_err(|source| JournalError::Undecodable {
-            file: spare.path().to_owned(),
-            offset: at as u64,
-            seq: frame.seq,
-            source,
+        let record = effect_codec::decode(&bytes[frame.record.clone()]).map_err(|source| {
+            let (file, offset) = (spare.path().to_owned(), at as u64);
+            JournalError::Undecodable { file, offset, seq: frame.seq, source }
         })?;
+        let Record { unique, outcome, .. } = record;
+        if unique != 0 {
+            uniques = (uniques.0.min(unique), uniques.1.max(unique));
+            told.extend(left.contains(&unique).then_some(Told { unique, seq: frame.seq, outcome }));
+        }
         if is_indexed(frame.seq) {
             index.push((frame.seq, at as u32));
         }
         (at, last_seq) = (frame.next, frame.seq);
     }
-    Ok(Verified { spare, header, end: at, last_seq, index })
+    Ok(Verified { spare, header, end: at, last_seq, index, uniques })
 }
 
 // === Beginning ===
@@ -308,6 +346,7 @@ fn verify(spare: Spare, header: SegmentHeader) -> Result<Verified, JournalError>
 fn begin(
     config: &JournalConfig,
     identity: &Identity,
+    connection: &Connection,
     lock: DirectoryLock,
     found: Found,
 ) -> Result<Journal, JournalError> {
@@ -327,11 +366,11 @@ fn begin(
     chain.spare.iter_mut().for_each(Spare::blank);
     let mut tail = None;
     for verified in found.used {
-        let Verified { mut spare, header, end, last_seq, index } = verified;
+        let Verified { mut spare, header, end, last_seq, index, uniques } = verified;
         if found.wipe {
             spare.wipe(end);
         }
-        let (segment, its_tail) = spare.resume(header, end, last_seq, index);
+        let (segment, its_tail) = spare.resume(header, end, last_seq, index, uniques);
         chain.used.push_back(segment);
         tail = Some(its_tail);
     }
@@ -346,6 +385,9 @@ fn begin(
         last_seq: AtomicU64::new(last_seq),
         committed: AtomicU64::new(identity.seq),
         retain_from: AtomicU64::new(Seq::MAX),
+        nonce: connection.nonce,
+        recovering: AtomicBool::new(!connection.left.is_empty()),
+        unanswered: OnceLock::new(),
     });
     let reader = JournalReader { shared: Arc::clone(&shared) };
     if reader.bytes_allocated() == 0 {

@@ -35,6 +35,7 @@ use super::{
         frame_bytes,
     },
 };
+use crate::effect_codec;
 
 /// Every so many records a segment remembers where one stands.
 const INDEX_STEP: u64 = 32;
@@ -188,7 +189,7 @@ impl Spare {
         unsafe { self.map.fill(8, &bytes[8..]) };
         self.map.word(SEGMENT_HEADER).store(0, Ordering::Relaxed);
         self.map.word(0).store(SEGMENT_MAGIC.to_le(), Ordering::Release);
-        self.resume(header, SEGMENT_HEADER, header.first_seq.wrapping_sub(1), Vec::new())
+        self.resume(header, SEGMENT_HEADER, header.first_seq.wrapping_sub(1), Vec::new(), NO_UNIQUES)
     }
 
     /// Takes up a segment in use whose frames up to `end` were verified; what is behind is cut.
@@ -198,6 +199,7 @@ impl Spare {
         end: usize,
         last_seq: Seq,
         index: Vec<(Seq, u32)>,
+        uniques: (u64, u64),
     ) -> (Arc<Segment>, Tail) {
         if end + 8 <= self.map.len {
             self.map.word(end).store(0, Ordering::Release);
@@ -210,6 +212,7 @@ impl Spare {
             published: AtomicUsize::new(end),
             last_seq: AtomicU64::new(last_seq),
             index: Mutex::new(index),
+            uniques: (AtomicU64::new(uniques.0), AtomicU64::new(uniques.1)),
         });
         (Arc::clone(&segment), Tail { segment, at: end })
     }
@@ -259,7 +262,12 @@ pub(super) struct Segment {
     last_seq: AtomicU64,
     /// Where some frames stand, ascending.
     index: Mutex<Vec<(Seq, u32)>>,
+    /// Lowest and highest `unique` of its records.
+    uniques: (AtomicU64, AtomicU64),
 }
+
+/// [`Segment::uniques`] where there are none.
+pub(super) const NO_UNIQUES: (u64, u64) = (u64::MAX, 0);
 
 impl Segment {
     /// Bytes of frames, by their place in the file.
@@ -292,6 +300,23 @@ impl Segment {
 
     pub(super) fn last_seq(&self) -> Seq {
         self.last_seq.load(Ordering::Acquire)
+    }
+
+    pub(super) fn nonce(&self) -> u64 {
+        self.header.nonce
+    }
+
+    /// Whether one of its records was made by the request `unique` of its connection.
+    pub(super) fn answers(&self, unique: u64) -> bool {
+        let (lowest, highest) =
+            (self.uniques.0.load(Ordering::Acquire), self.uniques.1.load(Ordering::Acquire));
+        (lowest..=highest).contains(&unique)
+            && self.frames().any(|frame| effect_codec::unique_of(self.record(&frame)) == Some(unique))
+    }
+
+    fn frames(&self) -> impl Iterator<Item = Frame> {
+        let first = self.frame(SEGMENT_HEADER);
+        std::iter::successors(first, |frame| self.frame(frame.next))
     }
 
     /// The frame at `at`, which is a boundary; `None` at the end.
@@ -366,7 +391,7 @@ impl Tail {
     ///
     /// The commit word is stored last and the word behind the frame is cleared before it,
     /// so that a kill at any instruction leaves the frame with a clean end, or nothing.
-    pub(super) fn append(&mut self, seq: Seq, record: &[u8], payload: &[u8]) -> usize {
+    pub(super) fn append(&mut self, seq: Seq, unique: u64, record: &[u8], payload: &[u8]) -> usize {
         assert!(self.fits(record.len(), payload.len()), "a frame that does not fit its segment");
         let map = &self.segment.map;
         let at = self.at;
@@ -385,6 +410,10 @@ impl Tail {
         map.word(at).store(commit_word(record.len(), payload.len()).to_le(), Ordering::Release);
         if is_indexed(seq) {
             self.segment.index.lock().push((seq, at as u32));
+        }
+        if unique != 0 {
+            self.segment.uniques.0.fetch_min(unique, Ordering::Release);
+            self.segment.uniques.1.fetch_max(unique, Ordering::Release);
         }
         self.segment.last_seq.store(seq, Ordering::Release);
         self.segment.published.store(next, Ordering::Release);

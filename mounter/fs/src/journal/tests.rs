@@ -11,6 +11,7 @@ use super::*;
 use crate::effect::{Counters, Effect, Outcome};
 
 mod damage;
+mod kept;
 mod kill;
 mod speed;
 

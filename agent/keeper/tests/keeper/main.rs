@@ -1,0 +1,8 @@
+//! The keeper as its clients see it: the real program, real processes, a real `/dev/fuse`.
+
+mod keeping;
+mod manners;
+mod place;
+mod responding;
+mod starting;
+mod tickets;

@@ -1,0 +1,185 @@
+//! All that can be done before the predecessor is dead: database, tenant, session; nothing that would disturb it.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tarbox_engine::{Session, SessionConfig, SessionParts};
+use tarbox_handover::Kept;
+use tarbox_runtime::Backoff;
+use tarbox_store::{Database, StoreError, Tenant, TenantStore};
+use tarbox_types::{ErrorKind, SessionId};
+
+use super::{
+    served::{Parts, Served},
+    slots_failed,
+};
+use crate::{
+    admission,
+    control::service,
+    engine,
+    failure::{Chain, Failure},
+    lease,
+    serve::{self, Opening, note},
+    settings,
+    settings::Settings,
+    tenant_dir::TenantDir,
+};
+
+/// How long the lock of a predecessor that is said to be dead is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How often it is tried.
+const LOCK_AGAIN: Duration = Duration::from_millis(1);
+
+/// See the module's documentation.
+pub(super) struct Prepared {
+    pub(super) settings: Settings,
+    pub(super) mount_point: PathBuf,
+    pub(super) database: Arc<dyn Database>,
+    pub(super) tenant: Tenant,
+    pub(super) session: SessionId,
+    pub(super) session_config: SessionConfig,
+    store: Arc<dyn TenantStore>,
+    patient: bool,
+}
+
+/// Repeats what needs the database, as long as it cannot be reached, if `patient`.
+async fn patiently<T, F>(patient: bool, work: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    loop {
+        match work().await {
+            Err(Failure::Store(error @ StoreError::Unavailable { .. })) if patient => {
+                tracing::warn!(error = %Chain(&error), "waiting for the database, to go on serving");
+                tokio::time::sleep(backoff.delay()).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+impl Prepared {
+    pub(super) async fn new(
+        settings: Settings,
+        mount_point: PathBuf,
+        session_config: SessionConfig,
+        patient: bool,
+    ) -> Result<Self, Failure> {
+        settings::ensure_state_dir(&settings.state_dir)?;
+        let (settings_now, point_now) = (&settings, &mount_point);
+        let (database, tenant, session, store) = patiently(patient, || async move {
+            let database = tarbox_store::open(&settings_now.database_url).await?;
+            let tenant = admission::admit(&database, settings_now, point_now).await?;
+            let store = database.open_tenant(tenant.id).await?;
+            // Reads what the first requests will need, and what comes with the first query: plans, pages, a connection.
+            let (_, head) = store.head().await?;
+            store.orphans(&head).await?;
+            let session = lease::open_session(&database).await?;
+            Ok((database, tenant, session, store))
+        })
+        .await?;
+        Ok(Self { settings, mount_point, database, tenant, session, session_config, store, patient })
+    }
+
+    /// Ends without having served.
+    pub(super) async fn give_up(self) {
+        if let Err(error) = self.database.close_session(self.session).await {
+            tracing::warn!(error = %Chain(&error), "the session could not be closed");
+        }
+    }
+
+    /// Keeps the session alive while it is not used.
+    pub(super) async fn beat(&self) {
+        if let Err(error) = self.database.beat(self.session).await {
+            tracing::debug!(error = %Chain(&error), "no heartbeat of the stand-by");
+        }
+    }
+
+    /// Goes on where the predecessor has died: takes the lease and the journal, answers what was left, serves.
+    pub(super) async fn take_over(self, kept: Kept) -> Result<Served, Failure> {
+        let directory = lock(&self.settings, &self.tenant).await?;
+        match self.serve(&directory, kept).await {
+            Ok(parts) => Ok(Served::new(self.database, self.session, directory, parts)),
+            Err(failure) => {
+                // Gives the lease back at once: the next attempt has not to wait for it.
+                self.give_up().await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn serve(&self, directory: &TenantDir, kept: Kept) -> Result<Parts, Failure> {
+        let mut steps = Steps::new();
+        let connection = tarbox_engine::connection(&kept.slots).map_err(slots_failed)?;
+        let (database, session) = (&self.database, self.session);
+        let lease =
+            patiently(self.patient, || lease::acquire(database, self.tenant.id, session, directory)).await?;
+        steps.done("lease");
+        let epoch = lease.fence.epoch.cast_unsigned();
+        let note = note(&lease.tenant, session, self.mount_point.clone(), false);
+        let opening = Opening { store: Arc::clone(&self.store), connection };
+        let opened = serve::open_on(database, &self.settings, lease, session, directory, opening).await;
+        let (file_system, recovery) = opened?;
+        steps.done("journal");
+        directory.write_note(&note)?;
+        let control = service::serve(directory.socket(), Arc::clone(&file_system), note, epoch)?;
+        steps.done("note");
+        let attach = |session: &Session| {
+            file_system.keep_for(session.unanswered());
+            file_system.attach(session.kernel_cache());
+        };
+        let parts = SessionParts { devices: kept.devices, slots: kept.slots, init: None };
+        let begun = engine::begin(&file_system, attach, parts, self.session_config).await;
+        let (session, recovered) = begun.map_err(|source| Failure::Part {
+            kind: ErrorKind::Internal,
+            doing: format!("serve {}", self.mount_point.display()),
+            source: source.into(),
+        })?;
+        file_system.settled();
+        steps.done("requests");
+        steps.tell();
+        Ok(Parts { file_system, session, control, replayed: recovery.replayed, recovered })
+    }
+}
+
+async fn lock(settings: &Settings, tenant: &Tenant) -> Result<TenantDir, Failure> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        if let Some(directory) = TenantDir::lock_writer(&settings.state_dir, tenant.id)? {
+            return Ok(directory);
+        }
+        if Instant::now() >= deadline {
+            let name = &tenant.name;
+            let message = format!("tenant `{name}` is still served by another process on this machine");
+            return Err(Failure::refused(ErrorKind::Busy, message));
+        }
+        tokio::time::sleep(LOCK_AGAIN).await;
+    }
+}
+
+/// Where the time goes.
+struct Steps {
+    last: Instant,
+    text: String,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self { last: Instant::now(), text: String::new() }
+    }
+
+    fn done(&mut self, step: &str) {
+        let micros = self.last.elapsed().as_micros();
+        self.last = Instant::now();
+        self.text.push_str(&format!(" {step} {micros} µs"));
+    }
+
+    fn tell(self) {
+        tracing::debug!(steps = self.text.trim_start(), "took over");
+    }
+}

@@ -1,0 +1,129 @@
+//! Serving, until it ends in one of the ways there are.
+
+use std::{sync::Arc, time::Duration};
+
+use tarbox_engine::{Activity, Recovered, Session};
+use tarbox_fs::FileSystem;
+use tarbox_handover::{
+    FromMounter, ToMounter,
+    message::{Drained, Draining},
+};
+use tarbox_runtime::Shutdown;
+use tarbox_store::Database;
+use tarbox_types::{ErrorKind, SessionId};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    End,
+    channel::{Channel, Told},
+};
+use crate::{
+    control::service,
+    failure::{Chain, Failure},
+    tenant_dir::TenantDir,
+};
+
+/// How often it is looked whether all has been finished that was being executed.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+/// What serving consists of.
+pub(super) struct Parts {
+    pub(super) file_system: Arc<FileSystem>,
+    pub(super) session: Session,
+    pub(super) control: service::Serving,
+    pub(super) replayed: u64,
+    pub(super) recovered: Recovered,
+}
+
+/// A mounter that serves.
+pub(super) struct Served {
+    database: Arc<dyn Database>,
+    session_id: SessionId,
+    directory: TenantDir,
+    file_system: Arc<FileSystem>,
+    session: Session,
+    _control: service::Serving,
+    pub(super) replayed: u64,
+    pub(super) recovered: Recovered,
+}
+
+impl Served {
+    pub(super) fn new(
+        database: Arc<dyn Database>,
+        session_id: SessionId,
+        directory: TenantDir,
+        parts: Parts,
+    ) -> Self {
+        let Parts { file_system, session, control, replayed, recovered } = parts;
+        let _control = control;
+        Self { database, session_id, directory, file_system, session, _control, replayed, recovered }
+    }
+
+    /// Serves until it is unmounted, or until it is told to end.
+    pub(super) async fn until_end(
+        self,
+        channel: &mut Channel,
+        shutdown: &mut Shutdown,
+    ) -> Result<End, Failure> {
+        loop {
+            tokio::select! {
+                ended = self.session.wait() => {
+                    tracing::info!(?ended, "unmounted");
+                    return self.give_back(End::Unmounted).await;
+                }
+                told = channel.told() => match told {
+                    Told::Message(ToMounter::Stop(_), _) => return self.give_back(End::Stopped).await,
+                    Told::Message(ToMounter::Drain(drain), _) => {
+                        self.drain(Duration::from_millis(drain.millis), channel).await;
+                        return Ok(End::Drained);
+                    }
+                    Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) | Told::Gone => {}
+                },
+                signal = shutdown.asked() => {
+                    tracing::info!(%signal, "committing; serving goes on");
+                    self.commit_beside();
+                }
+            }
+        }
+    }
+
+    fn commit_beside(&self) {
+        let file_system = Arc::clone(&self.file_system);
+        tokio::spawn(async move {
+            if let Err(error) = file_system.flush().await {
+                tracing::error!(error = %Chain(&error), "what was asked for could not be committed");
+            }
+        });
+    }
+
+    /// Leaves everything to a successor: nothing more is read or committed, what is being executed ends, the rest stays in its
+    /// slots. Whatever `limit` cuts off is found there, too: at worst this is a kill.
+    async fn drain(&self, limit: Duration, channel: &Channel) {
+        let deadline = Instant::now() + limit;
+        // First, and while requests are still served: a commit under way may take long.
+        let _frozen = timeout_at(deadline, self.file_system.freeze()).await;
+        let _ = timeout_at(deadline, self.session.pause()).await;
+        channel.say(&FromMounter::Draining(Draining {}));
+        let executing =
+            || self.session.in_flight().iter().any(|flight| flight.activity == Activity::Executing);
+        while executing() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        channel.say(&FromMounter::Drained(Drained {}));
+    }
+
+    /// Commits everything, and gives lease and directory back.
+    async fn give_back(self, end: End) -> Result<End, Failure> {
+        if let Err(error) = self.session.stop().await {
+            tracing::warn!(%error, "the session did not end as it should");
+        }
+        self.file_system.close().await.map_err(|error| Failure::Part {
+            kind: ErrorKind::Unavailable,
+            doing: "commit the last changes (they are kept in the journal)".to_owned(),
+            source: error.into(),
+        })?;
+        self.database.close_session(self.session_id).await?;
+        self.directory.clear();
+        Ok(end)
+    }
+}
