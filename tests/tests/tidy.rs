@@ -27,10 +27,12 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "tarbox-engine",
             "tarbox-fs",
             "tarbox-handover",
+            "tarbox-keeper",
             "tarbox-proto",
             "tarbox-rpc",
             "tarbox-runtime",
             "tarbox-store",
+            "tarbox-supervisor",
             "tarbox-types",
         ],
     ),
@@ -112,7 +114,14 @@ const CONFINED: [Confined; 6] = [
     Confined {
         what: "anyhow: only programs and tests; libraries have error enums",
         found: |line| line.contains("anyhow::"),
-        within: &["agent/handover/", "agent/keeper/", "mounter/engine/", "mounter/fs/", "mounter/store/", "proto/"],
+        within: &[
+            "agent/handover/",
+            "agent/keeper/",
+            "mounter/engine/",
+            "mounter/fs/",
+            "mounter/store/",
+            "proto/",
+        ],
         except: &[],
     },
 ];
