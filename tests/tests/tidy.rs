@@ -112,7 +112,14 @@ const CONFINED: [Confined; 6] = [
     Confined {
         what: "anyhow: only programs and tests; libraries have error enums",
         found: |line| line.contains("anyhow::"),
-        within: &["agent/handover/", "agent/keeper/", "mounter/engine/", "mounter/fs/", "mounter/store/", "proto/"],
+        within: &[
+            "agent/handover/",
+            "agent/keeper/",
+            "mounter/engine/",
+            "mounter/fs/",
+            "mounter/store/",
+            "proto/",
+        ],
         except: &[],
     },
 ];
