@@ -220,7 +220,7 @@ pub(crate) fn fs_config(settings: &Settings, tenant: &Tenant, directory: &Tenant
         },
         read_only: settings.read_only,
         compression: settings.compression.unwrap_or(tenant.compression),
-        max_inodes: 200_000,
+        max_inodes: 100_000,
         connection: Connection::default(),
     }
 }
