@@ -41,7 +41,6 @@ const ARROWS: [(&str, &[&str]); 13] = [
         &[
             "tarbox-engine",
             "tarbox-handover",
-            "tarbox-keeper",
             "tarbox-proto",
             "tarbox-rpc",
             "tarbox-runtime",
