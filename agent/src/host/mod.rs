@@ -1,0 +1,5 @@
+//! What the agent does to the machine beside mounting: small functions, none of which hangs.
+
+pub mod boot;
+pub mod mountinfo;
+pub mod state;

@@ -1,0 +1,77 @@
+//! A mounter's control socket, with a deadline for each call.
+
+use std::{path::PathBuf, time::Duration};
+
+use tarbox_proto::control::v1::{
+    FlushRequest, SetQuotaRequest, StatusRequest, StatusResponse, control_client::ControlClient,
+};
+use tarbox_rpc::Refusal;
+use tarbox_supervisor::{Answer, Waiting};
+use tarbox_types::TenantId;
+use tonic::{Response, Status, transport::Channel};
+
+use crate::failure::AgentError;
+
+/// A mounter's control socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    tenant: TenantId,
+    socket: PathBuf,
+}
+
+impl Control {
+    pub(crate) fn new(tenant: TenantId, socket: PathBuf) -> Self {
+        Self { tenant, socket }
+    }
+
+    /// What it serves and how it does.
+    ///
+    /// # Errors
+    /// Where it does not answer in time; so with all the others.
+    pub(crate) async fn status(&self, limit: Duration) -> Result<StatusResponse, AgentError> {
+        let asked = async { self.client(limit).await?.status(StatusRequest {}).await };
+        self.answer("tell its status", limit, asked).await
+    }
+
+    /// Returns when all it acknowledged before is committed; the sequence number of the last record.
+    pub(crate) async fn flush(&self, limit: Duration) -> Result<u64, AgentError> {
+        let asked = async { self.client(limit).await?.flush(FlushRequest {}).await };
+        self.answer("commit everything", limit, asked).await.map(|answer| answer.committed_sequence)
+    }
+
+    /// Sets limits, effective for its next operation; 0 = unlimited.
+    pub(crate) async fn set_quota(&self, quota: SetQuotaRequest, limit: Duration) -> Result<(), AgentError> {
+        let asked = async { self.client(limit).await?.set_quota(quota).await };
+        self.answer("set its limits", limit, asked).await.map(drop)
+    }
+
+    async fn client(&self, limit: Duration) -> Result<ControlClient<Channel>, Status> {
+        let channel = tarbox_rpc::connect(&self.socket, limit).await;
+        channel.map(ControlClient::new).map_err(|error| {
+            tarbox_rpc::status(tarbox_types::ErrorKind::Unavailable, format!("it does not listen: {error}"))
+        })
+    }
+
+    async fn answer<T>(
+        &self,
+        doing: &'static str,
+        limit: Duration,
+        asked: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, AgentError> {
+        let late = |_| {
+            Err(tarbox_rpc::status(tarbox_types::ErrorKind::Unavailable, "no answer within the deadline"))
+        };
+        let answer = tokio::time::timeout(limit, asked).await.unwrap_or_else(late);
+        answer.map(Response::into_inner).map_err(|status| AgentError::Control {
+            tenant: self.tenant,
+            doing,
+            source: Refusal::from(status),
+        })
+    }
+}
+
+/// What a status says to the supervisor.
+pub(crate) fn answer_of(status: &StatusResponse) -> Answer {
+    let waiting_for = (!status.waiting_for.is_empty()).then_some(Waiting::Database);
+    Answer { serving: true, executing_longest: Duration::ZERO, waiting_longest: Duration::ZERO, waiting_for }
+}
