@@ -44,8 +44,7 @@ async fn it_takes_a_log_level_and_credentials_and_refuses_what_it_cannot_do() {
     let said = refused.report().to_string();
     assert!(said.contains("level = `loud`: allowed is off, error, warn"), "{said}");
     control.set_credentials(&place.url()).await.expect("SQLite has none");
-    let refused = control.drain(Duration::from_secs(1)).await.expect_err("nobody would go on");
-    assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
+    control.drain(Duration::from_secs(1)).await.expect("another process goes on");
     fs::create_dir(place.path("mnt").join("serves-on")).expect("mkdir");
     drop(mounted);
 }
