@@ -5,6 +5,7 @@
 //! With `TESTS_CONTROL=1` volumes are plain directories: it proves that a test accepts a file system that is right.
 
 pub mod bench;
+pub mod churn;
 pub mod command;
 pub mod deadline;
 pub mod differ;
@@ -18,6 +19,7 @@ pub mod scratch;
 pub mod sources;
 pub mod stamper;
 pub mod suites;
+pub mod supervised;
 pub mod tree;
 pub mod volume;
 
