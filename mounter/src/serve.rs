@@ -4,13 +4,14 @@ use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use tarbox_engine::Session;
 use tarbox_fs::{FileSystem, FsConfig, Recovery, SyncMode as FsSyncMode};
+use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::{Shutdown, Signal};
 use tarbox_store::{Database, Lease, StoreError, Tenant, TenantStore};
 use tarbox_types::{ByteSize, Connection, ErrorKind, SessionId};
 
 use crate::{
     admission,
-    control::service,
+    control::{service, subject::Subject},
     engine,
     failure::{Chain, Failure},
     lease, mount_point, serve_reader,
@@ -220,7 +221,7 @@ pub(crate) fn fs_config(settings: &Settings, tenant: &Tenant, directory: &Tenant
         },
         read_only: settings.read_only,
         compression: settings.compression.unwrap_or(tenant.compression),
-        max_inodes: 200_000,
+        max_inodes: 100_000,
         connection: Connection::default(),
     }
 }
@@ -258,10 +259,16 @@ impl Opened {
         ready: impl FnOnce(&Mounted<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let file_system = Arc::clone(&self.file_system);
-        let _control = service::serve(directory.socket(), file_system, self.note.clone(), self.epoch)?;
-        let attach = |session: &Session| self.file_system.attach(session.kernel_cache());
+        let subject =
+            Subject::new(self.note.clone(), self.epoch, file_system, Arc::clone(&self.database), None);
+        let _control = service::serve(directory.socket(), Arc::clone(&subject))?;
+        let attach = |session: &Session| {
+            subject.observe(session.observer());
+            self.file_system.attach(session.kernel_cache());
+        };
         let session =
             engine::start(&self.file_system, attach, &self.tenant, &self.note.mount_point, false).await?;
+        subject.enter(Phase::Serving);
         let mounted =
             Mounted { tenant: &self.tenant, note: &self.note, database: self.database.display_url() };
         let told = ready(&mounted);
@@ -275,6 +282,7 @@ impl Opened {
         if patience.given_up {
             return ended;
         }
+        subject.enter(Phase::Ending);
         // Requests in flight may wait for the database, too.
         match self.patiently(session.stop(), patience).await? {
             Ok(_) => ended,

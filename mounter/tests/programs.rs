@@ -4,6 +4,8 @@
 mod archives;
 #[path = "programs/command_line.rs"]
 mod command_line;
+#[path = "programs/control.rs"]
+mod control;
 #[path = "programs/mounting.rs"]
 mod mounting;
 #[path = "programs/place.rs"]

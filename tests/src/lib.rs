@@ -5,11 +5,13 @@
 //! With `TESTS_CONTROL=1` volumes are plain directories: it proves that a test accepts a file system that is right.
 
 pub mod bench;
+pub mod churn;
 pub mod command;
 pub mod deadline;
 pub mod differ;
 pub mod load;
 pub mod mount;
+pub mod node;
 pub mod postgres;
 pub mod product;
 pub mod rng;
@@ -17,6 +19,7 @@ pub mod scratch;
 pub mod sources;
 pub mod stamper;
 pub mod suites;
+pub mod supervised;
 pub mod tree;
 pub mod volume;
 

@@ -251,11 +251,12 @@ impl Shell {
         staged.published = std::mem::take(&mut self.staged.published);
         self.staged = staged;
         self.secrets = secrets;
-        // Whoever was started with the old password is not disturbed; the next one gets the new.
+        // The next mounter gets the new password from the keeper, this one by a call.
         if let Some(kept) = self.kept.take() {
             let renewed = self.with_secrets(kept);
             self.kept = Some(renewed);
             self.put_back().await;
+            self.renew_password();
         }
         self.snapshot.send_modify(|seen| seen.refusal = None);
         self.advance(Event::Stage(wanted)).await;

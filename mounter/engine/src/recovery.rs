@@ -42,11 +42,11 @@ pub(crate) struct Left {
 }
 
 /// The slots that hold a request; all others become free.
-pub(crate) fn collect_left(link: &Link) -> Left {
-    let mut slots = link.slots.take_all();
+pub(crate) fn collect_left(link: &Link) -> io::Result<Left> {
+    let mut slots = link.slots.take_all()?;
     let highest = sweep::highest(slots.iter().map(Slot::last_unique));
     slots.retain_mut(|slot| slot.find_left().is_some());
-    Left { slots, highest }
+    Ok(Left { slots, highest })
 }
 
 /// What is done about requests that no slot holds.

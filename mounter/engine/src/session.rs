@@ -326,7 +326,7 @@ where
     fn prepare(&self) -> io::Result<(Arc<Server<F>>, Recovered)> {
         // Futures polled on these threads may use timers and sockets.
         let _runtime = self.runtime.enter();
-        let mut left = collect_left(&self.link);
+        let mut left = collect_left(&self.link)?;
         let taken_over = self.init.or_else(|| self.link.slots.saved_init());
         let agreed = match taken_over {
             Some(init) => {

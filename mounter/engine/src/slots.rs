@@ -258,9 +258,23 @@ impl Slots {
         self.sizes.big_size as usize - SLOT_HEADER
     }
 
-    /// Gives every slot as it was left; to be called once, before any [`Slots::take`]. Dropping one frees it.
-    pub(crate) fn take_all(self: &Arc<Self>) -> Vec<Slot> {
-        (0..self.count()).rev().map(|index| self.adopt(index)).collect()
+    /// Gives every slot that may hold something, as it was left; to be called once, before any [`Slots::take`]. Dropping one
+    /// frees it. Those for which the file has no memory are free at once: looking into them would take memory for each.
+    pub(crate) fn take_all(self: &Arc<Self>) -> io::Result<Vec<Slot>> {
+        let mut used = vec![false; self.count()];
+        left::for_each_used(&self.file, &self.sizes, |index| {
+            used[index] = true;
+            Ok(())
+        })?;
+        let mut taken = Vec::new();
+        for index in (0..self.count()).rev() {
+            if used[index] || self.is_resident(index) {
+                taken.push(self.adopt(index));
+            } else {
+                self.add_free(index);
+            }
+        }
+        Ok(taken)
     }
 
     fn adopt(self: &Arc<Self>, index: usize) -> Slot {
@@ -305,10 +319,15 @@ impl Slots {
     }
 
     fn give_back(&self, index: usize) {
-        let resident = self.is_resident(index);
-        if !resident {
+        if !self.is_resident(index) {
             self.release_memory(index);
         }
+        self.add_free(index);
+        self.freed.notify_all();
+    }
+
+    fn add_free(&self, index: usize) {
+        let resident = self.is_resident(index);
         let mut free = self.free.lock();
         let list = if index < self.sizes.big as usize { &mut free.big } else { &mut free.small };
         // Resident slots are taken first.
@@ -317,8 +336,6 @@ impl Slots {
         } else {
             list.push_front(index);
         }
-        drop(free);
-        self.freed.notify_all();
     }
 
     /// Gives the memory of a slot back that was only needed for a burst.

@@ -21,6 +21,8 @@ pub(crate) struct BlockChange {
     pub alloc: AllocMap,
     /// What is committed there and still counts.
     pub base: Option<Extent>,
+    /// Where there is nothing: this commit does not take anything away there either, so that a patch meets no row that goes.
+    pub is_untouched: bool,
     block_size: u64,
 }
 
@@ -29,7 +31,7 @@ pub(crate) struct BlockChange {
 pub(crate) enum Shape {
     /// Nothing is allocated any more.
     Remove,
-    /// As patches on what is there.
+    /// As patches on what is there, or on a hole.
     Patch,
     /// Anew; the base's bytes are needed where `from_base`.
     Rewrite { from_base: bool },
@@ -37,10 +39,16 @@ pub(crate) enum Shape {
 
 impl BlockChange {
     /// Puts together what happened to a block.
-    pub(crate) fn new(changes: &Content, blk: BlockIndex, base: Option<Extent>, block_size: u64) -> Self {
+    pub(crate) fn new(
+        changes: &Content,
+        blk: BlockIndex,
+        base: Option<Extent>,
+        is_untouched: bool,
+        block_size: u64,
+    ) -> Self {
         let bytes = blk * block_size..(blk + 1) * block_size;
         let units = bytes.start / UNIT..bytes.end / UNIT;
-        let base = base.filter(|extent| extent.kind != ExtentKind::Hole);
+        let base = base.filter(|extent| !extent.is_hole());
         let mut alloc = base.as_ref().map(|extent| extent.alloc.clone()).unwrap_or_default();
         for (range, allocated) in changes.allocation_changes(units.clone()) {
             alloc.set((range.start - units.start) as u32..(range.end - units.start) as u32, allocated);
@@ -52,7 +60,7 @@ impl BlockChange {
                 ((range.start - bytes.start) as u32..(range.end - bytes.start) as u32, chunk)
             })
             .collect();
-        Self { blk, segments, alloc, base, block_size }
+        Self { blk, segments, alloc, base, is_untouched, block_size }
     }
 
     /// Decides.
@@ -60,18 +68,36 @@ impl BlockChange {
         if self.alloc.is_empty() {
             return Shape::Remove;
         }
-        let Some(base) = &self.base else { return Shape::Rewrite { from_base: false } };
         let covered: u64 = self.segments.iter().map(|(range, _)| u64::from(range.end - range.start)).sum();
         if covered == self.block_size {
             return Shape::Rewrite { from_base: false };
         }
-        let only_data = self.segments.iter().all(|(_, chunk)| matches!(chunk, Chunk::Data(_)));
-        let fits = u64::from(base.patch_bytes) + covered <= self.block_size / 4
-            && base.patches + self.segments.len() as u32 <= PATCHES_MAX;
-        if only_data && fits && matches!(base.kind, ExtentKind::Block(_)) {
+        if self.only_data() && covered <= self.block_size / 4 && self.takes_patches(covered) {
             return Shape::Patch;
         }
-        Shape::Rewrite { from_base: true }
+        Shape::Rewrite { from_base: self.base.is_some() }
+    }
+
+    fn only_data(&self) -> bool {
+        self.segments.iter().all(|(_, chunk)| matches!(chunk, Chunk::Data(_)))
+    }
+
+    /// Whether patches of so many bytes may lie on what is there.
+    fn takes_patches(&self, covered: u64) -> bool {
+        let Some(base) = &self.base else { return self.is_sparse(covered) };
+        // What is patched is read with the block: folded when that would double what a reader fetches.
+        u64::from(base.patch_bytes) + covered <= self.block_size
+            && base.patches + self.segments.len() as u32 <= PATCHES_MAX
+            && base.kind != ExtentKind::Inline
+    }
+
+    /// Where nothing was: whether a block would consist of zeros for the most part.
+    fn is_sparse(&self, covered: u64) -> bool {
+        let end = self.segments.last().map_or(0, |(range, _)| u64::from(range.end));
+        self.is_untouched
+            && end > INLINE_MAX as u64
+            && end >= covered * 2
+            && self.segments.len() <= PATCHES_MAX as usize
     }
 
     /// The block's bytes afterwards, without the zeros at its end.

@@ -55,7 +55,7 @@ impl FsConfig {
             sync_mode: SyncMode::Writeback,
             read_only: false,
             compression: Compression::None,
-            max_inodes: 200_000,
+            max_inodes: 100_000,
             connection: Connection::default(),
         }
     }

@@ -17,6 +17,7 @@ mod open;
 mod plan;
 pub mod range_map;
 mod shell;
+mod small_map;
 #[cfg(test)]
 mod tests;
 mod told;

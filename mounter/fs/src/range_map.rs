@@ -1,9 +1,11 @@
 //! Values and sets over ranges of `u64`: what is dirty where, which units are allocated.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
 use smallvec::SmallVec;
 use tarbox_store::AllocMap;
+
+use crate::small_map::SmallMap;
 
 /// A value that stands for a range and can be cut.
 pub trait Slice: Clone {
@@ -17,12 +19,12 @@ pub trait Slice: Clone {
 #[derive(Clone, Debug)]
 pub struct RangeMap<V> {
     /// By first position: position after the last, and the value.
-    ranges: BTreeMap<u64, (u64, V)>,
+    ranges: SmallMap<u64, (u64, V)>,
 }
 
 impl<V> Default for RangeMap<V> {
     fn default() -> Self {
-        Self { ranges: BTreeMap::new() }
+        Self { ranges: SmallMap::default() }
     }
 }
 
@@ -67,7 +69,7 @@ impl<V: Slice> RangeMap<V> {
         self.split(range.start);
         self.split(range.end);
         // The common case first: one range, or none.
-        while let Some((&start, _)) = self.ranges.range(range.clone()).next() {
+        while let Some(start) = self.first_in(&range) {
             self.ranges.remove(&start);
         }
     }
@@ -75,7 +77,7 @@ impl<V: Slice> RangeMap<V> {
     /// Takes away what is at or behind `from`.
     pub fn truncate(&mut self, from: u64) {
         self.split(from);
-        self.ranges.split_off(&from);
+        self.ranges.truncate(&from);
     }
 
     /// Takes away everything.
@@ -140,6 +142,11 @@ impl<V: Slice> RangeMap<V> {
         at >= range.end
     }
 
+    /// Where the first range begins that begins in `range`.
+    fn first_in(&self, range: &Range<u64>) -> Option<u64> {
+        self.ranges.range(range.clone()).next().map(|(&start, _)| start)
+    }
+
     /// The range that begins at or before `at`.
     fn before(&self, at: u64) -> Option<(u64, u64)> {
         self.ranges.range(..=at).next_back().map(|(&start, &(end, _))| (start, end))
@@ -162,7 +169,7 @@ impl<V: Slice> RangeMap<V> {
 /// A set of `u64`, kept as ranges: sorted, disjoint, not adjacent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitSet {
-    ranges: BTreeMap<u64, u64>,
+    ranges: SmallMap<u64, u64>,
     total: u64,
 }
 
@@ -193,7 +200,7 @@ impl UnitSet {
         let (mut start, mut end) = (range.start, range.end);
         let mut had = 0;
         // Everything that overlaps or touches becomes one range.
-        while let Some((&from, &to)) = self.ranges.range(..=end).next_back()
+        while let Some((from, to)) = self.last_in(..=end)
             && to >= start
         {
             had += to.min(range.end).saturating_sub(from.max(range.start));
@@ -206,11 +213,16 @@ impl UnitSet {
         new
     }
 
+    /// The last range that begins in `bounds`.
+    fn last_in(&self, bounds: impl std::ops::RangeBounds<u64>) -> Option<(u64, u64)> {
+        self.ranges.range(bounds).next_back().map(|(&start, &end)| (start, end))
+    }
+
     /// Clears `range`, and returns how many of it were set before.
     pub fn remove(&mut self, range: Range<u64>) -> u64 {
         let mut had = 0;
         while range.start < range.end
-            && let Some((&from, &to)) = self.ranges.range(..range.end).next_back()
+            && let Some((from, to)) = self.last_in(..range.end)
             && to > range.start
         {
             self.ranges.remove(&from);

@@ -373,6 +373,40 @@ async fn scenario(ops: Vec<Op>) {
     assert!(!Path::new(&world.journal()).exists(), "a closed tenant leaves no journal");
 }
 
+#[tokio::test]
+async fn random_writes_into_reserved_space_become_patches_and_are_folded_when_they_fill_a_block() {
+    let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
+    let fs = world.mount().await;
+    let file = fs.create(req(), ROOT_INO, OsStr::new("file"), libc::S_IFREG | 0o644, 0).await;
+    let ino = file.expect("it is made").attr.ino;
+    fs.fallocate(req(), ino, 0, 0, 1 << 20, 0).await.expect("it is reserved");
+    let seen = || {
+        let core = fs.shared.core.lock();
+        let row = &core.tree.nodes[&ino].row;
+        let extents = core.tree.contents[&row.did].extents(row.did, 1..2).expect("they are known");
+        (row.prealloc.clone(), row.charge, extents[0].kind, extents[0].patches)
+    };
+    let reserved = vec![std::ops::Range { start: 0, end: 256 }];
+    let mut expected = vec![0; BLOCK as usize];
+    for (patches, unit) in [(1, 2), (2, 0), (3, 3), (4, 1), (0, 0)] {
+        let data = [patches as u8 + 1; 4096];
+        let offset = u64::from(BLOCK) + unit as u64 * 4096;
+        fs.write(req(), ino, 0, offset, &data, 0, 0).await.expect("it is written");
+        fs.flush().await.expect("it commits");
+        expected[unit * 4096..][..4096].copy_from_slice(&data);
+        let (ranges, charge, kind, lie_on_it) = seen();
+        assert_eq!((ranges, charge), (reserved.clone(), 1 << 20), "what is reserved stays one range");
+        assert_eq!((lie_on_it, kind == tarbox_store::ExtentKind::Hole), (patches, patches > 0));
+        run(&fs, &mut Model::new(), &Op::Evict).await;
+        let read = fs.read(req(), ino, 0, BLOCK.into(), BLOCK).await.expect("it reads").data;
+        assert_eq!(read, expected, "with {patches} patches");
+    }
+    let store = world.database.open_tenant(world.tenant).await.expect("the tenant opens");
+    fs.close().await.expect("it closes");
+    let report = store.check(false, &|_| {}).await.expect("it is checked");
+    assert!(report.faults.is_empty(), "{:#?}", report.faults);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 

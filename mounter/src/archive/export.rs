@@ -4,7 +4,7 @@ use std::{collections::HashMap, io::Write, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use tarbox_fs::xattr::Xattrs;
-use tarbox_store::{DataRef, Extent, ExtentKind, InodeRow, TenantStore, UNIT, View};
+use tarbox_store::{DataRef, Extent, InodeRow, TenantStore, UNIT, View};
 use tarbox_types::{Ino, ROOT_INO};
 
 use super::{ArchiveError, Entry, Kind, Writer};
@@ -184,7 +184,7 @@ impl<'e, W: Write> Export<'e, W> {
     }
 
     fn add_allocated(&self, extent: &Extent, size: u64, ranges: &mut Vec<Range<u64>>) {
-        if extent.kind == ExtentKind::Hole {
+        if extent.is_hole() {
             return;
         }
         let units = extent.alloc.0.iter().enumerate().flat_map(|(at, byte)| {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use tarbox_proto::control::v1::{
-    FlushRequest, SetQuotaRequest, StatusRequest, StatusResponse, control_client::ControlClient,
+    DrainRequest, FlushRequest, OperationStatistics, SetCredentialsRequest, SetLogLevelRequest,
+    SetQuotaRequest, StatisticsRequest, StatusRequest, StatusResponse, control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
 use tarbox_store::Limits;
@@ -107,6 +108,46 @@ impl Control {
         };
         let answer = self.client.set_quota(request).await;
         answer.map(|_| ()).map_err(|status| self.failure("set its limits", status))
+    }
+
+    /// What it has answered, by operation.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn statistics(&mut self) -> Result<Vec<OperationStatistics>, Failure> {
+        let answer = self.client.statistics(StatisticsRequest {}).await;
+        answer
+            .map(|response| response.into_inner().operations)
+            .map_err(|status| self.failure("tell its statistics", status))
+    }
+
+    /// Gives it another password or user for new connections to its database.
+    ///
+    /// # Errors
+    /// Where it is another database.
+    pub async fn set_credentials(&mut self, database_url: &str) -> Result<(), Failure> {
+        let request = SetCredentialsRequest { database_url: database_url.to_owned() };
+        let answer = self.client.set_credentials(request).await;
+        answer.map(|_| ()).map_err(|status| self.failure("take new credentials", status))
+    }
+
+    /// Sets which messages it logs.
+    ///
+    /// # Errors
+    /// Where it is no level.
+    pub async fn set_log_level(&mut self, level: &str) -> Result<(), Failure> {
+        let answer = self.client.set_log_level(SetLogLevelRequest { level: level.to_owned() }).await;
+        answer.map(|_| ()).map_err(|status| self.failure("change its log level", status))
+    }
+
+    /// Lets it leave the rest to a successor and end.
+    ///
+    /// # Errors
+    /// Where nobody supervises it.
+    pub async fn drain(&mut self, limit: Duration) -> Result<(), Failure> {
+        let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let answer = self.client.drain(DrainRequest { millis }).await;
+        answer.map(|_| ()).map_err(|status| self.failure("drain", status))
     }
 
     fn failure(&self, doing: &str, status: tonic::Status) -> Failure {

@@ -1,54 +1,86 @@
 //! The mounter's side of its control socket.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tarbox_fs::FileSystem;
 use tarbox_proto::control::v1::{
-    FlushRequest, FlushResponse, SetQuotaRequest, SetQuotaResponse, StatusRequest, StatusResponse,
+    DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, SetCredentialsRequest,
+    SetCredentialsResponse, SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest, SetQuotaResponse,
+    StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse,
     control_server::{Control, ControlServer},
 };
 use tarbox_rpc::{PrivateListener, status};
+use tarbox_runtime::telemetry::{self, LogLevel};
 use tarbox_store::Limits;
+use tarbox_types::ErrorKind;
 use tonic::{Request, Response, Status, transport::Server};
 
-use crate::{
-    failure::{Chain, Failure},
-    tenant_dir::Note,
-};
+use super::subject::Subject;
+use crate::failure::{Chain, Failure};
 
 /// Answers for one mounted tenant.
 struct Service {
-    file_system: Arc<FileSystem>,
-    note: Note,
-    epoch: u64,
+    subject: Arc<Subject>,
 }
 
 #[tonic::async_trait]
 impl Control for Service {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let now = self.file_system.status();
-        Ok(Response::new(StatusResponse {
-            tenant_id: self.note.tenant_id.to_string(),
-            tenant_name: self.note.tenant_name.clone(),
-            version: self.note.version.clone(),
-            pid: self.note.pid,
-            epoch: self.epoch,
-            journal_sequence: now.seq,
-            committed_sequence: now.committed,
-            journal_bytes: now.journal_bytes,
-            used_bytes: now.used_bytes,
-            quota_bytes: now.limits.bytes,
-            used_inodes: now.used_inodes,
-            quota_inodes: now.limits.inodes,
-            mount_point: self.note.mount_point.to_string_lossy().into_owned(),
-            waiting_for: now.lost.or(now.waiting_for).unwrap_or_default(),
-            cache_bytes: now.cache_bytes,
-            operations: 0,
-        }))
+        Ok(Response::new(self.subject.status()))
+    }
+
+    async fn statistics(
+        &self,
+        _: Request<StatisticsRequest>,
+    ) -> Result<Response<StatisticsResponse>, Status> {
+        let operations = self.subject.statistics().into_iter().map(|operation| OperationStatistics {
+            name: operation.name.to_owned(),
+            count: operation.count,
+            errors: operation.errors,
+            total_ns: u64::try_from(operation.total.as_nanos()).unwrap_or(u64::MAX),
+            latencies: operation.latencies.to_vec(),
+        });
+        Ok(Response::new(StatisticsResponse { operations: operations.collect() }))
+    }
+
+    async fn set_credentials(
+        &self,
+        request: Request<SetCredentialsRequest>,
+    ) -> Result<Response<SetCredentialsResponse>, Status> {
+        let url = request.into_inner().database_url;
+        match self.subject.database.set_credentials(&url) {
+            Ok(()) => {
+                tracing::info!("new credentials for connections to the database");
+                Ok(Response::new(SetCredentialsResponse {}))
+            }
+            Err(error) => Err(status(error.kind(), Chain(&error).to_string())),
+        }
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<SetLogLevelRequest>,
+    ) -> Result<Response<SetLogLevelResponse>, Status> {
+        let text = request.into_inner().level;
+        let bad =
+            |allowed| status(ErrorKind::InvalidArgument, format!("level = `{text}`: allowed is {allowed}"));
+        let level: LogLevel = text.parse().map_err(bad)?;
+        if !telemetry::set_level(&level) {
+            return Err(status(ErrorKind::FailedPrecondition, "this process writes no log".to_owned()));
+        }
+        tracing::info!(level = text, "new log level");
+        Ok(Response::new(SetLogLevelResponse {}))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        if !self.subject.drain(Duration::from_millis(request.into_inner().millis)) {
+            let why = "nobody would go on: it is not supervised, or drains already";
+            return Err(status(ErrorKind::FailedPrecondition, why.to_owned()));
+        }
+        Ok(Response::new(DrainResponse {}))
     }
 
     async fn flush(&self, _: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {
-        match self.file_system.flush().await {
+        match self.subject.file_system.flush().await {
             Ok(committed_sequence) => Ok(Response::new(FlushResponse { committed_sequence })),
             Err(error) => Err(status(error.kind(), Chain(&error).to_string())),
         }
@@ -59,7 +91,7 @@ impl Control for Service {
         request: Request<SetQuotaRequest>,
     ) -> Result<Response<SetQuotaResponse>, Status> {
         let SetQuotaRequest { quota_bytes, quota_inodes, max_file_bytes } = request.into_inner();
-        self.file_system.set_limits(Limits {
+        self.subject.file_system.set_limits(Limits {
             bytes: quota_bytes,
             inodes: quota_inodes,
             file_bytes: max_file_bytes,
@@ -73,14 +105,9 @@ impl Control for Service {
 ///
 /// # Errors
 /// Where the socket cannot be made.
-pub fn serve(
-    socket: PathBuf,
-    file_system: Arc<FileSystem>,
-    note: Note,
-    epoch: u64,
-) -> Result<Serving, Failure> {
+pub fn serve(socket: PathBuf, subject: Arc<Subject>) -> Result<Serving, Failure> {
     let listener = PrivateListener::bind(&socket).map_err(Failure::io("listen at", &socket))?;
-    let service = ControlServer::new(Service { file_system, note, epoch });
+    let service = ControlServer::new(Service { subject });
     let task = tokio::spawn(async move {
         if let Err(error) = Server::builder().add_service(service).serve_with_incoming(listener).await {
             tracing::error!(error = %Chain(&error), "the control socket is no longer served");

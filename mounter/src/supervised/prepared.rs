@@ -9,9 +9,11 @@ use std::{
 
 use tarbox_engine::{Session, SessionConfig, SessionParts};
 use tarbox_handover::Kept;
+use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Backoff;
 use tarbox_store::{Database, StoreError, Tenant, TenantStore};
 use tarbox_types::{ErrorKind, SessionId};
+use tokio::sync::mpsc;
 
 use super::{
     served::{Parts, Served},
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::{
     admission,
-    control::service,
+    control::{service, subject::Subject},
     engine,
     failure::{Chain, Failure},
     lease,
@@ -127,9 +129,13 @@ impl Prepared {
         let (file_system, recovery) = opened?;
         steps.done("journal");
         directory.write_note(&note)?;
-        let control = service::serve(directory.socket(), Arc::clone(&file_system), note, epoch)?;
+        let (drains, orders) = mpsc::channel(1);
+        let (shown, database) = (Arc::clone(&file_system), Arc::clone(&self.database));
+        let subject = Subject::new(note, epoch, shown, database, Some(drains));
+        let control = service::serve(directory.socket(), Arc::clone(&subject))?;
         steps.done("note");
         let attach = |session: &Session| {
+            subject.observe(session.observer());
             file_system.keep_for(session.unanswered());
             file_system.attach(session.kernel_cache());
         };
@@ -143,7 +149,9 @@ impl Prepared {
         file_system.settled();
         steps.done("requests");
         steps.tell();
-        Ok(Parts { file_system, session, control, replayed: recovery.replayed, recovered })
+        subject.enter(Phase::Serving);
+        let replayed = recovery.replayed;
+        Ok(Parts { file_system, session, subject, control, orders, replayed, recovered })
     }
 }
 

@@ -2,23 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tarbox_engine::{Activity, Recovered, Session};
+use tarbox_engine::{Activity, Ended, Recovered, Session};
 use tarbox_fs::FileSystem;
 use tarbox_handover::{
     FromMounter, ToMounter,
     message::{Drained, Draining},
 };
+use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Shutdown;
 use tarbox_store::Database;
 use tarbox_types::{ErrorKind, SessionId};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     End,
     channel::{Channel, Told},
 };
 use crate::{
-    control::service,
+    control::{service, subject::Subject},
     failure::{Chain, Failure},
     tenant_dir::TenantDir,
 };
@@ -30,7 +34,10 @@ const LOOK_AGAIN: Duration = Duration::from_micros(200);
 pub(super) struct Parts {
     pub(super) file_system: Arc<FileSystem>,
     pub(super) session: Session,
+    pub(super) subject: Arc<Subject>,
     pub(super) control: service::Serving,
+    /// Orders to drain that come over the control socket.
+    pub(super) orders: mpsc::Receiver<Duration>,
     pub(super) replayed: u64,
     pub(super) recovered: Recovered,
 }
@@ -42,7 +49,9 @@ pub(super) struct Served {
     directory: TenantDir,
     file_system: Arc<FileSystem>,
     session: Session,
+    subject: Arc<Subject>,
     _control: service::Serving,
+    orders: mpsc::Receiver<Duration>,
     pub(super) replayed: u64,
     pub(super) recovered: Recovered,
 }
@@ -54,23 +63,30 @@ impl Served {
         directory: TenantDir,
         parts: Parts,
     ) -> Self {
-        let Parts { file_system, session, control, replayed, recovered } = parts;
-        let _control = control;
-        Self { database, session_id, directory, file_system, session, _control, replayed, recovered }
+        let Parts { file_system, session, subject, control: _control, orders, replayed, recovered } = parts;
+        Self {
+            database,
+            session_id,
+            directory,
+            file_system,
+            session,
+            subject,
+            _control,
+            orders,
+            replayed,
+            recovered,
+        }
     }
 
     /// Serves until it is unmounted, or until it is told to end.
     pub(super) async fn until_end(
-        self,
+        mut self,
         channel: &mut Channel,
         shutdown: &mut Shutdown,
     ) -> Result<End, Failure> {
         loop {
             tokio::select! {
-                ended = self.session.wait() => {
-                    tracing::info!(?ended, "unmounted");
-                    return self.give_back(End::Unmounted).await;
-                }
+                ended = self.session.wait() => return self.after(ended).await,
                 told = channel.told() => match told {
                     Told::Message(ToMounter::Stop(_), _) => return self.give_back(End::Stopped).await,
                     Told::Message(ToMounter::Drain(drain), _) => {
@@ -79,11 +95,30 @@ impl Served {
                     }
                     Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) | Told::Gone => {}
                 },
+                Some(limit) = self.orders.recv() => {
+                    self.drain(limit, channel).await;
+                    return Ok(End::Drained);
+                }
                 signal = shutdown.asked() => {
                     tracing::info!(%signal, "committing; serving goes on");
                     self.commit_beside();
                 }
             }
+        }
+    }
+
+    async fn after(self, ended: Ended) -> Result<End, Failure> {
+        match ended {
+            Ended::Unmounted | Ended::Stopped => {
+                tracing::info!("unmounted");
+                self.give_back(End::Unmounted).await
+            }
+            // The mount is there and somebody may serve it: lease and journal stay for who does.
+            Ended::Failed(error) => Err(Failure::Part {
+                kind: ErrorKind::Internal,
+                doing: "read requests from /dev/fuse".to_owned(),
+                source: error.into(),
+            }),
         }
     }
 
@@ -103,6 +138,7 @@ impl Served {
         // First, and while requests are still served: a commit under way may take long.
         let _frozen = timeout_at(deadline, self.file_system.freeze()).await;
         let _ = timeout_at(deadline, self.session.pause()).await;
+        self.subject.enter(Phase::Draining);
         channel.say(&FromMounter::Draining(Draining {}));
         let executing =
             || self.session.in_flight().iter().any(|flight| flight.activity == Activity::Executing);
@@ -114,6 +150,7 @@ impl Served {
 
     /// Commits everything, and gives lease and directory back.
     async fn give_back(self, end: End) -> Result<End, Failure> {
+        self.subject.enter(Phase::Ending);
         if let Err(error) = self.session.stop().await {
             tracing::warn!(%error, "the session did not end as it should");
         }

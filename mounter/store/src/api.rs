@@ -19,6 +19,13 @@ pub trait Database: Send + Sync {
     /// The URL it was opened with, without its password, for messages.
     fn display_url(&self) -> String;
 
+    /// Another password or user for the connections that are made from now on; those there are go on until they end.
+    /// An SQLite database has neither: nothing changes.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] where it cannot be read, [`StoreError::Refused`] where it names another database.
+    fn set_credentials(&self, url: &str) -> Result<()>;
+
     /// Version of the schema found, and the lowest program version it may be used with.
     async fn schema_version(&self) -> Result<SchemaVersion>;
 

@@ -242,7 +242,7 @@ pub struct InodeRow {
     pub cut: u64,
     /// Allocated bytes, a multiple of [`UNIT`].
     pub charge: u64,
-    /// Ranges in units, allocated by `fallocate` and not written: sorted, disjoint, not adjacent.
+    /// Ranges in units, allocated by `fallocate`, written since or not: sorted, disjoint, not adjacent.
     pub prealloc: Vec<std::ops::Range<u64>>,
     /// Target of a symbolic link; empty else.
     pub target: Bytes,
@@ -368,10 +368,18 @@ pub struct Extent {
     pub patch_bytes: u32,
 }
 
+impl Extent {
+    /// Whether nothing lies there, patches included.
+    #[must_use]
+    pub fn is_hole(&self) -> bool {
+        self.kind == ExtentKind::Hole && self.patches == 0
+    }
+}
+
 /// Kind of an [`Extent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentKind {
-    /// Explicit hole.
+    /// Explicit hole, or one that only patches lie on.
     Hole,
     /// A stored block.
     Block(BlockId),
@@ -458,7 +466,7 @@ pub struct Batch {
     pub extents: Vec<ExtentRow>,
     /// Extents gone (holes punched): whiteouts where an ancestor may have them.
     pub removed_extents: Vec<(DataId, BlockIndex)>,
-    /// Patches on extents that exist and are not replaced in this batch.
+    /// Patches on extents that this batch does not replace, remove or cut off; where there is none, on a hole.
     pub patches: Vec<PatchRow>,
     /// New allocation maps of extents that only got patches.
     pub patched: Vec<(DataId, BlockIndex, AllocMap)>,

@@ -5,10 +5,15 @@ use std::{
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter, Registry, fmt::MakeWriter, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+/// How the level of this process's log is changed.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +106,22 @@ fn install<W>(filter: EnvFilter, format: LogFormat, colours: bool, writer: W)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(writer);
+    let registry = tracing_subscriber::registry().with(filter);
     // A second subscriber is refused: the first one goes on, which is what a test wants.
-    let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let installed = match format {
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
+    if installed.is_ok() {
+        let _ = FILTER.set(handle);
+    }
+}
+
+/// Another level from now on; false where nothing is logged by [`start`].
+pub fn set_level(level: &LogLevel) -> bool {
+    FILTER.get().is_some_and(|filter| filter.reload(EnvFilter::new(&level.0)).is_ok())
 }
 
 const FILE_BYTES_MAX: u64 = 1 << 20;

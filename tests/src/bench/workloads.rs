@@ -237,63 +237,28 @@ fn sequential(system: &mut System, material: &Material, dir: &Path) -> Result<Ve
 }
 
 fn random(system: &mut System, material: &Material, dir: &Path) -> Result<Vec<Figure>> {
-    let mib = material.count(256);
-    let time = Duration::from_secs_f64((10.0 * material.scale).clamp(1.0, 10.0));
-    let path = |client: u64| dir.join(format!("file-{client}"));
-    four(|client| {
-        let file = File::create(path(client))?;
-        let chunk = Rng::new(client).bytes(1 << 20);
-        (0..mib).try_for_each(|i| file.write_all_at(&chunk, i << 20))?;
-        Ok(file.sync_all()?)
-    })?;
-    system.settle()?;
-    let write = for_a_while("random write 4 KiB, 4 clients", time, |client, rng| {
-        let file = File::options().write(true).open(path(client))?;
-        Ok(move |i: u64, rng: &mut Rng| file.write_all_at(&[i as u8; 4096], rng.below(mib * 256) * 4096))
-            .map(|op| (op, rng))
-    })?;
+    // Each in files of its own: those to write to are reserved only, those to read are written.
+    let (written, read) = (dir.join("write"), dir.join("read"));
+    [&written, &read].into_iter().try_for_each(fs::create_dir)?;
+    let write = fio("random write 4 KiB, 4 clients", material, &written, &["--rw=randwrite"])?;
+    fio("files to read", material, &read, &["--rw=randread", "--create_only=1"])?;
     system.settle()?;
     system.make_cold()?;
-    let read = for_a_while("random read 4 KiB, 4 clients", time, |client, rng| {
-        let file = File::open(path(client))?;
-        Ok(move |_: u64, rng: &mut Rng| file.read_exact_at(&mut [0; 4096], rng.below(mib * 256) * 4096))
-            .map(|op| (op, rng))
-    })?;
+    let read = fio("random read 4 KiB, 4 clients", material, &read, &["--rw=randread"])?;
     Ok(vec![write, read])
 }
 
-/// Runs an operation in four threads for a while; seconds are those of 10,000 operations.
-fn for_a_while<F>(
-    name: &'static str,
-    time: Duration,
-    prepare: impl Fn(u64, Rng) -> Result<(F, Rng)> + Sync,
-) -> Result<Figure>
-where
-    F: FnMut(u64, &mut Rng) -> std::io::Result<()>,
-{
-    let counts: Result<Vec<u64>> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..4)
-            .map(|client| {
-                let prepare = &prepare;
-                scope.spawn(move || -> Result<u64> {
-                    let (mut op, mut rng) = prepare(client, Rng::new(client))?;
-                    let begin = Instant::now();
-                    let mut count = 0;
-                    while begin.elapsed() < time {
-                        op(count, &mut rng)?;
-                        count += 1;
-                    }
-                    Ok(count)
-                })
-            })
-            .collect();
-        clients
-            .into_iter()
-            .map(|client| client.join().map_err(|_| anyhow::anyhow!("a client failed"))?)
-            .collect()
-    });
-    let total: u64 = counts.with_context(|| name.to_owned())?.iter().sum();
-    Ok(Figure { name, seconds: time.as_secs_f64() * 10_000.0 / total.max(1) as f64, units: 10_000.0 })
+/// Runs fio as the peers were measured; seconds are those of 10,000 operations.
+fn fio(name: &'static str, material: &Material, dir: &Path, args: &[&str]) -> Result<Figure> {
+    let mut command = Command::new("fio");
+    command.args(["--name=j", "--bs=4k", "--numjobs=4", "--ioengine=psync", "--direct=0", "--time_based"]);
+    command.args(["--group_reporting", "--output-format=json"]).args(args);
+    command.arg(format!("--size={}m", material.count(256)));
+    command.arg(format!("--runtime={}", (10.0 * material.scale).clamp(1.0, 10.0).ceil()));
+    let said = succeed(command.arg("--directory").arg(dir), LIMIT).context(name)?;
+    let report: serde_json::Value = serde_json::from_str(&said).context("what fio reports")?;
+    let rate = |way: &str| report["jobs"][0][way]["iops"].as_f64().unwrap_or(0.0);
+    Ok(Figure { name, seconds: 10_000.0 / (rate("read") + rate("write")), units: 10_000.0 })
 }
 
 fn four(work: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {

@@ -25,17 +25,11 @@ pub fn connection(slots: &impl AsFd) -> io::Result<Connection> {
     let mut nonce = [0; 8];
     file.read_exact_at(&mut nonce, NONCE_OFFSET as u64)?;
     let mut left = Vec::new();
-    // Most slots are holes: what the file has no memory for is skipped.
-    let mut data = 0;
-    for index in 0..sizes.count() {
+    for_each_used(&file, &sizes, |index| {
         let (offset, length) = sizes.place(index);
-        if offset >= data {
-            data = next_data(&file, offset)?;
-        }
-        if data < offset + PAGE {
-            left.extend(request_in(&file, offset, length)?);
-        }
-    }
+        left.extend(request_in(&file, offset, length)?);
+        Ok(())
+    })?;
     left.sort_unstable();
     left.dedup();
     Ok(Connection { nonce: u64::from_ne_bytes(nonce), left })
@@ -51,6 +45,25 @@ pub fn is_agreed(slots: &impl AsFd) -> io::Result<bool> {
     let mut bytes = [0; saved::LENGTH];
     file.read_exact_at(&mut bytes, saved::OFFSET as u64)?;
     Ok(saved::read(&bytes).is_some())
+}
+
+/// Calls `found` for each slot whose header has memory. Most slots are holes.
+pub(super) fn for_each_used(
+    file: &File,
+    sizes: &Sizes,
+    mut found: impl FnMut(usize) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut data = 0;
+    for index in 0..sizes.count() {
+        let (offset, _) = sizes.place(index);
+        if offset >= data {
+            data = next_data(file, offset)?;
+        }
+        if data < offset + PAGE {
+            found(index)?;
+        }
+    }
+    Ok(())
 }
 
 fn next_data(file: &File, from: usize) -> io::Result<usize> {

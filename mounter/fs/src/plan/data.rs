@@ -175,22 +175,20 @@ impl Draft<'_> {
             new = room;
         }
         if end > bytes.start {
+            // What was reserved stays so, written or not: taken out page by page, the row would grow with every random
+            // write, and each record of the journal holds it.
             self.charge(row, new)?;
-            subtract(&mut row.prealloc, units.start..end.div_ceil(UNIT));
         }
         Ok(end)
     }
 
-    /// Reserves what is not allocated.
+    /// Reserves a range, and charges what of it is not allocated.
     fn preallocate(&mut self, row: &mut InodeRow, bytes: Range<u64>) -> Planned<()> {
         let content = self.tree.content_of(row)?;
         let units = bytes.start / UNIT..bytes.end.div_ceil(UNIT);
-        let runs = content.runs(row.did, units.clone())?;
-        let new = (units.end - units.start) - content.allocated(row.did, units, &row.prealloc)?;
+        let new = (units.end - units.start) - content.allocated(row.did, units.clone(), &row.prealloc)?;
         self.charge(row, new)?;
-        for (run, _) in runs.into_iter().filter(|(_, written)| !written) {
-            insert(&mut row.prealloc, run);
-        }
+        insert(&mut row.prealloc, units);
         Ok(())
     }
 

@@ -1,14 +1,15 @@
 //! The content of one file in memory: what of it is not committed yet, over the extents that are.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
-use tarbox_store::{Extent, ExtentKind, UNIT};
+use tarbox_store::{Extent, UNIT};
 use tarbox_types::{BlockIndex, DataId, Seq};
 
 use super::{Need, Stop};
 use crate::{
     journal::Payload,
     range_map::{RangeMap, Slice, UnitSet},
+    small_map::SmallMap,
 };
 
 /// Beyond any offset: files end at 2^53.
@@ -90,7 +91,7 @@ pub(crate) struct Content {
     allocation: RangeMap<Allocation>,
     /// Blocks whose extents are known.
     loaded: UnitSet,
-    extents: BTreeMap<BlockIndex, Extent>,
+    extents: SmallMap<BlockIndex, Extent>,
     /// Grows whenever what is committed changes: a block read before is not taken for current.
     pub version: u64,
     /// End of the last block fetched, and how many were: for read-ahead.
@@ -115,7 +116,7 @@ impl Content {
             dirty: RangeMap::new(),
             allocation: RangeMap::new(),
             loaded: UnitSet::new(),
-            extents: BTreeMap::new(),
+            extents: SmallMap::default(),
             version: 0,
             read_ahead: (0, 0),
         }
@@ -259,7 +260,7 @@ impl Content {
             let blk = at / size;
             let len = ((blk + 1) * size).min(bytes.end) - at;
             pieces.push(match self.extents.get(&blk) {
-                Some(extent) if extent.kind != ExtentKind::Hole => {
+                Some(extent) if !extent.is_hole() => {
                     Piece::Block { blk, offset: (at % size) as u32, len: len as u32 }
                 }
                 _ => Piece::Zero(len),
@@ -327,7 +328,7 @@ impl Content {
         self.dirty.retain(|_, dirty| dirty.seq > seq);
         self.allocation.retain(|_, change| change.seq > seq);
         if let Some(cut_at) = cut_at {
-            self.extents.split_off(&cut_at);
+            self.extents.truncate(&cut_at);
             self.loaded.insert(cut_at..END);
         }
         for (blk, extent) in changed {

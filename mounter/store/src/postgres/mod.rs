@@ -66,6 +66,10 @@ impl Database for Postgres {
         self.pool.display_url().to_owned()
     }
 
+    fn set_credentials(&self, url: &str) -> Result<()> {
+        self.pool.set_credentials(&url::parse(url)?)
+    }
+
     async fn schema_version(&self) -> Result<SchemaVersion> {
         let mut conn = self.pool.get().await?;
         let found =

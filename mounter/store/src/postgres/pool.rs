@@ -46,7 +46,7 @@ const SETTINGS: &str = "
 pub(super) struct Pool(Arc<Inner>);
 
 struct Inner {
-    options: PgConnectOptions,
+    options: Mutex<PgConnectOptions>,
     display_url: String,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<(Instant, PgConnection)>>,
@@ -90,7 +90,7 @@ impl Pool {
     /// A pool that has no connection yet. Its reaper ends with the pool.
     pub(super) fn new(target: &Target) -> Self {
         let pool = Self(Arc::new(Inner {
-            options: target.options.clone(),
+            options: Mutex::new(target.options.clone()),
             display_url: target.display_url.clone(),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             idle: Mutex::new(Vec::new()),
@@ -101,6 +101,20 @@ impl Pool {
 
     pub(super) fn display_url(&self) -> &str {
         &self.0.display_url
+    }
+
+    /// New connections are made as `target` says, which must be the same database.
+    pub(super) fn set_credentials(&self, target: &Target) -> Result<()> {
+        let mut options = self.0.options.lock();
+        let place = |options: &PgConnectOptions| {
+            (options.get_host().to_owned(), options.get_port(), options.get_database().map(str::to_owned))
+        };
+        if place(&options) != place(&target.options) {
+            let (now, new) = (self.display_url(), &target.display_url);
+            return Err(StoreError::Refused(format!("{new} is another database than {now}")));
+        }
+        *options = target.options.clone();
+        Ok(())
     }
 
     /// An error of sqlx in the store's words.
@@ -128,7 +142,8 @@ impl Pool {
     }
 
     async fn connect(&self) -> std::result::Result<PgConnection, Failure> {
-        let mut conn = self.0.options.connect().await?;
+        let options = self.0.options.lock().clone();
+        let mut conn = options.connect().await?;
         sqlx::raw_sql(SETTINGS).execute(&mut conn).await?;
         Ok(conn)
     }

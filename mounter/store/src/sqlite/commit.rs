@@ -1,6 +1,9 @@
 //! One commit: the fence, then each table in the order of the storage model. Everything in one transaction.
 
+use std::collections::hash_map::Entry;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use rustc_hash::FxHashMap;
 use tarbox_types::{BlockIndex, BranchId, Cookie, DataId, Ino, Layer};
 
 use super::{
@@ -436,8 +439,14 @@ impl<'a> Target<'a> {
             "INSERT OR REPLACE INTO patch(branch, did, blk, born, seq, off, len, bytes)
              VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
+        // Asked for once per block, however many patches it gets.
+        let mut own: FxHashMap<(DataId, BlockIndex), Layer> = FxHashMap::default();
+        let mut own_version = |did, blk| match own.entry((did, blk)) {
+            Entry::Occupied(known) => Ok(*known.get()),
+            Entry::Vacant(new) => self.own_version(did, blk).map(|born| *new.insert(born)),
+        };
         for patch in &batch.patches {
-            let born = self.own_version(patch.did, patch.blk)?;
+            let born = own_version(patch.did, patch.blk)?;
             let bytes = put_bytes(self.connection, &patch.data)?;
             put.execute(params![
                 self.branch,
@@ -454,7 +463,7 @@ impl<'a> Target<'a> {
             .connection
             .prepare_cached("UPDATE ext SET alloc = ?4 WHERE branch = ?1 AND did = ?2 AND blk = ?3")?;
         for (did, blk, alloc) in &batch.patched {
-            self.own_version(*did, *blk)?;
+            own_version(*did, *blk)?;
             set.execute(params![self.branch, int(*did), int(*blk), alloc_bytes(alloc)])?;
         }
         Ok(())

@@ -425,6 +425,10 @@ impl Database for SqliteDatabase {
         self.inner.url.to_string()
     }
 
+    fn set_credentials(&self, _url: &str) -> Result<()> {
+        Ok(())
+    }
+
     async fn schema_version(&self) -> Result<SchemaVersion> {
         self.inner.control.version()
     }

@@ -1,0 +1,122 @@
+//! What the control socket shows, and what can be ordered over it.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Duration,
+};
+
+use tarbox_engine::{Activity, InFlight, Observer, OperationStatistics};
+use tarbox_fs::FileSystem;
+use tarbox_proto::control::v1::{self as wire, Phase, StatusResponse};
+use tarbox_store::Database;
+use tokio::sync::mpsc;
+
+use crate::tenant_dir::Note;
+
+/// So many requests in flight are shown at most.
+const SHOWN: usize = 64;
+
+/// One mounted tenant.
+pub struct Subject {
+    /// What was noted of it.
+    pub note: Note,
+    /// Epoch of its lease.
+    pub epoch: u64,
+    /// What is served.
+    pub file_system: Arc<FileSystem>,
+    /// Where it is kept.
+    pub database: Arc<dyn Database>,
+    observer: OnceLock<Observer>,
+    phase: AtomicI32,
+    /// Takes orders to drain; `None` where nobody could go on.
+    drains: Option<mpsc::Sender<Duration>>,
+}
+
+impl Subject {
+    /// A tenant that is about to be served.
+    pub fn new(
+        note: Note,
+        epoch: u64,
+        file_system: Arc<FileSystem>,
+        database: Arc<dyn Database>,
+        drains: Option<mpsc::Sender<Duration>>,
+    ) -> Arc<Self> {
+        let phase = AtomicI32::new(Phase::Starting.into());
+        Arc::new(Self { note, epoch, file_system, database, observer: OnceLock::new(), phase, drains })
+    }
+
+    /// Its requests, once there is a session.
+    pub fn observe(&self, observer: Observer) {
+        let _ = self.observer.set(observer);
+    }
+
+    /// How far it is.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase.into(), Ordering::Relaxed);
+    }
+
+    /// Orders it to leave the rest to a successor; false where there is none, or it is ordered already.
+    pub(super) fn drain(&self, limit: Duration) -> bool {
+        self.drains.as_ref().is_some_and(|drains| drains.try_send(limit).is_ok())
+    }
+
+    pub(super) fn statistics(&self) -> Vec<OperationStatistics> {
+        self.observer.get().map(Observer::statistics).unwrap_or_default()
+    }
+
+    pub(super) fn status(&self) -> StatusResponse {
+        let now = self.file_system.status();
+        let mut flights = self.observer.get().map(Observer::in_flight).unwrap_or_default();
+        flights.sort_unstable_by_key(|flight| std::cmp::Reverse(flight.age));
+        StatusResponse {
+            tenant_id: self.note.tenant_id.to_string(),
+            tenant_name: self.note.tenant_name.clone(),
+            version: self.note.version.clone(),
+            pid: self.note.pid,
+            epoch: self.epoch,
+            journal_sequence: now.seq,
+            committed_sequence: now.committed,
+            journal_bytes: now.journal_bytes,
+            used_bytes: now.used_bytes,
+            quota_bytes: now.limits.bytes,
+            used_inodes: now.used_inodes,
+            quota_inodes: now.limits.inodes,
+            mount_point: self.note.mount_point.to_string_lossy().into_owned(),
+            waiting_for: now.lost.or(now.waiting_for).unwrap_or_default(),
+            cache_bytes: now.cache_bytes,
+            operations: self.statistics().iter().map(|operation| operation.count).sum(),
+            phase: self.phase.load(Ordering::Relaxed),
+            in_flight_count: flights.len() as u64,
+            longest_executing_ms: longest(&flights, Activity::Executing),
+            longest_waiting_ms: longest(&flights, Activity::Waiting),
+            in_flight: flights.iter().take(SHOWN).map(shown).collect(),
+        }
+    }
+}
+
+fn longest(flights: &[InFlight], activity: Activity) -> u64 {
+    let ages = flights.iter().filter(|flight| flight.activity == activity).map(|flight| flight.activity_age);
+    ages.max().map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn shown(flight: &InFlight) -> wire::InFlight {
+    let activity = match flight.activity {
+        Activity::Executing => wire::Activity::Executing,
+        Activity::Waiting => wire::Activity::Waiting,
+    };
+    wire::InFlight {
+        unique: flight.unique,
+        operation: tarbox_engine::opcode::name_of(flight.opcode).to_owned(),
+        activity: activity.into(),
+        age_ms: millis(flight.age),
+        activity_age_ms: millis(flight.activity_age),
+        interrupted: flight.interrupted,
+    }
+}
