@@ -72,28 +72,22 @@ impl fmt::Display for Pin {
 /// # Errors
 /// Where a mount is still seen afterwards: busy, or the kernel did not answer within `limit`. The message names the pins.
 pub fn unmount(device: &str, last: &Path, step: Step, limit: Duration) -> Result<Vec<Pin>, AgentError> {
-    let before = holders(device);
+    let held = Held::now(device);
+    // Where somebody stands can no longer be seen once it is detached.
+    let users = (step == Step::Lazy).then(|| held.pins(Depth::Uses));
     let outcome = bounded(limit, {
         let (device, last) = (device.to_owned(), last.to_owned());
         move || take_away(&device, &last, step)
     });
-    if let Err((point, error)) = outcome {
-        let mut pins = before.pins();
-        pins.sort_by_key(|pin| pin.pid);
-        let named: Vec<_> = pins.iter().map(ToString::to_string).collect();
-        let doing = format!(
-            "unmount the file system {device} ({}) from",
-            if named.is_empty() { "nobody seems to use it".to_owned() } else { named.join("; ") }
-        );
-        return Err(AgentError::io(&doing, &point)(error));
+    match outcome {
+        // After a normal one nobody has anything open: the kernel has just said so.
+        Ok(()) => Ok(users.unwrap_or_else(|| held.pins(Depth::Mounts))),
+        Err((point, error)) => {
+            let named: Vec<_> = held.pins(Depth::Uses).iter().map(ToString::to_string).collect();
+            let named = if named.is_empty() { "nobody seems to use it".to_owned() } else { named.join("; ") };
+            Err(AgentError::io(&format!("unmount the file system {device} ({named}) from"), &point)(error))
+        }
     }
-    Ok(before.pins_left())
-}
-
-/// Who keeps a device alive, besides mounts that this process sees.
-#[must_use]
-pub fn pins(device: &str) -> Vec<Pin> {
-    holders(device).pins()
 }
 
 fn take_away(device: &str, last: &Path, step: Step) -> Result<(), (PathBuf, io::Error)> {
@@ -140,48 +134,50 @@ fn bounded<T: Send + 'static>(
     }
 }
 
-/// What processes have to do with a device.
-struct Holders {
-    pins: Vec<Pin>,
+/// How closely processes are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// What they have mounted.
+    Mounts,
+    /// Also what they have open, mapped, and where they stand.
+    Uses,
 }
 
-impl Holders {
-    fn pins(self) -> Vec<Pin> {
-        self.pins
+/// A device and where this process had it mounted: what is open keeps the number of the mount it came through, also after that is gone.
+struct Held {
+    device: String,
+    mounts: Vec<Mount>,
+}
+
+impl Held {
+    fn now(device: &str) -> Self {
+        let mounts = Mounts::read().unwrap_or_default().of_device(device).cloned().collect();
+        Self { device: device.to_owned(), mounts }
     }
 
-    /// Those that are still there after an unmount: files stay open, mounts of this namespace are gone.
-    fn pins_left(self) -> Vec<Pin> {
-        self.pins.into_iter().filter(|pin| is_alive(pin.pid)).collect()
-    }
-}
-
-fn is_alive(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
-}
-
-/// Looks at every process by files of /proc that say nothing of a file's content, and so ask no file system anything.
-fn holders(device: &str) -> Holders {
-    // A mount's id is its own in all namespaces: those that are not in our table are private copies. (Which namespace a process is in, not
-    // everybody may ask.)
-    let own = Mounts::read().unwrap_or_default();
-    let mut seen: BTreeSet<u64> = own.of_device(device).map(|mount| mount.id).collect();
-    let me = std::process::id();
-    let mut pins = Vec::new();
-    for pid in pids() {
-        let directory = PathBuf::from("/proc").join(pid.to_string());
-        let mounts =
-            fs::read(directory.join("mountinfo")).map(|table| Mounts::parse(&table)).unwrap_or_default();
-        let here: Vec<&Mount> = mounts.of_device(device).collect();
-        let private = here.iter().filter(|mount| seen.insert(mount.id));
-        let mut found: Vec<How> = private.map(|mount| How::Mounted(mount.point.clone())).collect();
-        if pid != me {
-            found.extend(uses(&directory, device, &here));
+    /// Who keeps the device alive, besides mounts that this process sees; by files of /proc that ask no file system anything.
+    fn pins(&self, depth: Depth) -> Vec<Pin> {
+        // A mount's number is its own in all namespaces: those that are not ours are private copies. (Which namespace a process is in,
+        // not everybody may ask.)
+        let mut seen: BTreeSet<u64> = self.mounts.iter().map(|mount| mount.id).collect();
+        let mut pins = Vec::new();
+        for pid in pids() {
+            let directory = PathBuf::from("/proc").join(pid.to_string());
+            let table =
+                fs::read(directory.join("mountinfo")).map(|table| Mounts::parse(&table)).unwrap_or_default();
+            let private: Vec<&Mount> = table.of_device(&self.device).collect();
+            let copies = private.iter().filter(|mount| seen.insert(mount.id));
+            let mut found: Vec<How> = copies.map(|mount| How::Mounted(mount.point.clone())).collect();
+            if depth == Depth::Uses && pid != std::process::id() {
+                let mounts: Vec<&Mount> = self.mounts.iter().chain(private).collect();
+                found.extend(uses(&directory, &self.device, &mounts));
+            }
+            let command = || fs::read_to_string(directory.join("comm")).unwrap_or_default().trim().to_owned();
+            pins.extend(found.into_iter().map(|how| Pin { pid, command: command(), how }));
         }
-        let command = || fs::read_to_string(directory.join("comm")).unwrap_or_default().trim().to_owned();
-        pins.extend(found.into_iter().map(|how| Pin { pid, command: command(), how }));
+        pins.sort_by_key(|pin| pin.pid);
+        pins
     }
-    Holders { pins }
 }
 
 fn pids() -> Vec<u32> {

@@ -110,9 +110,9 @@ fn a_private_copy_is_named_and_no_reason_to_fail() {
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!((left[0].pid, &left[0].how), (copy.id(), &How::Mounted(point)));
     assert!(!is_seen(&device));
-    assert_eq!(pins(&device).len(), 1);
+    assert_eq!(Held::now(&device).pins(Depth::Mounts).len(), 1);
     end(copy);
-    assert_eq!(pins(&device), []);
+    assert_eq!(Held::now(&device).pins(Depth::Mounts), []);
 }
 
 fn shell_in_namespace(script: &str, ready: &Path) -> Child {
