@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Parser;
 use tarbox_engine::SessionConfig;
 use tarbox_runtime::telemetry::{self, LogLevel, LogTarget};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     daemon,
     failure::{Failure, OK},
-    serve,
+    keeping,
     settings::{Flags, Settings},
     supervised,
 };
@@ -155,19 +156,17 @@ impl MountCommand {
             daemon::leave_terminal()?;
         }
         let log = start_logging(&settings, is_child)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|source| Failure::Io { doing: "start the runtime".to_owned(), source })?;
         if let Some(link) = link {
+            let runtime = start_runtime(Builder::new_multi_thread().worker_threads(2))?;
             let outcome = runtime.block_on(supervised::run(link, settings, session, mount_point));
             // What waits stays in its slots.
             runtime.shutdown_background();
             return outcome;
         }
-        let report = move |mounted: &serve::Mounted<'_>| tell(mounted, is_child);
-        let outcome = runtime.block_on(serve::run(settings, mount_point, report));
+        let output = log.clone().map_or(keeping::Output::Stderr, keeping::Output::File);
+        let report = move |mounted: &keeping::Mounted| tell(mounted, is_child);
+        let runtime = start_runtime(&mut Builder::new_current_thread())?;
+        let outcome = runtime.block_on(keeping::run(settings, mount_point, output, report));
         // A thread that hangs in a system call on a foreign mount must not keep the process.
         runtime.shutdown_background();
         match (&log, &outcome) {
@@ -206,6 +205,11 @@ impl MountCommand {
     }
 }
 
+fn start_runtime(builder: &mut Builder) -> Result<Runtime, Failure> {
+    let started = builder.enable_all().build();
+    started.map_err(|source| Failure::Io { doing: "start the runtime".to_owned(), source })
+}
+
 /// Starts logging. A daemon logs into a file in the state directory, removed when it has ended well; the tenant is not
 /// known yet, so that it is named after the process.
 fn start_logging(settings: &Settings, is_daemon: bool) -> Result<Option<PathBuf>, Failure> {
@@ -221,7 +225,7 @@ fn start_logging(settings: &Settings, is_daemon: bool) -> Result<Option<PathBuf>
     Ok(is_daemon.then_some(log))
 }
 
-fn tell(mounted: &serve::Mounted<'_>, is_daemon: bool) -> Result<(), Failure> {
+fn tell(mounted: &keeping::Mounted, is_daemon: bool) -> Result<(), Failure> {
     use std::io::Write;
     if is_daemon {
         return daemon::report(&mounted.to_string());

@@ -280,7 +280,9 @@ fn how_long_applications_wait_is_told() {
                 supervised.kill();
                 supervised.take_over(next).expect("take over");
             }),
-            ("replaced", |supervised| drop(supervised.upgrade().expect("upgrade"))),
+            ("replaced", |supervised| {
+                let _ = supervised.upgrade().expect("upgrade");
+            }),
         ];
         for (what, event) in events {
             let mut pauses: Vec<u64> = (0..kills(5))
