@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use tarbox_proto::control::v1::{
-    FlushRequest, SetQuotaRequest, StatusRequest, StatusResponse, control_client::ControlClient,
+    FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
+    control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
 use tarbox_supervisor::{Answer, Waiting};
@@ -45,6 +46,17 @@ impl Control {
         self.answer("set its limits", limit, asked).await.map(drop)
     }
 
+    /// Gives it another password for the connections that it makes from now on.
+    pub(crate) async fn set_credentials(
+        &self,
+        database_url: String,
+        limit: Duration,
+    ) -> Result<(), AgentError> {
+        let request = SetCredentialsRequest { database_url };
+        let asked = async { self.client(limit).await?.set_credentials(request).await };
+        self.answer("take the new password", limit, asked).await.map(drop)
+    }
+
     async fn client(&self, limit: Duration) -> Result<ControlClient<Channel>, Status> {
         let channel = tarbox_rpc::connect(&self.socket, limit).await;
         channel.map(ControlClient::new).map_err(|error| {
@@ -72,6 +84,43 @@ impl Control {
 
 /// What a status says to the supervisor.
 pub(crate) fn answer_of(status: &StatusResponse) -> Answer {
-    let waiting_for = (!status.waiting_for.is_empty()).then_some(Waiting::Database);
-    Answer { serving: true, executing_longest: Duration::ZERO, waiting_longest: Duration::ZERO, waiting_for }
+    let what = status.waiting_for.as_str();
+    let waiting_for = match what {
+        "" => None,
+        _ if what.contains("journal") => Some(Waiting::Journal),
+        _ if what.contains("lease") => Some(Waiting::Lease),
+        _ => Some(Waiting::Database),
+    };
+    Answer {
+        // Releases that say nothing of it answer only while they serve.
+        serving: matches!(status.phase(), Phase::Serving | Phase::Unspecified),
+        executing_longest: Duration::from_millis(status.longest_executing_ms),
+        waiting_longest: Duration::from_millis(status.longest_waiting_ms),
+        waiting_for,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_mounter_waits_for_is_told_from_what_it_executes() {
+        let told = |waiting_for: &str, phase: Phase| {
+            answer_of(&StatusResponse {
+                waiting_for: waiting_for.to_owned(),
+                phase: phase.into(),
+                longest_executing_ms: 7,
+                longest_waiting_ms: 9,
+                ..Default::default()
+            })
+        };
+        let answer = told("", Phase::Serving);
+        assert_eq!((answer.serving, answer.waiting_for), (true, None));
+        assert_eq!(answer.executing_longest, Duration::from_millis(7));
+        assert_eq!(answer.waiting_longest, Duration::from_millis(9));
+        assert_eq!(told("the database", Phase::Serving).waiting_for, Some(Waiting::Database));
+        assert_eq!(told("room in the journal", Phase::Serving).waiting_for, Some(Waiting::Journal));
+        assert!(!told("", Phase::Starting).serving && told("", Phase::Unspecified).serving);
+    }
 }

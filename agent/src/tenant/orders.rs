@@ -238,6 +238,17 @@ impl Shell {
         }
     }
 
+    /// Tells the mounter that serves which password is in force now.
+    pub(super) fn renew_password(&self) {
+        let Some(url) = self.secrets.clone() else { return };
+        let (control, limit, tenant) = (self.control(), self.node.policy.ping_limit, self.staged.tenant);
+        tokio::spawn(async move {
+            if let Err(error) = control.set_credentials(url, limit).await {
+                tracing::warn!(%tenant, error = error.report(), "the mounter goes on with the password it has");
+            }
+        });
+    }
+
     /// The same descriptors, with the secrets that are known now.
     pub(super) fn with_secrets(&self, kept: Arc<Kept>) -> Arc<Kept> {
         let renewed = || {
@@ -265,12 +276,7 @@ impl Shell {
             let watched = watched.await;
             self.complain(watched);
         }
-        let record = self.machine.record();
-        let ticket = record
-            .build
-            .clone()
-            .filter(|_| record.wanted.is_some() && record.served)
-            .map(|build| Ticket { build, memory: record.memory });
+        let ticket = self.machine.ticket();
         let left = self.ticket(ticket).await;
         self.complain(left);
     }
