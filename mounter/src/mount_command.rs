@@ -131,6 +131,10 @@ pub struct MountCommand {
     #[arg(long, hide = true, value_name = "N", conflicts_with = "daemon")]
     control_fd: Option<i32>,
 
+    /// Log into this file, of bounded size, instead of standard error
+    #[arg(long, hide = true, value_name = "FILE", requires = "control_fd")]
+    log_file: Option<PathBuf>,
+
     /// Do as if the kernel could not send requests again: for tests
     #[arg(long, hide = true, requires = "control_fd")]
     without_resend: bool,
@@ -146,6 +150,7 @@ impl MountCommand {
         let link = self.control_fd.map(supervised::take_link).transpose()?;
         let session = SessionConfig { resend: !self.without_resend, ..SessionConfig::default() };
         let (daemon, is_child) = (self.daemon, self.daemon_child);
+        let log_file = self.log_file.clone();
         let (mount_point, flags) = self.into_flags();
         // Read in the parent as well: its faults need no child.
         let settings = Settings::load(flags)?;
@@ -155,7 +160,7 @@ impl MountCommand {
         if is_child {
             daemon::leave_terminal()?;
         }
-        let log = start_logging(&settings, is_child)?;
+        let log = start_logging(&settings, log_file, is_child)?;
         if let Some(link) = link {
             let runtime = start_runtime(Builder::new_multi_thread().worker_threads(2))?;
             let outcome = runtime.block_on(supervised::run(link, settings, session, mount_point));
@@ -212,17 +217,23 @@ fn start_runtime(builder: &mut Builder) -> Result<Runtime, Failure> {
 
 /// Starts logging. A daemon logs into a file in the state directory, removed when it has ended well; the tenant is not
 /// known yet, so that it is named after the process.
-fn start_logging(settings: &Settings, is_daemon: bool) -> Result<Option<PathBuf>, Failure> {
+fn start_logging(
+    settings: &Settings,
+    file: Option<PathBuf>,
+    is_daemon: bool,
+) -> Result<Option<PathBuf>, Failure> {
     let level = settings.log_level.clone().unwrap_or_else(LogLevel::of_mounter);
-    let log = settings.state_dir.join(format!("log.{}", std::process::id()));
-    let target = if is_daemon {
+    let own = is_daemon.then(|| settings.state_dir.join(format!("log.{}", std::process::id())));
+    if own.is_some() {
         crate::settings::ensure_state_dir(&settings.state_dir)?;
-        LogTarget::File(log.clone())
-    } else {
-        LogTarget::Stderr
-    };
-    telemetry::start(&level, settings.log_format, &target).map_err(Failure::io("open the log", &log))?;
-    Ok(is_daemon.then_some(log))
+    }
+    let log = file.or_else(|| own.clone());
+    let target = log.clone().map_or(LogTarget::Stderr, LogTarget::File);
+    telemetry::start(&level, settings.log_format, &target).map_err(|source| {
+        let shown = log.unwrap_or_default();
+        Failure::io("open the log", &shown)(source)
+    })?;
+    Ok(own)
 }
 
 fn tell(mounted: &keeping::Mounted, is_daemon: bool) -> Result<(), Failure> {

@@ -56,7 +56,7 @@ impl Order {
         // What runs, even if something else lies at its place by now.
         let executable = File::open("/proc/self/exe").map_err(failed)?;
         Ok(Self {
-            arguments: arguments(settings, tenant, database, point),
+            arguments: arguments(settings, tenant, database, point, &output),
             environment: environment(),
             log: log(&output)?,
             program,
@@ -114,7 +114,13 @@ fn environment() -> Vec<Vec<u8>> {
 }
 
 /// Limits are left out: they are kept in the tenant since it was admitted, and may be changed there meanwhile.
-fn arguments(settings: &Settings, tenant: TenantId, database: &str, point: &Path) -> Vec<Vec<u8>> {
+fn arguments(
+    settings: &Settings,
+    tenant: TenantId,
+    database: &str,
+    point: &Path,
+    output: &Output,
+) -> Vec<Vec<u8>> {
     let compression = settings.compression.map(|compression| match compression {
         Compression::None => "none",
         Compression::Zstd => "zstd",
@@ -146,6 +152,10 @@ fn arguments(settings: &Settings, tenant: TenantId, database: &str, point: &Path
     all.extend(compression.map(|compression| format!("--compression={compression}").into()));
     all.extend(settings.log_level.as_ref().map(|level| format!("--log-level={level}").into()));
     all.extend(settings.read_only.then(|| b"--read-only".to_vec()));
+    if let Output::File(path) = output {
+        // Opened by itself, so that it stays of bounded size.
+        all.push([b"--log-file=", path.as_os_str().as_bytes()].concat());
+    }
     all.push(b"--".to_vec());
     all.push(point.as_os_str().as_bytes().to_vec());
     all
