@@ -8,3 +8,19 @@ pub mod control {
         tonic::include_proto!("tarbox.control.v1");
     }
 }
+
+/// `tarbox.agent.v1`: what an operator asks the agent.
+pub mod agent {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("tarbox.agent.v1");
+    }
+}
+
+/// `csi.v1`: the Container Storage Interface.
+pub mod csi {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("csi.v1");
+    }
+}

@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod differ;
 pub mod load;
 pub mod mount;
+pub mod node;
 pub mod postgres;
 pub mod product;
 pub mod rng;

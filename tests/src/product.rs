@@ -40,9 +40,11 @@ fn build() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "-p", "tarbox-mounter", "--bins", "--profile", &profile]);
-    command::succeed(cargo.current_dir(workspace()), Duration::from_secs(1800))
-        .expect("build tarbox-mounter");
+    cargo.args(["build", "--quiet", "--bins", "--profile", &profile]);
+    for package in ["tarbox-mounter", "tarbox-agent", "tarbox-keeper"] {
+        cargo.args(["-p", package]);
+    }
+    command::succeed(cargo.current_dir(workspace()), Duration::from_secs(1800)).expect("build the programs");
     target.join(if profile == "dev" { "debug" } else { &profile })
 }
 

@@ -11,7 +11,7 @@ use std::{
 use tarbox_tests::{command::succeed, product::workspace};
 
 /// Which of our crates each crate may use. Arrows point one way: programs, then parts, then words.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("tarbox-types", &[]),
     ("tarbox-proto", &[]),
     ("tarbox-rpc", &["tarbox-proto", "tarbox-types"]),
@@ -28,6 +28,19 @@ const ARROWS: [(&str, &[&str]); 12] = [
             "tarbox-fs",
             "tarbox-handover",
             "tarbox-keeper",
+            "tarbox-proto",
+            "tarbox-rpc",
+            "tarbox-runtime",
+            "tarbox-store",
+            "tarbox-supervisor",
+            "tarbox-types",
+        ],
+    ),
+    (
+        "tarbox-agent",
+        &[
+            "tarbox-engine",
+            "tarbox-handover",
             "tarbox-proto",
             "tarbox-rpc",
             "tarbox-runtime",

@@ -35,7 +35,7 @@ pub(crate) fn weight_of(cause: &Cause, words: Option<&Failure>, stage: Stage) ->
 
 fn weight_of_kind(kind: ErrorKind) -> Weight {
     match kind {
-        ErrorKind::Unavailable | ErrorKind::Busy => Weight::Waits,
+        ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::Concurrent => Weight::Waits,
         ErrorKind::NotFound
         | ErrorKind::InvalidArgument
         | ErrorKind::Incompatible
@@ -88,7 +88,11 @@ impl Tenant {
 
     /// A mount or a spawn failed: like a mounter that ended before it served.
     pub(crate) fn start_failed(&mut self, now: Duration, doing: &Doing, failure: Failure) {
-        let weight = weight_of_kind(failure.kind);
+        // It is not the build that speaks here: nothing is final.
+        let weight = match weight_of_kind(failure.kind) {
+            Weight::Final => Weight::Counts,
+            weight @ (Weight::Nothing | Weight::Waits | Weight::Counts) => weight,
+        };
         // It may have been done nevertheless.
         self.run.doubt = true;
         match (doing, &self.record.state) {
@@ -124,20 +128,18 @@ impl Tenant {
             let window = self.policy.crash_window;
             self.record.crashes.retain(|at| now.saturating_sub(*at) < window);
             self.record.crashes.push(now);
-        }
-        if weight == Weight::Final || self.is_open() {
-            self.notice(Notice::Setback { why, delay: self.policy.broken_retry });
-            self.record.state = State::Broken { since: now };
-            return;
+            // Once open, an attempt that fails leaves it open, however long ago the others were.
+            self.record.open |=
+                weight == Weight::Final || self.record.crashes.len() >= self.policy.crash_limit;
+            if self.record.open {
+                self.notice(Notice::Setback { why, delay: self.policy.broken_retry });
+                self.record.state = State::Broken { since: now };
+                return;
+            }
         }
         let delay = if weight == Weight::Nothing { Duration::ZERO } else { self.next_delay() };
         self.notice(Notice::Setback { why, delay });
         self.record.state = State::Restarting { at: now + delay };
-    }
-
-    /// Whether crashes have opened the circuit.
-    pub(crate) fn is_open(&self) -> bool {
-        self.record.crashes.len() >= self.policy.crash_limit
     }
 
     fn next_delay(&mut self) -> Duration {

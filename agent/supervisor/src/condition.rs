@@ -54,7 +54,7 @@ pub(crate) fn condition(record: &Record, waiting: Option<Waiting>, suspicious: b
         State::Broken { .. } => Condition::Broken { why: why() },
         State::Restarting { .. } => Condition::Restarting { why: why() },
         // An attempt with the circuit open changes nothing before it succeeds.
-        State::Starting { .. } if record.responding => Condition::Broken { why: why() },
+        State::Starting { .. } if record.open => Condition::Broken { why: why() },
         State::Stopping { .. } => Condition::Stopping,
         State::Starting { .. } | State::Serving { .. } | State::Upgrading { .. } if waiting.is_some() => {
             waiting.map_or(Condition::Starting, Condition::Waiting)

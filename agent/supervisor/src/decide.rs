@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use crate::{
-    Build, Connection, Notice, Order, Role, Stage, State, Stopping, Tenant, backoff::Weight, tenant::Doing,
+    Build, Connection, Mounter, Notice, Order, Role, Stage, State, Stopping, Tenant, backoff::Weight,
+    tenant::Doing,
 };
 
 impl Tenant {
     /// Makes at most one change. Whether it did.
     pub(crate) fn pass(&mut self, now: Duration) -> bool {
+        // A barrier is worth something only for the unmount that follows it: staged again, or the mounter died.
+        let is_flushing = matches!(self.record.state, State::Stopping { stage: Stopping::Flushing, .. });
+        self.run.pending.take_if(|pending| pending.what == Doing::Flush && !is_flushing);
         if self.give_up(now) || self.look(now) || self.kill_strays(now) || self.watch(now) {
             return true;
         }
@@ -77,6 +81,9 @@ impl Tenant {
             self.enter_serving(now);
             return true;
         }
+        if self.tell_again(stage) {
+            return true;
+        }
         if self.is_late(now, since, self.policy.start_limit) {
             let why = format!("does not serve {:?} after its start", self.policy.start_limit);
             self.condemn(now, why, Weight::Counts);
@@ -92,8 +99,18 @@ impl Tenant {
             return false;
         }
         self.discard_server();
+        self.leave_journal();
         self.enter_stopping(now, Stopping::Unmounting);
         true
+    }
+
+    /// Nobody can commit what may be left: that is written down before anything is unmounted.
+    fn leave_journal(&mut self) {
+        if self.record.served {
+            let why = self.record.last_words.clone().unwrap_or_default();
+            self.record.unflushed = Some(why.clone());
+            self.notice(Notice::JournalLeft { why });
+        }
     }
 
     /// Gets a server: mounts, promotes a stand-by that is ready, or spawns. Only when nobody else can be serving.
@@ -148,11 +165,25 @@ impl Tenant {
         }
     }
 
+    /// Repeats TakeOver after an earlier supervisor, or a failed write, may have lost it.
+    pub(crate) fn tell_again(&mut self, stage: Stage) -> bool {
+        if !std::mem::take(&mut self.run.retell) || stage != Stage::TakingOver {
+            return false;
+        }
+        if let Some(process) = self.record.server.as_ref().map(|server| server.process) {
+            self.send(process, Order::SendTakeOver(process));
+        }
+        true
+    }
+
     pub(crate) fn enter_serving(&mut self, now: Duration) {
         self.record.state = State::Serving { since: now };
         self.record.build = self.record.server.as_ref().map(|server| server.build.clone());
         self.record.served = true;
-        self.record.outage_since = None;
+        // A crash loop that serves for a moment each time is one outage.
+        if self.record.crashes.is_empty() {
+            self.record.outage_since = None;
+        }
     }
 
     fn serving(&mut self, now: Duration, since: Duration) -> bool {
@@ -160,10 +191,18 @@ impl Tenant {
             self.enter_stopping(now, Stopping::Flushing);
             return true;
         }
+        // Of an upgrade that was called off while it was being spawned.
+        let is_of_use =
+            |spare: &Mounter| self.policy.keep_stand_by && Some(&spare.build) == self.record.build.as_ref();
+        if self.record.spare.as_ref().is_some_and(|spare| !is_of_use(spare)) {
+            return self.discard_spare();
+        }
         let is_stained = self.record.streak > 0 || !self.record.crashes.is_empty();
         if is_stained && self.due(now, since + self.policy.healthy_after) {
             self.record.streak = 0;
             self.record.crashes.clear();
+            self.record.open = false;
+            self.record.outage_since = None;
             return true;
         }
         self.begin_upgrade(now) || self.keep_stand_by(now)
@@ -200,10 +239,7 @@ impl Tenant {
             return false;
         }
         if self.record.wanted.is_none() {
-            if self.record.served {
-                let why = self.record.last_words.clone().unwrap_or_default();
-                self.notice(Notice::JournalLeft { why });
-            }
+            self.leave_journal();
             self.enter_stopping(now, Stopping::Unmounting);
             return true;
         }

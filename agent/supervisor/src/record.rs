@@ -149,7 +149,10 @@ pub enum State {
 }
 
 /// What is known of a tenant and has to outlive the supervisor. Valid within one boot.
+///
+/// Fields are only ever added; what an older release did not write has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Record {
     /// What is staged; `None` once unstage was asked for.
     pub wanted: Option<Wanted>,
@@ -173,14 +176,18 @@ pub struct Record {
     pub served: bool,
     /// When mounters crashed, within the policy's window.
     pub crashes: Vec<Duration>,
+    /// Whether the circuit is open: until it has been healthy, or somebody says that the cause is gone.
+    pub open: bool,
     /// Restarts in a row that did not lead to lasting health: what the back-off grows by.
     pub streak: u32,
     /// Restarts since it was staged.
     pub restarts: u64,
-    /// Since when nobody serves.
+    /// Since when nobody has served in health.
     pub outage_since: Option<Duration>,
     /// Whether errors are answered in the mounter's place.
     pub responding: bool,
+    /// Why it is unmounted without everything committed, if it is: the journal holds the rest.
+    pub unflushed: Option<String>,
     /// Why the last mounter ended, in its own words where it had any.
     pub last_words: Option<String>,
 }

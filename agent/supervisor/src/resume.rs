@@ -85,10 +85,7 @@ impl Tenant {
         let Some(server) = self.record.server.as_mut() else { return };
         match server.stage {
             // Whether it was told is not known: telling it again is harmless, and without a channel it can only be replaced.
-            Stage::TakingOver if linked => {
-                let process = server.process;
-                self.send(process, Order::SendTakeOver(process));
-            }
+            Stage::TakingOver if linked => self.run.retell = true,
             Stage::TakingOver => {
                 self.condemn(now, "lost its channel while it took over".to_owned(), Weight::Waits)
             }
@@ -114,12 +111,13 @@ impl Tenant {
             | State::Broken { .. } => {
                 self.record.state = State::Starting { since: now };
             }
-            State::Stopping { stage: Stopping::Flushing, .. } => {
-                self.record.state = State::Starting { since: now }
+            // It may have read a journal with something left in it: flush again.
+            State::Stopping { stage: Stopping::Flushing | Stopping::Unmounting, .. }
+                if self.record.connection == Connection::Alive =>
+            {
+                self.record.state = State::Starting { since: now };
             }
-            State::Stopping { stage: Stopping::Unmounting | Stopping::Ending, .. }
-            | State::Absent
-            | State::Gone => {}
+            State::Stopping { .. } | State::Absent | State::Gone => {}
         }
     }
 

@@ -14,6 +14,10 @@ impl Tenant {
     }
 
     pub(crate) fn stopping(&mut self, now: Duration, stage: Stopping, since: Duration) -> bool {
+        // One that was being spawned when it began.
+        if self.discard_spare() {
+            return true;
+        }
         match stage {
             Stopping::Flushing => self.flush(now),
             Stopping::Unmounting => self.unmount(now),

@@ -36,6 +36,8 @@ pub(crate) struct Run {
     /// The rung of the ladder that is next.
     pub(crate) rung: Option<UnmountStep>,
     pub(crate) stop_sent: bool,
+    /// TakeOver may not have reached the server.
+    pub(crate) retell: bool,
     /// The last command whose failure would matter, and to whom.
     sent: Option<(EffectId, Process)>,
     /// The last words of a process that has not exited yet.
@@ -134,14 +136,15 @@ impl Tenant {
         std::mem::take(&mut self.run.out)
     }
 
-    /// What the keeper may restart by itself: what served and is wanted, but nothing that crashes all the time.
-    fn ticket(&self) -> Option<Ticket> {
-        let is_broken = matches!(self.record.state, State::Broken { .. }) || self.is_open();
-        let build = self
-            .record
-            .build
-            .clone()
-            .filter(|_| self.record.wanted.is_some() && self.record.served && !is_broken)?;
+    /// What the keeper may restart by itself: what served and is wanted, but nothing that crashes all the time or is on its way out.
+    ///
+    /// For a keeper that has lost everything; otherwise [`Order::Ticket`] says when it changes.
+    #[must_use]
+    pub fn ticket(&self) -> Option<Ticket> {
+        let is_over =
+            matches!(self.record.state, State::Broken { .. } | State::Stopping { .. }) || self.record.open;
+        let is_served = self.record.wanted.is_some() && self.record.served && !is_over;
+        let build = self.record.build.clone().filter(|_| is_served)?;
         Some(Ticket { build, memory: self.record.memory })
     }
 
@@ -230,6 +233,7 @@ impl Tenant {
     /// Forgets the crashes; a broken or waiting tenant is started at once.
     fn reset(&mut self, now: Duration) {
         self.record.crashes.clear();
+        self.record.open = false;
         self.record.streak = 0;
         self.run.retry_at = None;
         match self.record.state {
@@ -278,7 +282,7 @@ impl Tenant {
             let words = self.run.failed.take().filter(|(who, _)| *who == process).map(|(_, failure)| failure);
             let weight = weight_of(cause, words.as_ref(), server.stage);
             // Unmounted by somebody else? Ask before mounting or starting anything.
-            self.run.doubt |= *cause == Cause::Clean && self.record.wanted.is_some();
+            self.run.doubt |= *cause == Cause::Clean;
             if *cause == Cause::OutOfMemory {
                 self.grant_memory();
             }
@@ -299,6 +303,9 @@ impl Tenant {
             }
             (Some(Doing::Flush), Outcome::Done) => self.enter_stopping(now, Stopping::Unmounting),
             (Some(Doing::Unmount(_)), Outcome::Done) => self.unmounted(now),
+            // The record was written again meanwhile (staged and unstaged): it has to go as well.
+            (Some(Doing::Forget), Outcome::Done)
+                if self.run.persisting.is_some_and(|persisted| persisted > id) => {}
             (Some(Doing::Forget), Outcome::Done) => {
                 self.record =
                     Record { wanted: self.record.wanted.take(), state: State::Gone, ..Record::default() };

@@ -113,6 +113,9 @@ impl Tenant {
             self.enter_upgrade(now, Upgrading::Proving, to);
             return true;
         }
+        if self.tell_again(stage) {
+            return true;
+        }
         if self.is_late(now, since, self.policy.switch_limit) {
             self.discard_server();
             self.roll_back(now, to, format!("did not serve within {:?}", self.policy.switch_limit));

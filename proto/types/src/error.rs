@@ -29,4 +29,48 @@ pub enum ErrorKind {
     Unsupported,
     /// A defect of this program or of the machine under it.
     Internal,
+    /// Another request for the same thing is under way.
+    Concurrent,
+}
+
+impl ErrorKind {
+    /// Every kind, once.
+    pub const ALL: [Self; 14] = [
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::InvalidArgument,
+        Self::FailedPrecondition,
+        Self::Busy,
+        Self::Exhausted,
+        Self::PermissionDenied,
+        Self::Unavailable,
+        Self::Fenced,
+        Self::Damaged,
+        Self::Incompatible,
+        Self::Unsupported,
+        Self::Internal,
+        Self::Concurrent,
+    ];
+
+    /// The kind that is spelt so in the source.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| format!("{kind:?}") == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_name() {
+        assert_eq!(ErrorKind::ALL.into_iter().collect::<HashSet<_>>().len(), ErrorKind::ALL.len());
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::of_name(&format!("{kind:?}")), Some(kind));
+        }
+        assert_eq!(ErrorKind::of_name("not found"), None);
+    }
 }

@@ -1,0 +1,124 @@
+//! The keeper, for the agent's tasks: one connection that attends, made anew where the keeper was replaced.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tarbox_handover::{Client, HandoverError};
+use tokio::sync::watch;
+
+use crate::{failure::AgentError, launcher::Launcher};
+
+/// How often the keeper is looked at when nobody asks it for anything.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The connection to the keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    launcher: Box<dyn Launcher>,
+    client: Mutex<Option<Client>>,
+    /// The process of the one that was reached last.
+    pid: AtomicU32,
+    /// How many keepers there have been: who has given something to one of them gives it to the next as well.
+    generation: watch::Sender<u64>,
+}
+
+impl Keeper {
+    /// Connects and attends: from now on the keeper's tickets rest.
+    ///
+    /// # Errors
+    /// Where there is no keeper.
+    pub fn attend(launcher: Box<dyn Launcher>) -> Result<Self, AgentError> {
+        let client = attending(launcher.as_ref())?;
+        let pid = AtomicU32::new(client.keeper_pid());
+        Ok(Self { launcher, client: Mutex::new(Some(client)), pid, generation: watch::Sender::new(1) })
+    }
+
+    /// The keeper's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// The launcher's name.
+    #[must_use]
+    pub fn launcher(&self) -> &'static str {
+        self.launcher.name()
+    }
+
+    /// Changes when there is another keeper.
+    #[must_use]
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Asks the keeper for something; once more where it was replaced meanwhile.
+    ///
+    /// # Errors
+    /// Where it refuses, or there is none.
+    pub async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        doing: &'static str,
+        ask: impl Fn(&mut Client) -> Result<T, HandoverError> + Send + 'static,
+    ) -> Result<T, AgentError> {
+        let keeper = self.clone();
+        let asked = tokio::task::spawn_blocking(move || keeper.ask_now(doing, ask)).await;
+        asked.unwrap_or_else(|_| Err(AgentError::Unusable("the agent is ending".to_owned())))
+    }
+
+    fn ask_now<T>(
+        &self,
+        doing: &'static str,
+        ask: impl Fn(&mut Client) -> Result<T, HandoverError>,
+    ) -> Result<T, AgentError> {
+        let mut client = self.client.lock();
+        if let Some(there) = client.as_mut() {
+            match ask(there) {
+                Err(HandoverError::Closed | HandoverError::Io { .. }) => {}
+                // An answer that came too late would be taken for the next one's.
+                Err(error @ HandoverError::TimedOut(_)) => {
+                    *client = None;
+                    return Err(AgentError::handover(doing)(error));
+                }
+                outcome => return outcome.map_err(AgentError::handover(doing)),
+            }
+        }
+        *client = None;
+        let mut next = attending(self.launcher.as_ref())?;
+        self.pid.store(next.keeper_pid(), Ordering::Relaxed);
+        let outcome = ask(&mut next);
+        *client = Some(next);
+        drop(client);
+        tracing::warn!("the keeper was replaced");
+        self.generation.send_modify(|generation| *generation += 1);
+        outcome.map_err(AgentError::handover(doing))
+    }
+
+    /// Notices within moments when the keeper is replaced, even if nobody wants anything of it. Never returns.
+    pub async fn look_after(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Err(error) = self.ask("look at the keeper", |client| client.children().map(drop)).await {
+                tracing::error!(error = error.report(), "no keeper: nothing is restarted until there is one");
+            }
+        }
+    }
+
+    /// Lets go of the keeper; it goes as well if nothing is left and the launcher had started it.
+    pub fn release(&self) {
+        if let Some(client) = self.client.lock().take() {
+            self.launcher.release(client);
+        }
+    }
+}
+
+fn attending(launcher: &dyn Launcher) -> Result<Client, AgentError> {
+    let mut client = launcher.connect()?;
+    client.attend().map_err(AgentError::handover("attend"))?;
+    Ok(client)
+}

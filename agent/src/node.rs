@@ -1,0 +1,394 @@
+//! This node: what all tenants share, and who they are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
+use tarbox_handover::{Limit, SpawnSpec};
+use tarbox_supervisor::{Build, Policy, Wanted};
+use tarbox_types::{ByteSize, TenantId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    builds::Builds,
+    csi::request::Stage,
+    database_url,
+    failure::AgentError,
+    host::{
+        boot,
+        cgroup::{Cgroup, Cgroups},
+        state,
+    },
+    keeper::Keeper,
+    launcher,
+    settings::Settings,
+    tenant::{self, Adopted, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
+};
+
+/// The first of the users that mounters run as, one for each tenant; no system gives these numbers to people.
+const FIRST_USER: u32 = 1_879_048_192;
+/// How long the last processes of a tenant may take to die; they are killed.
+const GROUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// So many of them.
+const USERS: u32 = 1 << 24;
+
+/// What all tenants of the node share.
+#[derive(Debug)]
+pub struct Node {
+    /// The configuration.
+    pub settings: Settings,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) builds: Builds,
+    pub(crate) policy: Policy,
+    tenants: Mutex<BTreeMap<TenantId, Handle>>,
+    boot_id: String,
+    is_database_reached: AtomicBool,
+    environment: Vec<String>,
+    limits: Vec<Limit>,
+    may_spare: bool,
+    /// One agent at a time has the state directory.
+    _lock: Flock<File>,
+}
+
+impl Node {
+    /// Takes the state directory, comes to the keeper, and takes up what an earlier agent left.
+    ///
+    /// # Errors
+    /// Where another agent has the directory, or there is no keeper.
+    pub fn open(settings: Settings) -> Result<Arc<Self>, AgentError> {
+        for directory in [&settings.state_dir, &settings.run_dir] {
+            private_directory(directory)?;
+        }
+        let tenants = settings.state_dir.join("tenants");
+        private_directory(&tenants)?;
+        // Mounters of other users have to come through to their own directories.
+        reachable_directory(&settings.run_dir)?;
+        reachable_directory(&settings.run_dir.join("mounters"))?;
+        let lock = lock(&settings.state_dir)?;
+        let policy = Policy { keep_stand_by: settings.stand_by, ..Policy::default() };
+        let node = Arc::new(Self {
+            keeper: Arc::new(Keeper::attend(launcher::of(&settings))?),
+            builds: Builds::open(settings.state_dir.join("builds"))?,
+            policy,
+            tenants: Mutex::new(BTreeMap::new()),
+            boot_id: boot::id()
+                .map_err(AgentError::io("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
+            is_database_reached: AtomicBool::new(false),
+            environment: tenant::environment(),
+            limits: tenant::limits(),
+            may_spare: tenant::may_spare(),
+            settings,
+            _lock: lock,
+        });
+        node.take_up()?;
+        Ok(node)
+    }
+
+    /// Takes up every tenant of the state files.
+    fn take_up(self: &Arc<Self>) -> Result<(), AgentError> {
+        let directory = self.tenants_dir();
+        let files = state::load_all::<StateFile>(&directory)?;
+        let mut tenants = self.tenants.lock();
+        for file in files {
+            match file {
+                Ok(saved) => {
+                    let StateFile { staged, record } = saved.value;
+                    // Processes and mounts of an earlier boot are gone; what is to be staged is not.
+                    let record = if saved.boot_id == self.boot_id { record } else { tenant::reborn(&record) };
+                    let tenant = staged.tenant;
+                    tenants.insert(tenant, tenant::start(self.clone(), staged, Some(Adopted { record })));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a tenant cannot be taken up; its mounter goes on unattended")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tenants_dir(&self) -> PathBuf {
+        self.settings.state_dir.join("tenants")
+    }
+
+    /// Whether the database has been reached once, or there is none to be reached.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.settings.database_url.is_none() || self.is_database_reached.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn database_reached(&self) {
+        self.is_database_reached.store(true, Ordering::Relaxed);
+    }
+
+    // === Tenants ===
+
+    pub(crate) fn tenant(&self, tenant: TenantId) -> Option<Handle> {
+        self.tenants.lock().get(&tenant).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<(TenantId, Handle)> {
+        self.tenants.lock().iter().map(|(tenant, handle)| (*tenant, handle.clone())).collect()
+    }
+
+    /// Takes a tenant that is over off the list, unless somebody wants something of it.
+    pub(crate) fn forget(&self, tenant: TenantId, commands: &mpsc::Receiver<Command>) -> bool {
+        // Commands are sent under this lock: none can come between the look and the removal.
+        let mut tenants = self.tenants.lock();
+        let is_wanted = !commands.is_empty();
+        if !is_wanted {
+            tenants.remove(&tenant);
+        }
+        !is_wanted
+    }
+
+    /// Gives a tenant's task a command; false where there is none.
+    ///
+    /// # Errors
+    /// Where it is too busy.
+    pub(crate) fn command(&self, tenant: TenantId, command: Command) -> Result<bool, AgentError> {
+        let tenants = self.tenants.lock();
+        let Some(handle) = tenants.get(&tenant) else { return Ok(false) };
+        send(tenant, handle, command)?;
+        Ok(true)
+    }
+
+    /// Has a tenant staged; it is under way when this returns.
+    ///
+    /// # Errors
+    /// Where it is staged otherwise already.
+    pub(crate) async fn begin_stage(self: &Arc<Self>, request: Stage) -> Result<Handle, AgentError> {
+        let (staged, secrets) = self.staged(&request)?;
+        let node = self.clone();
+        let build = tenant::blocking(move || node.builds.install(&node.settings.mounter)).await?;
+        let memory = ByteSize(self.settings.memory.bytes() + request.parameters.working_bytes());
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Stage {
+            staged: Box::new(staged.clone()),
+            wanted: Wanted { build, memory },
+            secrets,
+            reply,
+        };
+        let handle = {
+            let mut tenants = self.tenants.lock();
+            let most = self.settings.max_volumes as usize;
+            let is_full = most > 0 && tenants.len() >= most && !tenants.contains_key(&staged.tenant);
+            if is_full {
+                return Err(AgentError::Full { most });
+            }
+            let handle = tenants
+                .entry(staged.tenant)
+                .or_insert_with(|| tenant::start(self.clone(), staged.clone(), None));
+            send(staged.tenant, handle, command)?;
+            handle.clone()
+        };
+        answer.await.unwrap_or_else(|_| Err(ending()))?;
+        Ok(handle)
+    }
+
+    fn staged(&self, request: &Stage) -> Result<(Staged, Option<String>), AgentError> {
+        let parameters = &request.parameters;
+        let url = parameters.database_url.as_ref().or(self.settings.database_url.as_ref()).ok_or_else(|| {
+            AgentError::Precondition(
+                "no database: neither a secret `databaseURL`, nor volume_context.databaseURL, nor the agent's databaseURL names one"
+                    .to_owned(),
+            )
+        })?;
+        let (public, had_secret) = database_url::public(url);
+        let staged = Staged {
+            tenant: request.tenant,
+            staging_path: request.staging_path.clone(),
+            wish: request.wish.clone(),
+            name: parameters.tenant_name.clone().unwrap_or_else(|| request.tenant.to_string()),
+            user: user(request.tenant, url),
+            database_url: public,
+            options: parameters.options.clone(),
+            published: BTreeMap::new(),
+        };
+        Ok((staged, had_secret.then(|| url.clone())))
+    }
+
+    pub(crate) fn control(&self, tenant: TenantId) -> Control {
+        Control::new(tenant, control_socket(&self.settings.run_dir, tenant))
+    }
+
+    /// How a tenant's mounter is started, with this much memory.
+    pub(crate) fn spec(&self, staged: &Staged, memory: ByteSize) -> Result<SpawnSpec, AgentError> {
+        let around = Surroundings {
+            run_dir: &self.settings.run_dir,
+            cgroups: self.limited(staged.tenant, memory),
+            environment: &self.environment,
+            limits: &self.limits,
+            may_spare: self.may_spare,
+        };
+        Ok(tenant::spec(staged, around))
+    }
+
+    // === Control groups ===
+
+    /// The groups that the tenant's next mounter enters: one with this memory limit, or none where the machine offers none.
+    fn limited(&self, tenant: TenantId, memory: ByteSize) -> Vec<String> {
+        let made = Cgroups::of(self.keeper.pid()).and_then(|groups| {
+            let group = groups.vacant(&tenant.to_string())?;
+            group.limit_memory(memory)?;
+            Ok(group.directory().to_string_lossy().into_owned())
+        });
+        match made {
+            Ok(directory) => vec![directory],
+            Err(error) => {
+                tracing::warn!(%tenant, error = error.report(), "no memory limit for the mounter");
+                Vec::new()
+            }
+        }
+    }
+
+    fn groups(&self, tenant: TenantId) -> Vec<Cgroup> {
+        let groups = Cgroups::of(self.keeper.pid()).ok();
+        groups.map_or_else(Vec::new, |groups| groups.both(&tenant.to_string()).into())
+    }
+
+    /// How often the kernel has killed a mounter of the tenant for want of memory.
+    pub(crate) fn oom_kills(&self, tenant: TenantId) -> u64 {
+        self.groups(tenant).iter().map(Cgroup::oom_kills).sum()
+    }
+
+    // === State on disk ===
+
+    pub(crate) async fn save(self: &Arc<Self>, file: StateFile) -> Result<(), AgentError> {
+        let node = self.clone();
+        tenant::blocking(move || {
+            let name = file.staged.tenant.to_string();
+            state::save(&node.tenants_dir(), &name, &node.boot_id, &file).map_err(AgentError::from)
+        })
+        .await
+    }
+
+    pub(crate) async fn remove_state(self: &Arc<Self>, tenant: TenantId) -> Result<(), AgentError> {
+        let node = self.clone();
+        tenant::blocking(move || {
+            node.clear_run_dir(tenant);
+            for group in node.groups(tenant) {
+                group.remove(GROUP_ENDS_WITHIN)?;
+            }
+            state::remove(&node.tenants_dir(), &tenant.to_string()).map_err(AgentError::from)
+        })
+        .await?;
+        self.prune();
+        Ok(())
+    }
+
+    /// What a mounter that ended well needs no more. A journal that was set aside stays.
+    fn clear_run_dir(&self, tenant: TenantId) {
+        let _ = fs::remove_file(self.settings.state_dir.join("logs").join(format!("{tenant}.log")));
+        let outer = tenant::mounter_dir(&self.settings.run_dir, tenant);
+        let inner = outer.join(tenant.to_string());
+        let _ = fs::remove_dir(inner.join("journal"));
+        let _ = fs::remove_dir(inner.join("readers"));
+        let names = fs::read_dir(&inner)
+            .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.file_name()).collect());
+        if names.iter().all(|name| name == "lock") {
+            let _ = fs::remove_dir_all(&outer);
+        }
+    }
+
+    fn prune(&self) {
+        let mut keep: BTreeSet<Build> = self.builds.install(&self.settings.mounter).into_iter().collect();
+        for (_, handle) in self.all() {
+            let seen = handle.snapshot.borrow();
+            let record = &seen.record;
+            keep.extend(record.build.iter().chain(&record.upgrade_to).cloned());
+            keep.extend(
+                [&record.server, &record.spare].into_iter().flatten().map(|mounter| mounter.build.clone()),
+            );
+            keep.extend(record.wanted.iter().map(|wanted| wanted.build.clone()));
+        }
+        self.builds.prune(&keep);
+    }
+}
+
+fn send(tenant: TenantId, handle: &Handle, command: Command) -> Result<(), AgentError> {
+    handle.commands.try_send(command).map_err(|_| AgentError::Unfinished {
+        tenant,
+        what: "an earlier call",
+        why: "the tenant's task is busy".to_owned(),
+    })
+}
+
+pub(crate) fn ending() -> AgentError {
+    AgentError::Unusable("the agent is ending".to_owned())
+}
+
+/// Who a tenant's mounter runs as: the owner of an SQLite database, who has to write it; else a user of its own, the
+/// same each time, as its journal is that user's. An agent that is not root has no choice.
+fn user(tenant: TenantId, url: &str) -> Option<u32> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    match database_url::sqlite_directory(url) {
+        Some(directory) => fs::metadata(directory).ok().map(|found| found.uid()).filter(|uid| *uid != 0),
+        None => {
+            let bytes = tenant.0.as_bytes();
+            Some(FIRST_USER + u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) % USERS)
+        }
+    }
+}
+
+fn private_directory(path: &Path) -> Result<(), AgentError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(AgentError::io("make the directory", path))
+}
+
+fn reachable_directory(path: &Path) -> Result<(), AgentError> {
+    use std::os::unix::fs::PermissionsExt;
+    private_directory(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711))
+        .map_err(AgentError::io("open the directory", path))
+}
+
+fn lock(state_dir: &Path) -> Result<Flock<File>, AgentError> {
+    let path = state_dir.join("agent.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(AgentError::io("open", &path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        AgentError::Precondition(format!(
+            "another agent has the state directory {}: end it, or name another directory with --state-dir",
+            state_dir.display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mounter_of_postgresql_has_a_user_of_its_own_and_always_the_same() {
+        let (a, b) = (TenantId::random(), TenantId::random());
+        let url = "postgresql://h/d";
+        assert_eq!(user(a, url), user(a, url));
+        assert!(user(a, url) != user(b, url) || a.0.as_bytes()[..3] == b.0.as_bytes()[..3]);
+        assert!(user(a, url).is_none_or(|uid| (FIRST_USER..FIRST_USER + USERS).contains(&uid)));
+    }
+
+    #[test]
+    fn one_agent_at_a_time_has_the_state_directory() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let first = lock(directory.path()).expect("free");
+        let text = lock(directory.path()).expect_err("taken").to_string();
+        assert!(text.contains("another agent") && text.contains("--state-dir"), "{text}");
+        drop(first);
+        lock(directory.path()).expect("free again");
+    }
+}

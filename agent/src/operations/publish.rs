@@ -1,0 +1,154 @@
+//! Publishing: a staged tenant is seen at a pod's path. Unpublishing: it is not, and all is committed.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use nix::mount::{MntFlags, umount2};
+use tarbox_supervisor::Condition;
+use tarbox_types::TenantId;
+use tokio::sync::oneshot;
+
+use crate::{
+    csi::request::{Leave, Publish},
+    failure::AgentError,
+    node::{Node, ending},
+    tenant::{Command, Place, Publication, Snapshot, bind, blocking, place, resolve, table, unbind},
+};
+
+/// Shows a staged tenant at the target.
+///
+/// # Errors
+/// Where it is not staged there, or something else is at the target.
+pub(crate) async fn publish(node: &Arc<Node>, request: Publish) -> Result<(), AgentError> {
+    let Publish { tenant, staging_path, target_path, wish } = request;
+    let seen = staged(node, &request_of(tenant, &staging_path))?;
+    let staging = resolve(&staging_path).map_err(AgentError::io("resolve", &staging_path))?;
+    let target = resolve(&target_path).map_err(|_| {
+        AgentError::Precondition(format!("the directory of {} is not there", target_path.display()))
+    })?;
+    let mounts = table()?;
+    let device = mounts.top(&staging).filter(|mount| mount.is_tarbox()).map(|mount| mount.device.clone());
+    let device = device.ok_or_else(|| not_staged(tenant, &staging_path))?;
+    match place(&mounts, &device, &target) {
+        Place::Free => {}
+        Place::Ours { .. }
+            if seen.staged.published.get(&target_path).is_some_and(|there| there.wish != wish) =>
+        {
+            return Err(AgentError::Conflict(format!(
+                "the volume {tenant} is published at {} already, with other options",
+                target.display()
+            )));
+        }
+        // Cut off between the two steps of a bind mount: it has not got its options yet.
+        Place::Ours { read_only } if read_only != (wish.read_only || seen.staged.wish.many_readers) => {
+            take_away(target.clone()).await?;
+        }
+        Place::Ours { .. } => return note(node, tenant, target_path, Publication { wish }).await,
+        Place::Stale => take_away(target.clone()).await?,
+        Place::Foreign { fs_type } => {
+            return Err(AgentError::Precondition(format!(
+                "somebody else has mounted a {fs_type} at {}",
+                target.display()
+            )));
+        }
+    }
+    note(node, tenant, target_path, Publication { wish: wish.clone() }).await?;
+    blocking(move || bind(&staging, &target, &wish)).await
+}
+
+struct At<'p> {
+    tenant: TenantId,
+    staging_path: &'p PathBuf,
+}
+
+fn request_of(tenant: TenantId, staging_path: &PathBuf) -> At<'_> {
+    At { tenant, staging_path }
+}
+
+/// The tenant, if it is staged at the path and has been served.
+fn staged(node: &Node, at: &At<'_>) -> Result<Snapshot, AgentError> {
+    let seen = node.tenant(at.tenant).map(|handle| handle.snapshot.borrow().clone());
+    seen.filter(|seen| seen.staged.staging_path == *at.staging_path)
+        .filter(|seen| seen.record.served && seen.record.wanted.is_some())
+        .ok_or_else(|| not_staged(at.tenant, at.staging_path))
+}
+
+fn not_staged(tenant: TenantId, staging_path: &std::path::Path) -> AgentError {
+    AgentError::Precondition(format!("the volume {tenant} is not staged at {}", staging_path.display()))
+}
+
+async fn note(
+    node: &Arc<Node>,
+    tenant: TenantId,
+    target: PathBuf,
+    publication: Publication,
+) -> Result<(), AgentError> {
+    let (reply, answer) = oneshot::channel();
+    node.command(tenant, Command::Publish { target, publication, reply })?;
+    answer.await.unwrap_or_else(|_| Err(ending()))
+}
+
+async fn take_away(target: PathBuf) -> Result<(), AgentError> {
+    blocking(move || {
+        umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|errno| AgentError::io("unmount", &target)(errno.into()))
+    })
+    .await
+}
+
+/// Takes the tenant away from the target, once all that was acknowledged is committed.
+///
+/// # Errors
+/// Where that cannot be done in time: it stays published then, and the call can be repeated.
+pub(crate) async fn unpublish(node: &Arc<Node>, request: Leave, limit: Duration) -> Result<(), AgentError> {
+    let Ok(target) = resolve(&request.path) else { return Ok(()) };
+    let known = request.tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
+    if let Some((tenant, handle)) = &known
+        && table()?.top(&target).is_some_and(|mount| mount.is_tarbox())
+    {
+        let seen = handle.snapshot.borrow().clone();
+        barrier(node, *tenant, &seen, limit).await?;
+    }
+    let is_foreign = table()?.top(&target).is_some_and(|mount| !mount.is_tarbox());
+    if is_foreign {
+        return Err(AgentError::Precondition(format!(
+            "something that is not ours is mounted at {}: unmount it first",
+            target.display()
+        )));
+    }
+    blocking(move || unbind(&target)).await?;
+    let Some((tenant, _)) = known else { return Ok(()) };
+    let (reply, answer) = oneshot::channel();
+    if node.command(tenant, Command::Unpublished { target: request.path, reply })? {
+        return answer.await.unwrap_or_else(|_| Err(ending()));
+    }
+    Ok(())
+}
+
+/// Commits everything. Where no mounter can be kept running nobody can: the journal keeps it.
+async fn barrier(
+    node: &Arc<Node>,
+    tenant: TenantId,
+    seen: &Snapshot,
+    limit: Duration,
+) -> Result<(), AgentError> {
+    if seen.staged.wish.many_readers || matches!(seen.condition, Condition::Broken { .. } | Condition::Absent)
+    {
+        return Ok(());
+    }
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        match node.control(tenant).flush(left).await {
+            Ok(sequence) => {
+                tracing::debug!(%tenant, sequence, "committed before unpublishing");
+                return Ok(());
+            }
+            // Between two mounters there is nobody to ask: the next one answers.
+            Err(_) if left > AGAIN => tokio::time::sleep(AGAIN).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How soon a flush is asked for again that nobody answered.
+const AGAIN: Duration = Duration::from_millis(50);

@@ -1,0 +1,109 @@
+//! Staging: the tenant is mounted, and a mounter serves it. Unstaging: nothing of it is left.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use nix::mount::{MntFlags, umount2};
+use tarbox_types::TenantId;
+
+use super::wait_until;
+use crate::{
+    csi::request::{Leave, Stage},
+    failure::AgentError,
+    host::sentry,
+    node::Node,
+    tenant::{Command, Handle, Place, Snapshot, place, resolve, table},
+};
+
+/// How long a stage that failed may take to be undone before its failure is answered.
+const UNDO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Returns when the tenant is served, or with the reason why it cannot be.
+///
+/// # Errors
+/// The mounter's own last words; [`AgentError::Unfinished`] where the time does not suffice: it goes on then.
+pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> Result<(), AgentError> {
+    let tenant = request.tenant;
+    let Handle { mut snapshot, .. } = node.begin_stage(request).await?;
+    let settled = wait_until(&mut snapshot, limit, |seen| seen.is_serving() || seen.refusal.is_some()).await;
+    match settled {
+        Some(Some(seen)) if seen.is_serving() => Ok(()),
+        Some(Some(seen)) => Err(undo(node, tenant, seen, &mut snapshot).await),
+        Some(None) => Err(crate::node::ending()),
+        None => Err(unfinished(tenant, "staging", &snapshot.borrow())),
+    }
+}
+
+/// What cannot be staged leaves nothing behind.
+async fn undo(
+    node: &Arc<Node>,
+    tenant: TenantId,
+    seen: Snapshot,
+    snapshot: &mut tokio::sync::watch::Receiver<Snapshot>,
+) -> AgentError {
+    if let Err(error) = node.command(tenant, Command::Unstage) {
+        return error;
+    }
+    wait_until(snapshot, UNDO_WITHIN, Snapshot::is_gone).await;
+    let (kind, message) = seen.refusal.unwrap_or((tarbox_types::ErrorKind::Internal, String::new()));
+    AgentError::Mounter { tenant, kind, message }
+}
+
+fn unfinished(tenant: TenantId, what: &'static str, seen: &Snapshot) -> AgentError {
+    let trouble = seen.trouble();
+    let last = seen.record.last_words.clone().filter(|words| !trouble.contains(words.as_str()));
+    let why = match (trouble.is_empty(), last) {
+        (true, None) => "it takes longer than the caller waits".to_owned(),
+        (true, Some(words)) => words,
+        (false, None) => trouble,
+        (false, Some(words)) => format!("{trouble}; the last mounter said: {words}"),
+    };
+    AgentError::Unfinished { tenant, what, why }
+}
+
+/// Returns when everything is committed, the tenant unmounted and its mounter gone.
+///
+/// # Errors
+/// While it is published; [`AgentError::Unfinished`] where the time does not suffice.
+pub(crate) async fn unstage(node: &Arc<Node>, request: Leave, limit: Duration) -> Result<(), AgentError> {
+    let staged = request.tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
+    let Some((tenant, Handle { mut snapshot, .. })) = staged else { return clear_stale(&request.path) };
+    let seen = snapshot.borrow().clone();
+    if seen.staged.staging_path != request.path {
+        return clear_stale(&request.path);
+    }
+    refuse_while_published(&seen)?;
+    node.command(tenant, Command::Unstage)?;
+    match wait_until(&mut snapshot, limit, Snapshot::is_gone).await {
+        // A task that is over has left nothing.
+        Some(_) => Ok(()),
+        None => Err(unfinished(tenant, "unstaging", &snapshot.borrow())),
+    }
+}
+
+fn refuse_while_published(seen: &Snapshot) -> Result<(), AgentError> {
+    let mounts = table()?;
+    let staging =
+        resolve(&seen.staged.staging_path).map_err(AgentError::io("resolve", &seen.staged.staging_path))?;
+    let Some(device) = mounts.top(&staging).map(|mount| mount.device.clone()) else { return Ok(()) };
+    let is_there = |target: &Path| {
+        resolve(target).is_ok_and(|target| matches!(place(&mounts, &device, &target), Place::Ours { .. }))
+    };
+    match seen.staged.published.keys().find(|target| is_there(target)) {
+        None => Ok(()),
+        Some(target) => Err(AgentError::Precondition(format!(
+            "the volume {} is still published at {}",
+            seen.staged.tenant,
+            target.display()
+        ))),
+    }
+}
+
+/// A file system of ours that no task knows of is a dead one.
+fn clear_stale(path: &Path) -> Result<(), AgentError> {
+    let Ok(path) = resolve(path) else { return Ok(()) };
+    while table()?.top(&path).is_some_and(|mount| mount.is_tarbox()) {
+        umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|errno| AgentError::io("clear away the dead mount at", &path)(errno.into()))?;
+    }
+    sentry::remove(&path)
+}

@@ -1,0 +1,264 @@
+//! The agent's configuration: keys, defaults, and their values once every layer has been read.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tarbox_runtime::{
+    Layers, Source,
+    config::{self, Fault},
+    telemetry::{LogFormat, LogLevel},
+};
+use tarbox_types::ByteSize;
+
+use crate::failure::AgentError;
+
+/// All keys, in camel case. The variable and the flag follow: `nodeId`, `TARBOX_NODE_ID`, `--node-id`.
+pub const KEYS: &[&str] = &[
+    "config",
+    "endpoint",
+    "nodeId",
+    "stateDir",
+    "runDir",
+    "databaseURL",
+    "launcher",
+    "keeperSocket",
+    "keeper",
+    "mounter",
+    "maxVolumes",
+    "topology",
+    "memory",
+    "standBy",
+    "upgrade",
+    "logLevel",
+    "logFormat",
+];
+
+/// Who starts the keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LauncherKind {
+    /// The agent, where none is there; it outlives the agent.
+    Child,
+    /// Somebody else: a second DaemonSet.
+    Runtime,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The socket that CSI is served on.
+    pub endpoint: PathBuf,
+    /// This node's name.
+    pub node_id: String,
+    /// What outlives the agent: state per tenant, executables, its private sockets.
+    pub state_dir: PathBuf,
+    /// What outlives a mounter but not the machine: journals and control sockets; in memory.
+    pub run_dir: PathBuf,
+    /// The database of volumes that name none.
+    pub database_url: Option<String>,
+    /// Who starts the keeper.
+    pub launcher: LauncherKind,
+    /// Where it listens.
+    pub keeper_socket: PathBuf,
+    /// Its executable.
+    pub keeper: PathBuf,
+    /// The mounters' executable.
+    pub mounter: PathBuf,
+    /// Most volumes on this node; 0 = no limit.
+    pub max_volumes: u32,
+    /// Where this node is, for the scheduler.
+    pub topology: BTreeMap<String, String>,
+    /// Memory of a mounter beside its cache and its journal.
+    pub memory: ByteSize,
+    /// Whether a stand-by is kept beside each mounter.
+    pub stand_by: bool,
+    /// Whether mounters of another build are replaced when the agent starts.
+    pub upgrade: bool,
+    /// Which messages are logged.
+    pub log_level: LogLevel,
+    /// How.
+    pub log_format: LogFormat,
+}
+
+/// A key and the text of its flag, where the flag was given.
+pub type Flags = Vec<(&'static str, Option<String>)>;
+
+/// Where the private sockets and the state are when nothing else is said.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/tarbox/agent";
+
+impl Settings {
+    /// Reads every layer: the file, the process's environment, the flags.
+    ///
+    /// # Errors
+    /// All faults together.
+    pub fn load(flags: Flags) -> Result<Self, AgentError> {
+        let mut layers = Layers::new(KEYS);
+        add_file(&mut layers, &flags);
+        layers.environment(std::env::vars_os());
+        for (key, value) in flags {
+            layers.flag(key, value);
+        }
+        let settings = Self::read(&mut layers);
+        layers.finish()?;
+        Ok(settings)
+    }
+
+    fn read(layers: &mut Layers) -> Self {
+        let here = std::env::current_dir().unwrap_or_default();
+        let path = |text: &str| Ok(here.join(text));
+        let state_dir = layers.read("stateDir", path).unwrap_or_else(|| DEFAULT_STATE_DIR.into());
+        let node_id = layers.read("nodeId", node_id).unwrap_or_else(host_name);
+        let mut topology = layers.read("topology", topology).unwrap_or_default();
+        topology.entry("topology.tarbox.csi.io/node".to_owned()).or_insert_with(|| node_id.clone());
+        Self {
+            endpoint: layers.read("endpoint", endpoint).unwrap_or_else(|| "/csi/csi.sock".into()),
+            node_id,
+            run_dir: layers.read("runDir", path).unwrap_or_else(|| "/run/tarbox/agent".into()),
+            database_url: layers.read("databaseURL", |text| Ok(text.to_owned())),
+            launcher: layers.read("launcher", launcher).unwrap_or(LauncherKind::Child),
+            keeper_socket: layers.read("keeperSocket", path).unwrap_or_else(|| state_dir.join("keeper.sock")),
+            keeper: layers.read("keeper", path).unwrap_or_else(|| beside_us("tarbox-keeper")),
+            mounter: layers.read("mounter", path).unwrap_or_else(|| beside_us("tarbox-mount")),
+            max_volumes: layers.read("maxVolumes", count).unwrap_or(0),
+            topology,
+            memory: layers.read("memory", memory).unwrap_or(ByteSize::mib(256)),
+            stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
+            upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
+            log_level: layers
+                .read("logLevel", |text| text.parse::<LogLevel>().map_err(str::to_owned))
+                .unwrap_or_else(LogLevel::of_mounter),
+            log_format: layers
+                .read("logFormat", |text| text.parse::<LogFormat>().map_err(str::to_owned))
+                .unwrap_or(LogFormat::Text),
+            state_dir,
+        }
+    }
+}
+
+/// Where the agent of this state directory answers its operator.
+#[must_use]
+pub fn agent_socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("agent.sock")
+}
+
+/// The file is named by the flag or the variable; there is no other.
+fn add_file(layers: &mut Layers, flags: &Flags) {
+    let flag = flags.iter().find(|(key, _)| *key == "config").and_then(|(_, value)| value.clone());
+    let (path, source) = match (flag, std::env::var_os("TARBOX_CONFIG")) {
+        (Some(path), _) => (PathBuf::from(path), Source::Flag("--config".to_owned())),
+        (None, Some(path)) => (path.into(), Source::Environment("TARBOX_CONFIG".to_owned())),
+        (None, None) => return,
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => layers.file(&path, &text),
+        Err(error) => layers.fault(Fault::File { path, reason: error.to_string(), source }),
+    }
+}
+
+/// A program that was installed beside this one.
+fn beside_us(name: &str) -> PathBuf {
+    let here = std::env::current_exe().ok();
+    here.and_then(|path| path.parent().map(|folder| folder.join(name)))
+        .unwrap_or_else(|| Path::new("/usr/local/bin").join(name))
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned())
+}
+
+// === Values ===
+
+fn endpoint(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
+    if path.is_absolute() { Ok(path.to_owned()) } else { Err("unix:///absolute/path".to_owned()) }
+}
+
+/// Source: CSI "NodeGetInfoResponse.node_id".
+fn node_id(text: &str) -> Result<String, String> {
+    if (1..=192).contains(&text.len()) && !text.contains(char::is_whitespace) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 192 bytes without blanks".to_owned())
+    }
+}
+
+fn launcher(text: &str) -> Result<LauncherKind, String> {
+    match text {
+        "child" => Ok(LauncherKind::Child),
+        "runtime" => Ok(LauncherKind::Runtime),
+        _ => Err("child or runtime".to_owned()),
+    }
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    let allowed = "a whole number up to 2147483647; 0 = no limit";
+    text.parse().ok().filter(|count| i32::try_from(*count).is_ok()).ok_or_else(|| allowed.to_owned())
+}
+
+fn memory(text: &str) -> Result<ByteSize, String> {
+    let size = text.parse::<ByteSize>().ok().filter(|size| *size >= ByteSize::mib(64));
+    size.ok_or_else(|| "a size of 64Mi or more".to_owned())
+}
+
+/// `key=value,key=value`.
+fn topology(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    pairs
+        .map(|pair| match pair.trim().split_once('=') {
+            Some((key, value)) if !key.is_empty() && (1..=63).contains(&value.len()) => {
+                Ok((key.to_owned(), value.to_owned()))
+            }
+            _ => Err("key=value,key=value with values of at most 63 bytes".to_owned()),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[(&'static str, &str)]) -> Result<Settings, AgentError> {
+        Settings::load(flags.iter().map(|&(key, value)| (key, Some(value.to_owned()))).collect())
+    }
+
+    #[test]
+    fn nothing_has_to_be_said() {
+        let settings = load(&[]).expect("defaults");
+        assert_eq!(settings.endpoint, Path::new("/csi/csi.sock"));
+        assert_eq!(settings.launcher, LauncherKind::Child);
+        assert_eq!(settings.topology["topology.tarbox.csi.io/node"], settings.node_id);
+        assert!(settings.keeper_socket.starts_with(DEFAULT_STATE_DIR));
+    }
+
+    #[test]
+    fn bad_values_say_what_is_allowed() {
+        for (key, value, allowed) in [
+            ("endpoint", "tcp://0.0.0.0:1", "unix:///absolute/path"),
+            ("nodeId", "a b", "without blanks"),
+            ("launcher", "systemd", "child or runtime"),
+            ("maxVolumes", "-1", "a whole number"),
+            ("memory", "1Mi", "64Mi or more"),
+            ("topology", "zone", "key=value"),
+            ("standBy", "yes", "true or false"),
+        ] {
+            let text = load(&[(key, value)]).expect_err(key).to_string();
+            assert!(text.contains(allowed) && text.contains(&format!("{key} = `{value}`")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_below_the_flags_and_its_unknown_keys_are_refused() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("agent.toml");
+        fs::write(&path, "nodeId = 'a'\nmaxVolumes = 7\ntopology = 'zone=z'\n").expect("write");
+        let file = path.to_str().expect("UTF-8");
+        let settings = load(&[("config", file), ("nodeId", "b")]).expect("settings");
+        assert_eq!((settings.node_id.as_str(), settings.max_volumes), ("b", 7));
+        assert_eq!(settings.topology["zone"], "z");
+        fs::write(&path, "nodeID = 'a'\n").expect("write");
+        let text = load(&[("config", file)]).expect_err("unknown").to_string();
+        assert!(text.contains("`nodeID`") && text.contains("did you mean `nodeId`"), "{text}");
+    }
+}

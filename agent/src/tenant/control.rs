@@ -1,0 +1,126 @@
+//! A mounter's control socket, with a deadline for each call.
+
+use std::{path::PathBuf, time::Duration};
+
+use tarbox_proto::control::v1::{
+    FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
+    control_client::ControlClient,
+};
+use tarbox_rpc::Refusal;
+use tarbox_supervisor::{Answer, Waiting};
+use tarbox_types::TenantId;
+use tonic::{Response, Status, transport::Channel};
+
+use crate::failure::AgentError;
+
+/// A mounter's control socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    tenant: TenantId,
+    socket: PathBuf,
+}
+
+impl Control {
+    pub(crate) fn new(tenant: TenantId, socket: PathBuf) -> Self {
+        Self { tenant, socket }
+    }
+
+    /// What it serves and how it does.
+    ///
+    /// # Errors
+    /// Where it does not answer in time; so with all the others.
+    pub(crate) async fn status(&self, limit: Duration) -> Result<StatusResponse, AgentError> {
+        let asked = async { self.client(limit).await?.status(StatusRequest {}).await };
+        self.answer("tell its status", limit, asked).await
+    }
+
+    /// Returns when all it acknowledged before is committed; the sequence number of the last record.
+    pub(crate) async fn flush(&self, limit: Duration) -> Result<u64, AgentError> {
+        let asked = async { self.client(limit).await?.flush(FlushRequest {}).await };
+        self.answer("commit everything", limit, asked).await.map(|answer| answer.committed_sequence)
+    }
+
+    /// Sets limits, effective for its next operation; 0 = unlimited.
+    pub(crate) async fn set_quota(&self, quota: SetQuotaRequest, limit: Duration) -> Result<(), AgentError> {
+        let asked = async { self.client(limit).await?.set_quota(quota).await };
+        self.answer("set its limits", limit, asked).await.map(drop)
+    }
+
+    /// Gives it another password for the connections that it makes from now on.
+    pub(crate) async fn set_credentials(
+        &self,
+        database_url: String,
+        limit: Duration,
+    ) -> Result<(), AgentError> {
+        let request = SetCredentialsRequest { database_url };
+        let asked = async { self.client(limit).await?.set_credentials(request).await };
+        self.answer("take the new password", limit, asked).await.map(drop)
+    }
+
+    async fn client(&self, limit: Duration) -> Result<ControlClient<Channel>, Status> {
+        let channel = tarbox_rpc::connect(&self.socket, limit).await;
+        channel.map(ControlClient::new).map_err(|error| {
+            tarbox_rpc::status(tarbox_types::ErrorKind::Unavailable, format!("it does not listen: {error}"))
+        })
+    }
+
+    async fn answer<T>(
+        &self,
+        doing: &'static str,
+        limit: Duration,
+        asked: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, AgentError> {
+        let late = |_| {
+            Err(tarbox_rpc::status(tarbox_types::ErrorKind::Unavailable, "no answer within the deadline"))
+        };
+        let answer = tokio::time::timeout(limit, asked).await.unwrap_or_else(late);
+        answer.map(Response::into_inner).map_err(|status| AgentError::Control {
+            tenant: self.tenant,
+            doing,
+            source: Refusal::from(status),
+        })
+    }
+}
+
+/// What a status says to the supervisor.
+pub(crate) fn answer_of(status: &StatusResponse) -> Answer {
+    let what = status.waiting_for.as_str();
+    let waiting_for = match what {
+        "" => None,
+        _ if what.contains("journal") => Some(Waiting::Journal),
+        _ if what.contains("lease") => Some(Waiting::Lease),
+        _ => Some(Waiting::Database),
+    };
+    Answer {
+        // Releases that say nothing of it answer only while they serve.
+        serving: matches!(status.phase(), Phase::Serving | Phase::Unspecified),
+        executing_longest: Duration::from_millis(status.longest_executing_ms),
+        waiting_longest: Duration::from_millis(status.longest_waiting_ms),
+        waiting_for,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_mounter_waits_for_is_told_from_what_it_executes() {
+        let told = |waiting_for: &str, phase: Phase| {
+            answer_of(&StatusResponse {
+                waiting_for: waiting_for.to_owned(),
+                phase: phase.into(),
+                longest_executing_ms: 7,
+                longest_waiting_ms: 9,
+                ..Default::default()
+            })
+        };
+        let answer = told("", Phase::Serving);
+        assert_eq!((answer.serving, answer.waiting_for), (true, None));
+        assert_eq!(answer.executing_longest, Duration::from_millis(7));
+        assert_eq!(answer.waiting_longest, Duration::from_millis(9));
+        assert_eq!(told("the database", Phase::Serving).waiting_for, Some(Waiting::Database));
+        assert_eq!(told("room in the journal", Phase::Serving).waiting_for, Some(Waiting::Journal));
+        assert!(!told("", Phase::Starting).serving && told("", Phase::Unspecified).serving);
+    }
+}

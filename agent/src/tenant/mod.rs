@@ -1,0 +1,27 @@
+//! One tenant on this node: a task owns its state machine, carries out what that decides, and hands back what became of it.
+//!
+//! ```text
+//! csi ── command ─► shell (owns supervisor::Tenant) ── orders ─► kernel, keeper, mounter
+//!  ▲                  │      ▲                                      │
+//!  └──── snapshot ◄───┘      └───────────────── events ◄────────────┘   links, pidfds, pings, timers
+//! ```
+
+mod control;
+mod dump;
+mod mounters;
+mod mounting;
+mod observe;
+mod orders;
+mod publication;
+mod shell;
+mod snapshot;
+mod spec;
+mod staged;
+
+pub(crate) use control::Control;
+pub(crate) use mounting::{blocking, table};
+pub(crate) use publication::{Place, bind, place, resolve, unbind};
+pub(crate) use shell::{Adopted, Command, Handle, start};
+pub(crate) use snapshot::Snapshot;
+pub(crate) use spec::{Surroundings, control_socket, environment, limits, may_spare, mounter_dir, spec};
+pub(crate) use staged::{Publication, Staged, StateFile, reborn};

@@ -1,0 +1,379 @@
+//! Carrying out what the state machine orders. What may take long is done beside the task and reports by itself.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use tarbox_handover::{
+    Kept, ProcessId, SpawnSpec, ToMounter,
+    message::{Drain, Mode, Stop},
+    process::send_signal,
+    protocol::{ROLE_SERVE, ROLE_STAND_BY},
+};
+use tarbox_supervisor::{Event, Failure, Order, Outcome, Process, Role, Ticket};
+use tarbox_types::ByteSize;
+
+use super::{
+    Control, Staged, control, dump,
+    mounters::Child,
+    mounting, observe,
+    shell::{Inbound, Shell},
+    spec,
+};
+use crate::{failure::AgentError, node::Node};
+
+/// A mounter's log beyond this is begun anew at the next start.
+const MOST_LOG_BYTES: u64 = 1 << 20;
+/// SIGKILL.
+const KILL: i32 = 9;
+
+/// What has to be reported of an order that was given.
+pub(super) enum Reports {
+    /// Nothing, or later.
+    Nothing,
+    /// It is done.
+    Done,
+    /// It could not be done.
+    Failed(Failure),
+}
+
+fn failure(error: &AgentError) -> Failure {
+    Failure { kind: error.kind(), message: error.report() }
+}
+
+fn of(outcome: Result<(), AgentError>) -> Reports {
+    match outcome {
+        Ok(()) => Reports::Nothing,
+        Err(error) => Reports::Failed(failure(&error)),
+    }
+}
+
+impl Shell {
+    /// Begins an order; returns what is to be reported at once.
+    pub(super) async fn begin(&mut self, id: u64, order: Order) -> Reports {
+        match order {
+            // Written by the caller before anything else.
+            Order::Persist(_) => {}
+            Order::Mount => self.mount(id),
+            Order::Spawn { role, build, memory } => self.spawn(id, role, build, memory),
+            Order::SendTakeOver(process) => return of(self.take_over(process).await),
+            Order::SendDrain(process, limit) => {
+                let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                return of(self.tell(process, &ToMounter::Drain(Drain { millis })));
+            }
+            Order::SendStop(process) => return of(self.tell(process, &ToMounter::Stop(Stop {}))),
+            Order::Kill(process) => kill(process),
+            Order::Ping(process) => self.ping(process),
+            Order::StackDump(process) => self.stack_dump(process),
+            Order::RespondErrors(on) => {
+                let key = self.key();
+                let done =
+                    self.node.keeper.ask("answer with errors", move |client| client.respond(&key, on)).await;
+                self.complain(done);
+            }
+            Order::Flush(_) => self.flush(id),
+            Order::Unmount(step) => {
+                let (staged, kept) = (self.staged.clone(), self.kept.clone());
+                self.beside(id, async move { mounting::unmount(staged, kept, step).await });
+            }
+            Order::Ticket(ticket) => {
+                let done = self.ticket(ticket).await;
+                self.complain(done);
+            }
+            Order::Report(report) => self.report(report),
+            Order::Observe => self.observe(id),
+            Order::ForgetState => return self.forget_state().await,
+            Order::ArmTimer(at) => self.timer = Some(at),
+        }
+        Reports::Nothing
+    }
+
+    pub(super) fn key(&self) -> String {
+        self.staged.tenant.to_string()
+    }
+
+    fn control(&self) -> Control {
+        self.node.control(self.staged.tenant)
+    }
+
+    fn complain(&self, outcome: Result<(), AgentError>) {
+        if let Err(error) = outcome {
+            tracing::error!(tenant = %self.staged.tenant, error = error.report(), "an order was not carried out");
+        }
+    }
+
+    /// Does something beside the task, and reports whether it is done.
+    fn beside(&self, id: u64, work: impl Future<Output = Result<(), AgentError>> + Send + 'static) {
+        let inbox = self.inbox.clone();
+        tokio::spawn(async move {
+            let event = match work.await {
+                Ok(()) => Event::EffectDone { id, outcome: Outcome::Done },
+                Err(error) => Event::EffectFailed { id, failure: failure(&error) },
+            };
+            let _ = inbox.send(Inbound::Event(event)).await;
+        });
+    }
+
+    fn mount(&mut self, id: u64) {
+        let (node, staged, inbox) = (self.node.clone(), self.staged.clone(), self.inbox.clone());
+        let secrets = self.secrets.clone();
+        tokio::spawn(async move {
+            let inbound = match mounting::mount(&node, &staged, secrets).await {
+                Ok(kept) => Inbound::Mounted { effect: id, kept: Box::new(kept) },
+                Err(error) => Inbound::Event(Event::EffectFailed { id, failure: failure(&error) }),
+            };
+            let _ = inbox.send(inbound).await;
+        });
+    }
+
+    fn spawn(&mut self, id: u64, role: Role, build: tarbox_supervisor::Build, memory: ByteSize) {
+        let (node, staged, inbox, kept) =
+            (self.node.clone(), self.staged.clone(), self.inbox.clone(), self.kept.clone());
+        tokio::spawn(async move {
+            let order = SpawnOrder { role, build, memory };
+            let inbound = match spawn(&node, &staged, kept, order, &inbox).await {
+                Ok(child) => Inbound::Spawned { effect: id, child: Box::new(child) },
+                Err(error) => Inbound::Event(Event::EffectFailed { id, failure: failure(&error) }),
+            };
+            let _ = inbox.send(inbound).await;
+        });
+    }
+
+    async fn take_over(&self, process: Process) -> Result<(), AgentError> {
+        let id = process_id(process);
+        self.node.keeper.ask("let the stand-by take over", move |client| client.promote(id)).await
+    }
+
+    fn tell(&self, process: Process, message: &ToMounter) -> Result<(), AgentError> {
+        let Some(child) = self.children.get(&process) else {
+            return Err(AgentError::Unusable(format!(
+                "there is no channel to the mounter (pid {})",
+                process.pid
+            )));
+        };
+        child.tell(message).map_err(AgentError::handover("tell the mounter what to do"))
+    }
+
+    fn ping(&self, process: Process) {
+        let (control, inbox, limit) = (self.control(), self.inbox.clone(), self.node.policy.ping_limit);
+        tokio::spawn(async move {
+            let event = match control.status(limit).await {
+                // A successor may answer at the same socket.
+                Ok(status) if status.pid == process.pid => {
+                    Event::PingAnswered { process, answer: control::answer_of(&status) }
+                }
+                Ok(_) | Err(_) => Event::PingUnanswered { process },
+            };
+            let _ = inbox.send(Inbound::Event(event)).await;
+        });
+    }
+
+    fn stack_dump(&self, process: Process) {
+        let (directory, key) = (self.node.settings.state_dir.join("dumps"), self.key());
+        tokio::task::spawn_blocking(move || match dump::dump(&directory, &key, process.pid) {
+            Ok(path) => {
+                tracing::warn!(tenant = key, path = %path.display(), "the stacks of a hanging mounter")
+            }
+            Err(error) => tracing::warn!(tenant = key, %error, "no stacks of a hanging mounter"),
+        });
+    }
+
+    fn flush(&self, id: u64) {
+        let (control, limit) = (self.control(), self.node.policy.flush_limit);
+        self.beside(id, async move { control.flush(limit).await.map(drop) });
+    }
+
+    async fn ticket(&self, ticket: Option<Ticket>) -> Result<(), AgentError> {
+        let key = self.key();
+        let given = match ticket {
+            None => None,
+            Some(Ticket { build, memory }) => {
+                let spec = self.node.spec(&self.staged, memory)?;
+                Some((spec, [self.node.builds.executable(&build)?, log(&self.node, &key)?]))
+            }
+        };
+        self.node
+            .keeper
+            .ask("leave a restart ticket", move |client| match &given {
+                None => client.ticket(&key, None),
+                Some((spec, descriptors)) => {
+                    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                    client.ticket(&key, Some((spec, &descriptors)))
+                }
+            })
+            .await
+    }
+
+    fn observe(&self, id: u64) {
+        let (node, staged, inbox) = (self.node.clone(), self.staged.clone(), self.inbox.clone());
+        let known = self.children.keys().copied().collect();
+        tokio::spawn(async move {
+            let inbound = match observe::observe(&node, &staged, &inbox, known).await {
+                Ok((observation, children, kept)) => Inbound::Observed { observation, children, kept },
+                Err(error) => Inbound::Event(Event::EffectFailed { id, failure: failure(&error) }),
+            };
+            let _ = inbox.send(inbound).await;
+        });
+    }
+
+    /// The state file goes last: whoever finds it knows that something may be left.
+    async fn forget_state(&mut self) -> Reports {
+        let key = self.key();
+        let gone =
+            self.node.keeper.ask("forget the tenant", move |client| client.delete(&key).map(drop)).await;
+        self.kept = None;
+        let forgotten = match gone {
+            Ok(()) => self.node.remove_state(self.staged.tenant).await,
+            Err(error) => Err(error),
+        };
+        match forgotten {
+            Ok(()) => Reports::Done,
+            Err(error) => Reports::Failed(failure(&error)),
+        }
+    }
+
+    /// Tells the mounter that serves which password is in force now.
+    pub(super) fn renew_password(&self) {
+        let Some(url) = self.secrets.clone() else { return };
+        let (control, limit, tenant) = (self.control(), self.node.policy.ping_limit, self.staged.tenant);
+        tokio::spawn(async move {
+            if let Err(error) = control.set_credentials(url, limit).await {
+                tracing::warn!(%tenant, error = error.report(), "the mounter goes on with the password it has");
+            }
+        });
+    }
+
+    /// The same descriptors, with the secrets that are known now.
+    pub(super) fn with_secrets(&self, kept: Arc<Kept>) -> Arc<Kept> {
+        let renewed = || {
+            let secrets = mounting::secrets(self.secrets.as_deref()?).ok()?;
+            Some(Kept { secrets: Some(secrets), ..kept.duplicate().ok()? })
+        };
+        renewed().map_or_else(|| kept.clone(), Arc::new)
+    }
+
+    /// Gives a keeper that has nothing all that there is of this tenant.
+    pub(super) async fn put_back(&mut self) {
+        let Some(kept) = self.kept.clone() else { return };
+        let put = mounting::put(&self.node, &self.staged, kept).await;
+        self.complain(put);
+        let links: Vec<(Process, OwnedFd)> =
+            self.children.values().filter_map(|child| Some((child.process, child.link().ok()?))).collect();
+        let server = self.machine.record().server.as_ref().map(|server| server.process);
+        for (process, link) in links {
+            let (key, id) = (self.key(), process_id(process));
+            let role = if server == Some(process) { ROLE_SERVE } else { ROLE_STAND_BY };
+            let watched = self.node.keeper.ask("have the mounter watched", move |client| {
+                let known = client.children()?.iter().any(|child| child.pid == id.pid);
+                if known { Ok(()) } else { client.watch(&key, role, id, link.as_fd()) }
+            });
+            let watched = watched.await;
+            self.complain(watched);
+        }
+        let ticket = self.machine.ticket();
+        let left = self.ticket(ticket).await;
+        self.complain(left);
+    }
+}
+
+/// What is to be started.
+struct SpawnOrder {
+    role: Role,
+    build: tarbox_supervisor::Build,
+    memory: ByteSize,
+}
+
+pub(super) fn process_id(process: Process) -> ProcessId {
+    ProcessId { pid: process.pid, start_time: process.start_time }
+}
+
+/// Starts a mounter and gives it what it needs.
+async fn spawn(
+    node: &Arc<Node>,
+    staged: &Staged,
+    kept: Option<Arc<Kept>>,
+    order: SpawnOrder,
+    inbox: &tokio::sync::mpsc::Sender<Inbound>,
+) -> Result<Child, AgentError> {
+    let kept = kept.ok_or_else(|| AgentError::Unusable("the tenant's descriptors are gone".to_owned()))?;
+    let key = staged.tenant.to_string();
+    let (spec, executable, log) = prepare(node, staged, &order).await?;
+    let (role, mode) = match order.role {
+        Role::Serve => (ROLE_SERVE, Mode::Serve),
+        Role::StandBy => (ROLE_STAND_BY, Mode::StandBy),
+    };
+    let spawned = node
+        .keeper
+        .ask("start the mounter", move |client| {
+            client.spawn(&key, role, &spec, &[executable.as_fd(), log.as_fd()])
+        })
+        .await?;
+    let (start, descriptors) = kept.start(mode);
+    spawned
+        .link
+        .send(&ToMounter::Start(start), &descriptors)
+        .map_err(AgentError::handover("hand the descriptors to the mounter"))?;
+    let process = Process { pid: spawned.id.pid, start_time: spawned.id.start_time };
+    Child::attend(process, spawned.pidfd, spawned.link, node.keeper.clone(), inbox.clone())
+        .map_err(AgentError::io("watch the mounter", Path::new(&process.pid.to_string())))
+}
+
+async fn prepare(
+    node: &Arc<Node>,
+    staged: &Staged,
+    order: &SpawnOrder,
+) -> Result<(SpawnSpec, OwnedFd, OwnedFd), AgentError> {
+    let (node, staged) = (node.clone(), staged.clone());
+    let (build, memory) = (order.build.clone(), order.memory);
+    let prepared = tokio::task::spawn_blocking(move || {
+        make_room(&node, &staged)?;
+        let spec = node.spec(&staged, memory)?;
+        Ok((spec, node.builds.executable(&build)?, log(&node, &staged.tenant.to_string())?))
+    });
+    prepared.await.unwrap_or_else(|_| Err(AgentError::Unusable("the agent is ending".to_owned())))
+}
+
+/// The mounter's directory, its own.
+fn make_room(node: &Node, staged: &Staged) -> Result<(), AgentError> {
+    let directory = spec::mounter_dir(&node.settings.run_dir, staged.tenant);
+    let failed = || AgentError::io("prepare the mounter's directory", &directory);
+    fs::create_dir_all(&directory).map_err(failed())?;
+    let Some(user) = staged.user else { return Ok(()) };
+    own(&directory, user).map_err(failed())
+}
+
+/// Gives a directory and all in it to a user; links are not followed.
+fn own(path: &Path, user: u32) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(user), Some(user))?;
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return Ok(());
+    }
+    fs::read_dir(path)?.flatten().try_for_each(|entry| own(&entry.path(), user))
+}
+
+/// The file that a tenant's mounters log to, begun anew when it has grown.
+fn log(node: &Node, key: &str) -> Result<OwnedFd, AgentError> {
+    let directory = node.settings.state_dir.join("logs");
+    let path = directory.join(format!("{key}.log"));
+    fs::create_dir_all(&directory).map_err(AgentError::io("make the directory", &directory))?;
+    if fs::metadata(&path).is_ok_and(|found| found.len() > MOST_LOG_BYTES) {
+        fs::rename(&path, path.with_extension("log.1"))
+            .map_err(AgentError::io("put the log aside", &path))?;
+    }
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    file.map(OwnedFd::from).map_err(AgentError::io("open the log", &path))
+}
+
+fn kill(process: Process) {
+    if let Ok(pidfd) = process_id(process).open()
+        && let Err(error) = send_signal(&pidfd, KILL)
+    {
+        tracing::error!(pid = process.pid, %error, "a mounter cannot be killed");
+    }
+}

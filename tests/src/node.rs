@@ -1,0 +1,288 @@
+//! A node: an agent with its keeper and its mounters, and a kubelet's calls to it.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    command::{Ended, end_of, succeed},
+    deadline::wait_for,
+    product::program,
+    scratch::Scratch,
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// An agent and all that belongs to it; everything is taken away in `Drop`.
+#[derive(Debug)]
+pub struct Node {
+    agent: Option<Child>,
+    url: String,
+    mounter: PathBuf,
+    scratch: Scratch,
+}
+
+impl Node {
+    /// Starts an agent on an SQLite database of its own.
+    ///
+    /// # Errors
+    /// If it does not serve.
+    pub fn start() -> Result<Self> {
+        let scratch = Scratch::on_disk()?;
+        let url = format!("sqlite://{}", scratch.sub("db")?.display());
+        let mounter = scratch.path().join("tarbox-mount");
+        fs::copy(program("tarbox-mount"), &mounter)?;
+        let mut node = Self { agent: None, url, mounter, scratch };
+        node.start_agent()?;
+        Ok(node)
+    }
+
+    /// The directory that all of the node lies in.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The executable that mounters are started from; may be replaced.
+    #[must_use]
+    pub fn mounter(&self) -> &Path {
+        &self.mounter
+    }
+
+    /// Starts the agent, and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.path().join("agent.log"))?;
+        let mut agent = Command::new(program("tarbox-agent"));
+        agent.args(["serve", "--node-id", "test-node", "--max-volumes", "200", "--topology", "zone=z"]);
+        agent.args(["--endpoint", &format!("unix://{}", self.socket().display())]);
+        agent.args(["--database-url", &self.url]).arg("--state-dir").arg(self.state_dir());
+        agent.arg("--run-dir").arg(self.path().join("run")).arg("--mounter").arg(&self.mounter);
+        let agent = agent.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.agent = Some(agent.spawn().context("start the agent")?);
+        wait_for("the agent's answer", LIMIT, || {
+            self.csi("probe", &[]).ok().filter(|ended| ended.stdout.contains("true"))
+        })
+        .with_context(|| self.log())?;
+        Ok(())
+    }
+
+    /// Kills the agent (`kill -9`); mounters and keeper go on.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().expect("an agent runs");
+        agent.kill().expect("kill");
+        agent.wait().expect("reap");
+    }
+
+    /// Makes a tenant; its id.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn tenant(&self, name: &str) -> Result<String> {
+        let mut tarbox = Command::new(program("tarbox"));
+        tarbox.args(["tenant", "create", name, "-o", "json", "--database-url", &self.url]);
+        tarbox.arg("--state-dir").arg(self.path().join("cli"));
+        let made: Value = serde_json::from_str(&succeed(&mut tarbox, LIMIT)?)?;
+        Ok(made["id"].as_str().context("an id")?.to_owned())
+    }
+
+    /// Checks every invariant of a tenant in the database.
+    ///
+    /// # Errors
+    /// If one is broken.
+    pub fn fsck(&self, name: &str) -> Result<String> {
+        let mut tarbox = Command::new(program("tarbox"));
+        tarbox.args(["fsck", name, "--database-url", &self.url]);
+        succeed(tarbox.arg("--state-dir").arg(self.path().join("cli")), LIMIT)
+    }
+
+    /// A call as the kubelet makes it; how it ended. A refusal stands in `stderr` as `Code: message`.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn csi(&self, call: &str, words: &[&str]) -> Result<Ended> {
+        let mut agent = Command::new(program("tarbox-agent"));
+        agent.arg("csi").arg("--endpoint").arg(self.socket()).arg(call).args(words);
+        end_of(&mut agent, LIMIT)
+    }
+
+    /// A call that has to succeed.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn call(&self, call: &str, words: &[&str]) -> Result<String> {
+        let ended = self.csi(call, words)?;
+        ensure!(ended.code == Some(0), "{call} {words:?}: {}\n{}", ended.stderr, self.log());
+        Ok(ended.stdout)
+    }
+
+    /// What the agent says of its tenants.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn ps(&self) -> Result<Vec<Value>> {
+        let listed: Value = serde_json::from_str(&self.operator("ps", &["-o", "json"])?.stdout)?;
+        Ok(listed["tenants"].as_array().context("tenants")?.clone())
+    }
+
+    /// The only tenant of `ps` that serves: its mounter's pid.
+    ///
+    /// # Errors
+    /// If none comes to serve.
+    pub fn mounter_pid(&self, id: &str) -> Result<u32> {
+        let serving = || {
+            let tenant = self.ps().ok()?.into_iter().find(|tenant| tenant["tenant_id"] == id)?;
+            let is_serving = ["serving", "upgrading"].iter().any(|phase| tenant["phase"] == *phase);
+            tenant["pid"].as_u64().filter(|_| is_serving)
+        };
+        let pid = wait_for("a mounter that serves", LIMIT, serving).with_context(|| self.log())?;
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// Asks the agent as an operator does.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn operator(&self, word: &str, words: &[&str]) -> Result<Ended> {
+        let mut agent = Command::new(program("tarbox-agent"));
+        end_of(agent.arg(word).args(words).arg("--state-dir").arg(self.state_dir()), LIMIT)
+    }
+
+    /// A volume that is staged and published.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn publish(&self, id: &str, name: &str) -> Result<Published> {
+        let published = Published::new(self.path(), id, name);
+        self.call("stage", &published.words())?;
+        self.call("publish", &published.words())?;
+        Ok(published)
+    }
+
+    /// All mounts, processes and files that speak of this node; the agent and the keeper themselves left out.
+    #[must_use]
+    pub fn left_over(&self) -> Vec<String> {
+        let here = self.path().to_string_lossy().into_owned();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mut found: Vec<String> = mounts
+            .lines()
+            .filter(|line| line.contains("fuse.tarbox") && line.contains(&here))
+            .map(str::to_owned)
+            .collect();
+        found.extend(
+            self.processes()
+                .into_iter()
+                .filter(|(_, line)| line.starts_with("tarbox-mount"))
+                .map(|(_, line)| line),
+        );
+        for directory in ["state/tenants", "run/mounters"] {
+            let entries = fs::read_dir(self.path().join(directory)).into_iter().flatten().flatten();
+            found.extend(entries.map(|entry| entry.path().display().to_string()));
+        }
+        found
+    }
+
+    /// Processes whose command line names this node.
+    fn processes(&self) -> Vec<(u32, String)> {
+        let here = self.path().to_string_lossy().into_owned();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&here) && pid != std::process::id() {
+                found.push((pid, line));
+            }
+        }
+        found
+    }
+
+    /// What the agent has logged, for a failure's message.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path().join("agent.log")).unwrap_or_default()
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path().join("csi.sock")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        let here = self.path().to_string_lossy().into_owned();
+        // The keeper first, so that it restarts nobody.
+        let mut processes = self.processes();
+        processes.sort_by_key(|(_, line)| !line.contains("tarbox-keeper"));
+        for (pid, _) in processes.into_iter().filter(|(_, line)| line.contains("tarbox-")) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for line in mounts.lines().rev().filter(|line| line.contains(&here)) {
+            if let Some(point) = line.split(' ').nth(4) {
+                let _ = umount2(point, MntFlags::MNT_DETACH);
+            }
+        }
+    }
+}
+
+/// A volume and its places.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Volume id.
+    pub id: String,
+    /// Where it is staged.
+    pub staging: PathBuf,
+    /// Where it is published.
+    pub target: PathBuf,
+}
+
+impl Published {
+    /// Places for a volume below a directory.
+    #[must_use]
+    pub fn new(below: &Path, id: &str, name: &str) -> Self {
+        let place = |kind: &str| below.join(format!("{name}-{kind}"));
+        Self { id: id.to_owned(), staging: place("staging"), target: place("target") }
+    }
+
+    /// The words of a call.
+    #[must_use]
+    pub fn words(&self) -> Vec<&str> {
+        vec![
+            "--volume-id",
+            &self.id,
+            "--staging",
+            self.staging.to_str().expect("UTF-8"),
+            "--target",
+            self.target.to_str().expect("UTF-8"),
+        ]
+    }
+}

@@ -1,0 +1,339 @@
+//! The node's agent from outside: what a kubelet and an operator see, and what an application sees when processes die.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tarbox_tests::{
+    deadline::wait_for,
+    node::{Node, Published},
+    scratch::require_root,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn node() -> Node {
+    require_root();
+    Node::start().expect("a node")
+}
+
+/// A node with one volume, staged and published.
+fn published() -> (Node, Published) {
+    let node = node();
+    let id = node.tenant("work").expect("a tenant");
+    let volume = node.publish(&id, "work").expect("published");
+    (node, volume)
+}
+
+fn kill_9(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("kill -9");
+}
+
+fn mounts_below(path: &Path) -> usize {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let here = path.to_string_lossy().into_owned();
+    table.lines().filter(|line| line.contains("fuse.tarbox") && line.contains(&here)).count()
+}
+
+/// Makes, renames, links, appends and removes until it is stopped, on a directory of its own.
+struct Load {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<(u64, Vec<String>)>,
+    log: PathBuf,
+}
+
+impl Load {
+    fn begin(at: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (dir, stopped) = (at.join("load"), stop.clone());
+        fs::create_dir(&dir).expect("mkdir");
+        let log = dir.join("log");
+        let path = log.clone();
+        let thread = thread::spawn(move || {
+            let mut file = fs::File::options().create(true).append(true).open(path).expect("log");
+            let (mut rounds, mut failed) = (0_u64, Vec::new());
+            while !stopped.load(Ordering::Relaxed) {
+                if let Err(error) = round(&dir, &mut file, rounds) {
+                    failed.push(format!("round {rounds}: {error}"));
+                }
+                rounds += 1;
+            }
+            (rounds, failed)
+        });
+        Self { stop, thread, log }
+    }
+
+    /// Ends it: how many rounds; none of them failed, and the log has each exactly once.
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let (rounds, failed) = self.thread.join().expect("the load's thread");
+        assert!(
+            failed.is_empty(),
+            "{} of {rounds} rounds failed: {:?}",
+            failed.len(),
+            &failed[..failed.len().min(5)]
+        );
+        let expected: String = (0..rounds).map(|round| format!("{round:08}\n")).collect();
+        assert!(
+            fs::read_to_string(self.log).expect("read the log") == expected,
+            "the log is not exactly what was appended"
+        );
+        rounds
+    }
+}
+
+fn round(dir: &Path, log: &mut fs::File, number: u64) -> std::io::Result<()> {
+    let (first, second) = (dir.join(format!("a{number}")), dir.join(format!("b{number}")));
+    fs::create_dir(&first)?;
+    fs::rename(&first, &second)?;
+    let mut file = fs::File::options().write(true).create_new(true).open(second.join("f"))?;
+    file.write_all(&number.to_le_bytes())?;
+    fs::hard_link(second.join("f"), second.join("g"))?;
+    log.write_all(format!("{number:08}\n").as_bytes())?;
+    if fs::read(second.join("g"))? != number.to_le_bytes() {
+        return Err(std::io::Error::other("other bytes than were written"));
+    }
+    fs::remove_file(second.join("f"))?;
+    fs::remove_file(second.join("g"))?;
+    fs::remove_dir(second)
+}
+
+#[test]
+fn a_volume_is_staged_published_used_unpublished_unstaged_and_nothing_is_left() {
+    let (node, volume) = published();
+    fs::write(volume.target.join("f"), "kept").expect("write");
+    let stats = node.call("stats", &volume.words()).expect("stats");
+    assert!(stats.contains("abnormal: false") && stats.contains("Inodes"), "{stats}");
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    assert!(!volume.target.exists(), "the target goes with its mount");
+    node.call("unstage", &volume.words()).expect("unstage");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+    assert!(node.fsck("work").is_ok());
+    // What was written is there again.
+    node.call("stage", &volume.words()).expect("stage again");
+    node.call("publish", &volume.words()).expect("publish again");
+    assert_eq!(fs::read_to_string(volume.target.join("f")).expect("read"), "kept");
+}
+
+#[test]
+fn each_call_may_be_repeated_and_other_wishes_are_refused() {
+    let (node, volume) = published();
+    node.call("stage", &volume.words()).expect("stage twice");
+    node.call("publish", &volume.words()).expect("publish twice");
+    assert_eq!(mounts_below(node.path()), 2, "nothing is stacked");
+    let refused = |call: &str, more: &[&str], code: &str| {
+        let words: Vec<&str> = volume.words().into_iter().chain(more.iter().copied()).collect();
+        let ended = node.csi(call, &words).expect("an answer");
+        assert!(ended.code != Some(0) && ended.stderr.starts_with(code), "{call} {more:?}: {}", ended.stderr);
+    };
+    refused("stage", &["--flag", "noexec"], "AlreadyExists");
+    refused("publish", &["--readonly"], "AlreadyExists");
+    refused("unstage", &[], "FailedPrecondition");
+    for _ in 0..2 {
+        node.call("unpublish", &volume.words()).expect("unpublish");
+    }
+    for _ in 0..2 {
+        node.call("unstage", &volume.words()).expect("unstage");
+    }
+}
+
+#[test]
+fn of_two_calls_for_a_volume_at_once_one_is_aborted_or_both_succeed_one_after_the_other() {
+    let node = node();
+    let id = node.tenant("work").expect("a tenant");
+    let volume = Published::new(node.path(), &id, "work");
+    let answers: Vec<_> = thread::scope(|scope| {
+        let calls: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| node.csi("stage", &volume.words()).expect("an answer"))).collect();
+        calls.into_iter().map(|call| call.join().expect("a caller")).collect()
+    });
+    let (done, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.code == Some(0));
+    assert!(!done.is_empty());
+    assert!(refused.iter().all(|answer| answer.stderr.starts_with("Aborted")), "{refused:?}");
+    assert!(!refused.is_empty(), "eight calls at once have to meet");
+    assert_eq!(mounts_below(node.path()), 1);
+}
+
+#[test]
+fn wrong_requests_are_refused_with_what_was_wrong() {
+    let node = node();
+    let id = node.tenant("work").expect("a tenant");
+    let unknown = "00000000-0000-4000-8000-000000000000";
+    let at = |name: &str| node.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (staging, target) = (at("s"), at("t"));
+    let mut base = vec!["--volume-id", &id, "--staging", &staging, "--target", &target];
+    let refused = |call: &str, words: &[&str], expected: [&str; 2]| {
+        let ended = node.csi(call, words).expect("an answer");
+        let is_right = ended.code != Some(0) && expected.iter().all(|word| ended.stderr.contains(word));
+        assert!(is_right, "{call} {words:?}: {}", ended.stderr);
+    };
+    refused("publish", &base, ["FailedPrecondition", "not staged"]);
+    refused("stats", &base, ["NotFound", &id]);
+    refused("stage", &[&base[2..], &["--volume-id", unknown]].concat(), ["NotFound", unknown]);
+    refused("stage", &[&base[2..], &["--volume-id", "pvc-1"]].concat(), ["NotFound", "pvc-1"]);
+    refused("stage", &base[2..], ["InvalidArgument", "volume_id"]);
+    base.push("--block");
+    refused("stage", &base, ["InvalidArgument", "block"]);
+    base.pop();
+    refused("stage", &[&base[..], &["--context", "cacheSize=much"]].concat(), ["InvalidArgument", "`much`"]);
+    refused("stage", &[&base[..], &["--context", "colour=red"]].concat(), ["InvalidArgument", "`colour`"]);
+    refused(
+        "stage",
+        &[&base[..], &["--flag", "data=journal"]].concat(),
+        ["InvalidArgument", "`data=journal`"],
+    );
+    assert!(node.left_over().is_empty(), "{:?}", node.left_over());
+}
+
+#[test]
+fn a_read_only_publication_cannot_be_written_and_a_writable_one_beside_it_can() {
+    let (node, volume) = published();
+    let second = Published { target: node.path().join("second"), ..volume.clone() };
+    let words: Vec<&str> = second.words().into_iter().chain(["--readonly"]).collect();
+    node.call("publish", &words).expect("publish a second time");
+    fs::write(volume.target.join("f"), "x").expect("write");
+    let error = fs::write(second.target.join("f"), "y").expect_err("read-only");
+    assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(fs::read_to_string(second.target.join("f")).expect("read"), "x");
+}
+
+#[test]
+fn unpublishing_commits_everything_first() {
+    let (node, volume) = published();
+    fs::write(volume.target.join("f"), vec![7; 1 << 20]).expect("write");
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    // All that could still be in memory or in the journal goes.
+    let pid = node.mounter_pid(&volume.id).expect("a mounter");
+    let fsck = node.fsck("work").expect("fsck of what the database has");
+    assert!(!fsck.is_empty());
+    kill_9(pid);
+    node.call("unstage", &volume.words()).expect("unstage");
+    node.call("stage", &volume.words()).expect("stage");
+    node.call("publish", &volume.words()).expect("publish");
+    assert_eq!(fs::read(volume.target.join("f")).expect("read"), vec![7; 1 << 20]);
+}
+
+#[test]
+fn killing_the_mounter_under_load_fails_nothing() {
+    let (node, volume) = published();
+    let load = Load::begin(&volume.target);
+    for _ in 0..5 {
+        let pid = node.mounter_pid(&volume.id).expect("a mounter");
+        kill_9(pid);
+        wait_for("another mounter", LIMIT, || node.mounter_pid(&volume.id).ok().filter(|next| *next != pid))
+            .expect("restarted");
+    }
+    assert!(load.end() > 0);
+    assert!(node.ps().expect("ps")[0]["restarts"].as_u64() >= Some(5), "{:?}", node.ps());
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    node.fsck("work").expect("fsck");
+}
+
+#[test]
+fn an_agent_that_was_killed_takes_up_its_mounters_and_mounts_nothing_again() {
+    let (mut node, volume) = published();
+    let load = Load::begin(&volume.target);
+    let before = node.mounter_pid(&volume.id).expect("a mounter");
+    for _ in 0..3 {
+        node.kill_agent();
+        node.start_agent().expect("start again");
+        assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "the same mounter");
+        assert_eq!(mounts_below(node.path()), 2, "nothing is mounted again");
+    }
+    assert!(load.end() > 0);
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+}
+
+#[test]
+fn while_the_agent_is_away_the_keeper_restarts_what_dies() {
+    let (mut node, volume) = published();
+    let load = Load::begin(&volume.target);
+    let pid = node.mounter_pid(&volume.id).expect("a mounter");
+    node.kill_agent();
+    kill_9(pid);
+    // Answered by a mounter that no agent has started.
+    fs::write(volume.target.join("meanwhile"), "x").expect("served without an agent");
+    node.start_agent().expect("start again");
+    assert_ne!(node.mounter_pid(&volume.id).expect("a mounter"), pid);
+    assert_eq!(mounts_below(node.path()), 2);
+    assert!(load.end() > 0);
+}
+
+#[test]
+fn an_upgrade_under_load_fails_nothing_and_a_build_that_cannot_serve_is_not_taken() {
+    let (node, volume) = published();
+    let load = Load::begin(&volume.target);
+    let before = node.mounter_pid(&volume.id).expect("a mounter");
+    // Another build: the same program with something behind its end.
+    let mut program = fs::read(node.mounter()).expect("read the mounter");
+    program.extend_from_slice(b"another build");
+    replace(node.mounter(), &program);
+    let planned = node.operator("upgrade", &["--dry-run"]).expect("dry run").stdout;
+    assert!(planned.contains("yes"), "{planned}");
+    assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "a dry run changes nothing");
+    let done = node.operator("upgrade", &[]).expect("upgrade");
+    assert_eq!(done.code, Some(0), "{}{}\n{}", done.stdout, done.stderr, node.log());
+    let after = node.mounter_pid(&volume.id).expect("a mounter");
+    assert_ne!(after, before);
+    replace(node.mounter(), b"#!/bin/sh\nexit 1\n");
+    let refused = node.operator("upgrade", &[]).expect("upgrade");
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), after, "the old one goes on");
+    assert!(load.end() > 0);
+}
+
+fn replace(path: &Path, bytes: &[u8]) {
+    use std::os::unix::fs::PermissionsExt;
+    let draft = path.with_extension("draft");
+    fs::write(&draft, bytes).expect("write");
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).expect("chmod");
+    fs::rename(draft, path).expect("rename");
+}
+
+#[test]
+fn a_mounter_holds_what_it_needs_and_nothing_of_the_agents() {
+    let (node, volume) = published();
+    let pid = node.mounter_pid(&volume.id).expect("a mounter");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    let environment = fs::read(format!("/proc/{pid}/environ")).expect("environ");
+    assert!(!String::from_utf8_lossy(&environment).contains("TARBOX"), "nothing is told by the environment");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a core limit");
+    assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+    let mut open = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten() {
+        open.push(fs::read_link(entry.path()).unwrap_or_default().display().to_string());
+    }
+    assert!(open.iter().any(|path| path == "/dev/fuse"), "{open:?}");
+    let own = node.state_dir().display().to_string();
+    let alien: Vec<_> =
+        open.iter().filter(|path| path.starts_with(&own) && !path.ends_with(".log")).collect();
+    assert!(alien.is_empty(), "{alien:?}");
+}
+
+#[test]
+fn expanding_raises_the_quota_at_once() {
+    let (node, volume) = published();
+    let words: Vec<&str> = volume.words().into_iter().chain(["--bytes", "1073741824"]).collect();
+    // It has no limit: there is nothing to raise.
+    let answer = node.call("expand", &words).expect("expand");
+    assert!(answer.contains("capacity_bytes: 0"), "{answer}");
+}
