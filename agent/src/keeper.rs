@@ -1,6 +1,12 @@
 //! The keeper, for the agent's tasks: one connection that attends, made anew where the keeper was replaced.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tarbox_handover::{Client, HandoverError};
@@ -16,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Keeper {
     launcher: Box<dyn Launcher>,
     client: Mutex<Option<Client>>,
+    /// The process of the one that was reached last.
+    pid: AtomicU32,
     /// How many keepers there have been: who has given something to one of them gives it to the next as well.
     generation: watch::Sender<u64>,
 }
@@ -27,7 +35,14 @@ impl Keeper {
     /// Where there is no keeper.
     pub fn attend(launcher: Box<dyn Launcher>) -> Result<Self, AgentError> {
         let client = attending(launcher.as_ref())?;
-        Ok(Self { launcher, client: Mutex::new(Some(client)), generation: watch::Sender::new(1) })
+        let pid = AtomicU32::new(client.keeper_pid());
+        Ok(Self { launcher, client: Mutex::new(Some(client)), pid, generation: watch::Sender::new(1) })
+    }
+
+    /// The keeper's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// The launcher's name.
@@ -75,6 +90,7 @@ impl Keeper {
         }
         *client = None;
         let mut next = attending(self.launcher.as_ref())?;
+        self.pid.store(next.keeper_pid(), Ordering::Relaxed);
         let outcome = ask(&mut next);
         *client = Some(next);
         drop(client);

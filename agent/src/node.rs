@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -23,7 +24,11 @@ use crate::{
     csi::request::Stage,
     database_url,
     failure::AgentError,
-    host::{boot, state},
+    host::{
+        boot,
+        cgroup::{Cgroup, Cgroups},
+        state,
+    },
     keeper::Keeper,
     launcher,
     settings::Settings,
@@ -32,6 +37,8 @@ use crate::{
 
 /// The first of the users that mounters run as, one for each tenant; no system gives these numbers to people.
 const FIRST_USER: u32 = 1_879_048_192;
+/// How long the last processes of a tenant may take to die; they are killed.
+const GROUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// So many of them.
 const USERS: u32 = 1 << 24;
 
@@ -215,15 +222,43 @@ impl Node {
     }
 
     /// How a tenant's mounter is started, with this much memory.
-    pub(crate) fn spec(&self, staged: &Staged, _memory: ByteSize) -> Result<SpawnSpec, AgentError> {
+    pub(crate) fn spec(&self, staged: &Staged, memory: ByteSize) -> Result<SpawnSpec, AgentError> {
         let around = Surroundings {
             run_dir: &self.settings.run_dir,
-            cgroups: Vec::new(),
+            cgroups: self.limited(staged.tenant, memory),
             environment: &self.environment,
             limits: &self.limits,
             may_spare: self.may_spare,
         };
         Ok(tenant::spec(staged, around))
+    }
+
+    // === Control groups ===
+
+    /// The groups that the tenant's next mounter enters: one with this memory limit, or none where the machine offers none.
+    fn limited(&self, tenant: TenantId, memory: ByteSize) -> Vec<String> {
+        let made = Cgroups::of(self.keeper.pid()).and_then(|groups| {
+            let group = groups.vacant(&tenant.to_string())?;
+            group.limit_memory(memory)?;
+            Ok(group.directory().to_string_lossy().into_owned())
+        });
+        match made {
+            Ok(directory) => vec![directory],
+            Err(error) => {
+                tracing::warn!(%tenant, error = error.report(), "no memory limit for the mounter");
+                Vec::new()
+            }
+        }
+    }
+
+    fn groups(&self, tenant: TenantId) -> Vec<Cgroup> {
+        let groups = Cgroups::of(self.keeper.pid()).ok();
+        groups.map_or_else(Vec::new, |groups| groups.both(&tenant.to_string()).into())
+    }
+
+    /// How often the kernel has killed a mounter of the tenant for want of memory.
+    pub(crate) fn oom_kills(&self, tenant: TenantId) -> u64 {
+        self.groups(tenant).iter().map(Cgroup::oom_kills).sum()
     }
 
     // === State on disk ===
@@ -241,6 +276,9 @@ impl Node {
         let node = self.clone();
         tenant::blocking(move || {
             node.clear_run_dir(tenant);
+            for group in node.groups(tenant) {
+                group.remove(GROUP_ENDS_WITHIN)?;
+            }
             state::remove(&node.tenants_dir(), &tenant.to_string()).map_err(AgentError::from)
         })
         .await?;

@@ -5,10 +5,9 @@ use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 use fuse3::raw::Filesystem;
 use tarbox_engine::{
     Ended, MountError, MountOptions, Recovered, Session, SessionConfig, SessionParts, SlotsLayout,
-    create_slots, mount, unmount,
+    create_slots, mount,
 };
 use tarbox_store::Tenant;
-use tarbox_types::ErrorKind;
 use tokio::runtime::Handle;
 
 use crate::{failure::Failure, mounts};
@@ -16,17 +15,11 @@ use crate::{failure::Failure, mounts};
 /// How far the kernel reads ahead, in KiB: one request of the largest size.
 const READ_AHEAD_KIB: &str = "1024";
 
-/// Mounts, and serves from then on. `attach` is given the session before the first request is served.
+/// Mounts; nothing is answered until somebody serves on the descriptor.
 ///
 /// # Errors
 /// Where /dev/fuse, mount(2) or fusermount3 refuse.
-pub async fn start<F: Filesystem + Send + Sync + 'static>(
-    file_system: &Arc<F>,
-    attach: impl FnOnce(&Session),
-    tenant: &Tenant,
-    mount_point: &Path,
-    read_only: bool,
-) -> Result<Session, Failure> {
+pub fn mount_tenant(tenant: &Tenant, mount_point: &Path, read_only: bool) -> Result<OwnedFd, Failure> {
     let is_root = nix::unistd::geteuid().is_root();
     let options = MountOptions {
         read_only,
@@ -36,30 +29,11 @@ pub async fn start<F: Filesystem + Send + Sync + 'static>(
         nodev: !is_root,
         ..MountOptions::new(mount_point, &tenant.name)
     };
-    let doing = || format!("mount {} (see `tarbox doctor`)", mount_point.display());
-    let device = mount(&options).map_err(|error: MountError| Failure::Part {
+    mount(&options).map_err(|error: MountError| Failure::Part {
         kind: error.kind(),
-        doing: doing(),
+        doing: format!("mount {} (see `tarbox doctor`)", mount_point.display()),
         source: error.into(),
-    })?;
-    let failed = |source: io::Error| Failure::Part {
-        kind: ErrorKind::Internal,
-        doing: doing(),
-        source: source.into(),
-    };
-    let started = match new_slots() {
-        Ok(slots) => {
-            let parts = SessionParts { devices: vec![device], slots, init: None };
-            begin(file_system, attach, parts, SessionConfig::default()).await
-        }
-        Err(error) => Err(error),
-    };
-    widen_read_ahead(mount_point);
-    if started.is_err() {
-        // Nobody would ever answer there.
-        let _ = unmount(mount_point, true);
-    }
-    started.map(|(session, _)| session).map_err(failed)
+    })
 }
 
 /// The slots of a new mount.
@@ -92,7 +66,7 @@ pub async fn begin<F: Filesystem + Send + Sync + 'static>(
 }
 
 /// Lets the kernel read further ahead than the 128 KiB that a FUSE mount begins with; only root may.
-fn widen_read_ahead(mount_point: &Path) {
+pub fn widen_read_ahead(mount_point: &Path) {
     let Ok(Some(mount)) = mounts::at(mount_point) else { return };
     let setting = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB) {

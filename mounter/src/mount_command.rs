@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Parser;
 use tarbox_engine::SessionConfig;
 use tarbox_runtime::telemetry::{self, LogLevel, LogTarget};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     daemon,
     failure::{Failure, OK},
-    serve,
+    keeping,
     settings::{Flags, Settings},
     supervised,
 };
@@ -130,6 +131,10 @@ pub struct MountCommand {
     #[arg(long, hide = true, value_name = "N", conflicts_with = "daemon")]
     control_fd: Option<i32>,
 
+    /// Log into this file, of bounded size, instead of standard error
+    #[arg(long, hide = true, value_name = "FILE", requires = "control_fd")]
+    log_file: Option<PathBuf>,
+
     /// Do as if the kernel could not send requests again: for tests
     #[arg(long, hide = true, requires = "control_fd")]
     without_resend: bool,
@@ -145,6 +150,7 @@ impl MountCommand {
         let link = self.control_fd.map(supervised::take_link).transpose()?;
         let session = SessionConfig { resend: !self.without_resend, ..SessionConfig::default() };
         let (daemon, is_child) = (self.daemon, self.daemon_child);
+        let log_file = self.log_file.clone();
         let (mount_point, flags) = self.into_flags();
         // Read in the parent as well: its faults need no child.
         let settings = Settings::load(flags)?;
@@ -154,20 +160,18 @@ impl MountCommand {
         if is_child {
             daemon::leave_terminal()?;
         }
-        let log = start_logging(&settings, is_child)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|source| Failure::Io { doing: "start the runtime".to_owned(), source })?;
+        let log = start_logging(&settings, log_file, is_child)?;
         if let Some(link) = link {
+            let runtime = start_runtime(Builder::new_multi_thread().worker_threads(2))?;
             let outcome = runtime.block_on(supervised::run(link, settings, session, mount_point));
             // What waits stays in its slots.
             runtime.shutdown_background();
             return outcome;
         }
-        let report = move |mounted: &serve::Mounted<'_>| tell(mounted, is_child);
-        let outcome = runtime.block_on(serve::run(settings, mount_point, report));
+        let output = log.clone().map_or(keeping::Output::Stderr, keeping::Output::File);
+        let report = move |mounted: &keeping::Mounted| tell(mounted, is_child);
+        let runtime = start_runtime(&mut Builder::new_current_thread())?;
+        let outcome = runtime.block_on(keeping::run(settings, mount_point, output, report));
         // A thread that hangs in a system call on a foreign mount must not keep the process.
         runtime.shutdown_background();
         match (&log, &outcome) {
@@ -206,22 +210,33 @@ impl MountCommand {
     }
 }
 
-/// Starts logging. A daemon logs into a file in the state directory, removed when it has ended well; the tenant is not
-/// known yet, so that it is named after the process.
-fn start_logging(settings: &Settings, is_daemon: bool) -> Result<Option<PathBuf>, Failure> {
-    let level = settings.log_level.clone().unwrap_or_else(LogLevel::of_mounter);
-    let log = settings.state_dir.join(format!("log.{}", std::process::id()));
-    let target = if is_daemon {
-        crate::settings::ensure_state_dir(&settings.state_dir)?;
-        LogTarget::File(log.clone())
-    } else {
-        LogTarget::Stderr
-    };
-    telemetry::start(&level, settings.log_format, &target).map_err(Failure::io("open the log", &log))?;
-    Ok(is_daemon.then_some(log))
+fn start_runtime(builder: &mut Builder) -> Result<Runtime, Failure> {
+    let started = builder.enable_all().build();
+    started.map_err(|source| Failure::Io { doing: "start the runtime".to_owned(), source })
 }
 
-fn tell(mounted: &serve::Mounted<'_>, is_daemon: bool) -> Result<(), Failure> {
+/// Starts logging. A daemon logs into a file in the state directory, removed when it has ended well; the tenant is not
+/// known yet, so that it is named after the process.
+fn start_logging(
+    settings: &Settings,
+    file: Option<PathBuf>,
+    is_daemon: bool,
+) -> Result<Option<PathBuf>, Failure> {
+    let level = settings.log_level.clone().unwrap_or_else(LogLevel::of_mounter);
+    let own = is_daemon.then(|| settings.state_dir.join(format!("log.{}", std::process::id())));
+    if own.is_some() {
+        crate::settings::ensure_state_dir(&settings.state_dir)?;
+    }
+    let log = file.or_else(|| own.clone());
+    let target = log.clone().map_or(LogTarget::Stderr, LogTarget::File);
+    telemetry::start(&level, settings.log_format, &target).map_err(|source| {
+        let shown = log.unwrap_or_default();
+        Failure::io("open the log", &shown)(source)
+    })?;
+    Ok(own)
+}
+
+fn tell(mounted: &keeping::Mounted, is_daemon: bool) -> Result<(), Failure> {
     use std::io::Write;
     if is_daemon {
         return daemon::report(&mounted.to_string());

@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     failure::Failure,
-    settings::{Settings, TenantChoice},
+    settings::{LimitChoice, Settings, TenantChoice},
 };
 
 /// Takes the link under its number and checks that the settings fit. To be called before anything is opened.
@@ -79,8 +79,10 @@ pub async fn run(
         }
         Err(failure) => {
             let (kind, message) = (format!("{:?}", failure.kind()), failure.report().to_string());
+            tracing::debug!(reason = message, "cannot start or go on");
             channel.say(&FromMounter::Failed(Failed { kind, message }));
-            Err(failure)
+            // The supervisor has been told, and tells it in its turn: to say it here as well would be to say it twice.
+            Ok(failure.exit_code())
         }
     }
 }
@@ -108,6 +110,8 @@ async fn live(
     let Some((mode, kept)) = begin(channel).await? else { return Ok(End::Stopped) };
     let mut since = Instant::now();
     settings.take_secrets(kept.secrets.as_ref())?;
+    // They stand in the tenant: a restart must not take back what was changed there meanwhile.
+    settings.limits = LimitChoice::default();
     // Where INIT was answered an application may wait: better late than never. Else it is told at once what is wrong.
     let patient = tarbox_engine::is_agreed(&kept.slots).map_err(slots_failed)?;
     let prepared = Prepared::new(settings, mount_point, session, patient).await?;

@@ -38,6 +38,8 @@ pub struct MountPlan {
     pub user: Option<String>,
     /// Where its output goes; it is shown when something fails.
     pub log: PathBuf,
+    /// The program, if it is not the one under test at its usual place.
+    pub program: Option<PathBuf>,
 }
 
 impl MountPlan {
@@ -54,7 +56,7 @@ impl MountPlan {
                 nix::unistd::User::from_name(user).ok().flatten().map_or(65534, |user| user.gid.as_raw())
             ));
         }
-        command.arg(product::program("tarbox-mount"));
+        command.arg(self.program.clone().unwrap_or_else(|| product::program("tarbox-mount")));
         command.args(["--database-url", &self.url, "--tenant", &self.tenant, "--state-dir"]);
         command.arg(&self.state_dir).args(&self.args).arg(&self.mountpoint);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -96,16 +98,34 @@ impl Mount {
             // Another user's mount is closed to root.
             Ok(()) if plan.user.is_some() => {}
             // The first request waits in the kernel until INIT has been answered.
-            Ok(()) => fs::symlink_metadata(&mount.mountpoint).map(drop).context("stat of the root")?,
+            // It may still fail to serve, and unmount again: why is in its output.
+            Ok(()) => fs::symlink_metadata(&mount.mountpoint)
+                .map(drop)
+                .with_context(|| format!("stat of the root\n--- its output:\n{}", mount.last_words()))?,
             Err(error) => bail!("{error:#}\n--- its output:\n{}", mount.said()),
         }
         Ok(mount)
     }
 
-    /// Process id of the mounter.
+    /// Process id of the one that mounts, and keeps another one serving.
+    #[must_use]
+    pub fn keeper(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Process id of the one that serves.
+    ///
+    /// # Panics
+    /// If there is none for long.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        wait_for("a serving process", LIMIT, || descendants(self.child.id()).first().copied())
+            .expect("somebody serves")
+    }
+
+    fn last_words(&mut self) -> String {
+        let _ = self.wait();
+        self.said()
     }
 
     /// All that it has said.
@@ -126,6 +146,28 @@ impl Mount {
                 .with_context(|| self.said())??;
         ensure!(status.success(), "tarbox-mount ended with {status} after umount\n{}", self.said());
         Ok(())
+    }
+
+    /// Sends a signal to all processes of the mounter.
+    ///
+    /// # Errors
+    /// If they are gone.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        for pid in descendants(self.child.id()).into_iter().chain([self.child.id()]) {
+            kill(Pid::from_raw(pid.cast_signed()), signal)?;
+        }
+        Ok(())
+    }
+
+    /// Kills the one that keeps the other serving, which goes on: it is not ours to wait for any more, and is returned.
+    ///
+    /// # Errors
+    /// If it cannot be killed.
+    pub fn kill_keeper(&mut self) -> Result<u32> {
+        let serving = self.pid();
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(serving)
     }
 
     /// Kills the mounter and what it started with SIGKILL, and takes the dead mount away.
@@ -154,18 +196,20 @@ impl Mount {
         Ok(wait_for("tarbox-mount to end", LIMIT, || self.child.try_wait().transpose())??.code())
     }
 
-    /// Resident memory of the mounter that is its own or shared with nobody else, in bytes (PSS).
+    /// Resident memory of the serving process that is its own or shared with nobody else, in bytes (PSS).
     ///
     /// # Errors
     /// If it is gone.
     pub fn memory(&self) -> Result<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
         let line = rollup.lines().find(|line| line.starts_with("Pss:")).context("no Pss in smaps_rollup")?;
         let kib: u64 = line.split_whitespace().nth(1).context("Pss without a number")?.parse()?;
         Ok(kib << 10)
     }
 
     fn kill_processes(&mut self) -> Result<()> {
+        // Stopped first, or it would start the next one.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGSTOP);
         for pid in descendants(self.child.id()) {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }

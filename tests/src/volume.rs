@@ -82,6 +82,7 @@ impl Volume {
             env: vec![],
             user: None,
             log: scratch.path().join("log"),
+            program: None,
         };
         Self { mount: None, plan, server, control, scratch }
     }
@@ -110,6 +111,14 @@ impl Volume {
     #[must_use]
     pub fn mount(&self) -> &Mount {
         self.mount.as_ref().expect("mounted")
+    }
+
+    /// The running mounter, out of this volume's hands, and where it logs.
+    ///
+    /// # Panics
+    /// If it is not mounted.
+    pub fn take_mount(&mut self) -> (Mount, PathBuf) {
+        (self.mount.take().expect("mounted"), self.plan.log.clone())
     }
 
     /// The database server.

@@ -279,9 +279,9 @@ fn caught_up_or_refused(mut volume: Volume) {
 }
 
 fn paused(volume: &Volume, act: impl FnOnce()) {
-    volume.mount().signal(Signal::SIGSTOP).expect("stop");
+    volume.mount().signal_all(Signal::SIGSTOP).expect("stop");
     act();
-    volume.mount().signal(Signal::SIGCONT).expect("go on");
+    volume.mount().signal_all(Signal::SIGCONT).expect("go on");
 }
 
 fn databases(dir: &Path) -> Vec<std::path::PathBuf> {

@@ -280,7 +280,9 @@ fn how_long_applications_wait_is_told() {
                 supervised.kill();
                 supervised.take_over(next).expect("take over");
             }),
-            ("replaced", |supervised| drop(supervised.upgrade().expect("upgrade"))),
+            ("replaced", |supervised| {
+                supervised.upgrade().expect("upgrade");
+            }),
         ];
         for (what, event) in events {
             let mut pauses: Vec<u64> = (0..kills(5))
@@ -378,7 +380,7 @@ impl Open {
     /// What needs nobody.
     fn while_nobody_serves(&mut self, round: usize) {
         self.mapped.write(round as u8 + 100);
-        assert!(self.flock.metadata().is_ok(), "cached attributes need nobody");
+        assert!(nix::sys::stat::fstat(&*self.flock).is_ok(), "cached attributes need nobody");
     }
 
     fn check(&mut self, round: usize) {

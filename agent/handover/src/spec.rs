@@ -5,7 +5,7 @@ use prost::Message;
 /// How a process is to be started. Its descriptors go with the message that carries this.
 ///
 /// It gets the mounter's end of a link as descriptor 3, `/dev/null` or the log as 0, 1 and 2, and no other descriptor; no
-/// signal when its parent dies; no way to new privileges; empty signal mask.
+/// signal when its parent dies; no way to new privileges; an empty signal mask; the working directory `/`.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct SpawnSpec {
     /// Which of the message's descriptors is executed.

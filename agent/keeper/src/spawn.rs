@@ -55,7 +55,8 @@ pub fn spawn(spec: &SpawnSpec, descriptors: &[OwnedFd]) -> Result<Started, Keepe
     };
     drop(tell);
     let mut command = Command::new(&program);
-    command.stdin(Stdio::null());
+    // Where no volume is: a working directory would keep one busy.
+    command.current_dir("/").stdin(Stdio::null());
     command.stdout(output(spec, descriptors).map_err(failed("duplicate the log"))?);
     command.stderr(output(spec, descriptors).map_err(failed("duplicate the log"))?);
     orders.give(&mut command);

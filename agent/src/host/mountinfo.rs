@@ -7,9 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::sentry;
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Its own number, as in `fdinfo`: another one for each place.
+    pub id: u64,
     /// Device number as `major:minor`: names the file system, wherever it is mounted.
     pub device: String,
     /// The directory of the file system that is seen there.
@@ -43,11 +47,21 @@ impl Mount {
 pub struct Mounts(Vec<Mount>);
 
 impl Mounts {
-    /// Reads the table.
+    /// Reads the table, without the sentries that lie under our mounts: they are the ground.
     ///
     /// # Errors
     /// Where /proc is not there.
     pub fn read() -> io::Result<Self> {
+        let Self(mut mounts) = Self::read_all()?;
+        mounts.retain(|mount| !sentry::is_sentry(mount));
+        Ok(Self(mounts))
+    }
+
+    /// Reads the table with all that is in it.
+    ///
+    /// # Errors
+    /// Where /proc is not there.
+    pub(super) fn read_all() -> io::Result<Self> {
         fs::read("/proc/self/mountinfo").map(|table| Self::parse(&table))
     }
 
@@ -83,14 +97,15 @@ impl Mounts {
 /// `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/sda rw`.
 fn line(text: &[u8]) -> Option<Mount> {
     let mut fields = text.split(|byte| *byte == b' ');
-    let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
+    let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = String::from_utf8_lossy(fields.nth(1)?).into_owned();
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     let options = String::from_utf8_lossy(fields.next()?).split(',').map(str::to_owned).collect();
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(rest.next()?).into_owned();
     let source = unescape(rest.next().unwrap_or_default()).to_string_lossy().into_owned();
-    Some(Mount { device, root, point, options, fs_type, source })
+    Some(Mount { id, device, root, point, options, fs_type, source })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.

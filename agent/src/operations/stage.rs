@@ -9,6 +9,7 @@ use super::wait_until;
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
+    host::sentry,
     node::Node,
     tenant::{Command, Handle, Place, Snapshot, place, resolve, table},
 };
@@ -104,5 +105,5 @@ fn clear_stale(path: &Path) -> Result<(), AgentError> {
         umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             .map_err(|errno| AgentError::io("clear away the dead mount at", &path)(errno.into()))?;
     }
-    Ok(())
+    sentry::remove(&path)
 }

@@ -1,6 +1,6 @@
 //! Mounting a tenant at its staging path, and taking it away again.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use nix::mount::{MntFlags, MsFlags, umount2};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,14 @@ use tarbox_handover::Kept;
 use tarbox_supervisor::UnmountStep;
 
 use super::{Staged, publication};
-use crate::{failure::AgentError, host::mountinfo::Mounts, node::Node};
+use crate::{
+    failure::AgentError,
+    host::{ladder, mountinfo::Mounts, sentry},
+    node::Node,
+};
+
+/// How long one attempt to unmount may take: an answer comes before the machine stops waiting for one.
+const UNMOUNTS_WITHIN: Duration = Duration::from_secs(8);
 
 /// What the keeper is given beside the descriptors: which mount they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,8 +176,12 @@ fn mount_new(staged: &Staged) -> Result<(Kept, Belongs), AgentError> {
     };
     let slots = tarbox_engine::create_slots(SlotsLayout::default())
         .map_err(AgentError::io("make the request slots for", path))?;
-    let device = tarbox_engine::mount(&options)?;
     let point = publication::resolve(path).map_err(AgentError::io("resolve", path))?;
+    publication::guard(&point)?;
+    let device = tarbox_engine::mount(&options).inspect_err(|_| {
+        // Nothing else would take it away: nothing of the tenant is mounted.
+        let _ = sentry::remove(&point);
+    })?;
     let number = table()?.top(&point).map(|mount| mount.device.clone());
     let belongs = Belongs { device: number.unwrap_or_default() };
     Ok((Kept { devices: vec![device], slots, journal: None, secrets: None }, belongs))
@@ -187,16 +198,16 @@ pub(super) async fn unmount(
             .map_err(AgentError::io("resolve", &staged.staging_path))?;
         let mounts = table()?;
         let device = mounts.top(&path).filter(|mount| mount.is_tarbox()).map(|mount| mount.device.clone());
-        let Some(device) = device else { return Ok(()) };
-        let flags = match step {
-            UnmountStep::Normal => MntFlags::UMOUNT_NOFOLLOW,
-            UnmountStep::Lazy => MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
-        };
-        // The staging path goes last: as long as it is there, the device is found again.
-        let others = mounts.of_device(&device).filter(|mount| mount.point != path).map(|mount| &mount.point);
-        for point in others.rev().chain(std::iter::once(&path)) {
-            umount2(point, flags).map_err(|errno| AgentError::io("unmount", point)(errno.into()))?;
+        if let Some(device) = device {
+            let step = match step {
+                UnmountStep::Normal => ladder::Step::Normal,
+                UnmountStep::Lazy => ladder::Step::Lazy,
+            };
+            for pin in ladder::unmount(&device, &path, step, UNMOUNTS_WITHIN)? {
+                tracing::info!(tenant = %staged.tenant, %pin, "unmounted, but still held");
+            }
         }
+        sentry::remove(&path)?;
         // Held until here: without a descriptor the kernel would answer those who still wait with errors.
         drop(kept);
         Ok(())

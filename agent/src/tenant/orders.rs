@@ -279,12 +279,7 @@ impl Shell {
             let watched = watched.await;
             self.complain(watched);
         }
-        let record = self.machine.record();
-        let ticket = record
-            .build
-            .clone()
-            .filter(|_| record.wanted.is_some() && record.served)
-            .map(|build| Ticket { build, memory: record.memory });
+        let ticket = self.machine.ticket();
         let left = self.ticket(ticket).await;
         self.complain(left);
     }

@@ -7,7 +7,11 @@ use std::{
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::{csi::capability::MountWish, failure::AgentError, host::mountinfo::Mounts};
+use crate::{
+    csi::capability::MountWish,
+    failure::AgentError,
+    host::{mountinfo::Mounts, sentry},
+};
 
 /// What is found at a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,14 @@ pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Sees that nobody writes to the bare disk where a mount of ours is missing; an agent that is not root cannot.
+///
+/// # Errors
+/// As mount(2).
+pub(super) fn guard(path: &Path) -> Result<(), AgentError> {
+    if nix::unistd::geteuid().is_root() { sentry::place(path) } else { Ok(()) }
+}
+
 /// Shows at `target` what is at `staging`; made where it is missing. Blocks.
 ///
 /// # Errors
@@ -51,6 +63,7 @@ pub(crate) fn bind(staging: &Path, target: &Path, wish: &MountWish) -> Result<()
         }
         Ok(()) | Err(_) => {}
     }
+    guard(target)?;
     let failed = |errno: nix::Error| AgentError::io("publish at", target)(errno.into());
     mount(Some(staging), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)?;
     // A bind mount takes its options only when it is mounted again.
@@ -86,6 +99,7 @@ pub(crate) fn unbind(target: &Path) -> Result<(), AgentError> {
         umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             .map_err(|errno| AgentError::io("unmount", target)(errno.into()))?;
     }
+    sentry::remove(target)?;
     match fs::remove_dir(target) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(AgentError::io("remove the directory", target)(error))

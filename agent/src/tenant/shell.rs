@@ -86,6 +86,8 @@ pub(super) struct Shell {
     events: mpsc::Receiver<Inbound>,
     snapshot: watch::Sender<Snapshot>,
     pub(super) timer: Option<Duration>,
+    /// How often mounters were killed for want of memory, as last seen.
+    oom_kills: u64,
     /// Since when nobody serves who did.
     paused: Option<Instant>,
 }
@@ -97,7 +99,9 @@ pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Adopted>) -
     let record = adopted.as_ref().map(|adopted| adopted.record.clone()).unwrap_or_default();
     let (snapshot, seen) = watch::channel(Snapshot::new(staged.clone(), record));
     let machine = Tenant::new(node.policy.clone());
+    let oom_kills = node.oom_kills(staged.tenant);
     let shell = Shell {
+        oom_kills,
         node,
         machine,
         staged,
@@ -175,7 +179,10 @@ impl Shell {
 
     async fn take(&mut self, inbound: Inbound) {
         match inbound {
-            Inbound::Event(event) => self.advance(event).await,
+            Inbound::Event(event) => {
+                let event = self.judged(event);
+                self.advance(event).await;
+            }
             Inbound::Version(process, version) => {
                 if self.machine.record().spare.as_ref().is_none_or(|spare| spare.process != process) {
                     self.snapshot.send_if_modified(|seen| {
@@ -199,6 +206,14 @@ impl Shell {
                 self.advance(Event::Observed(observation)).await;
             }
         }
+    }
+
+    /// SIGKILL may have been the kernel's, for want of memory: only the control group knows.
+    fn judged(&mut self, event: Event) -> Event {
+        let Event::Exited { process, cause: Cause::Signal(9) } = event else { return event };
+        let before = std::mem::replace(&mut self.oom_kills, self.node.oom_kills(self.staged.tenant));
+        let cause = if self.oom_kills > before { Cause::OutOfMemory } else { Cause::Signal(9) };
+        Event::Exited { process, cause }
     }
 
     async fn command(&mut self, command: Command) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fuse3::{
     FileType, Result, SetAttr, Timestamp,
     raw::{Filesystem, Request, reply::*},
@@ -20,9 +20,9 @@ use tarbox_types::{Ino, fuse as convention};
 use crate::{
     effect::Outcome,
     error::FsError,
-    plan::{Caller, Change, Fallocate, Listed, NewInode, Page, READ_MAX, Reading, Rename, Seek, statfs},
-    shell::{Loaded, Shared},
-    tree::{Need, Piece, Tree},
+    plan::{Caller, Change, Fallocate, Listed, NewInode, Page, READ_MAX, Rename, Seek, statfs},
+    shell::Shared,
+    tree::{Need, Tree},
     xattr::SetFlags,
 };
 
@@ -197,49 +197,6 @@ impl FileSystem {
         }
     }
 
-    async fn read_bytes(&self, ino: Ino, offset: u64, len: u64) -> std::result::Result<Bytes, FsError> {
-        // Blocks just loaded are held here: a small cache may have dropped them before they are used.
-        let mut loaded = Loaded::default();
-        loop {
-            let need = {
-                let core = self.shared.core.lock();
-                match core.tree.read(ino, offset, len) {
-                    Ok(reading) => match self.blocks_of(&reading, &loaded) {
-                        Ok(blocks) => {
-                            drop(core);
-                            return Ok(assemble(&reading, &blocks));
-                        }
-                        Err(missing) => Need::Blocks(reading.did, missing),
-                    },
-                    Err(crate::tree::Stop::Failed(error)) => return Err(error),
-                    Err(crate::tree::Stop::Need(need)) => need,
-                }
-            };
-            match need {
-                Need::Blocks(did, blks) => {
-                    loaded = self.shared.patiently(|| self.shared.load_blocks(did, &blks)).await?;
-                }
-                need => self.shared.supply(need).await?,
-            }
-        }
-    }
-
-    /// Bytes of the committed blocks that a read consists of, in order; or those that are not at hand.
-    fn blocks_of(&self, reading: &Reading, loaded: &Loaded) -> std::result::Result<Vec<Bytes>, Vec<u64>> {
-        let (mut found, mut missing) = (Vec::new(), Vec::new());
-        for piece in &reading.pieces {
-            if let Piece::Block { blk, .. } = piece {
-                let held = loaded.blocks.get(blk).filter(|_| loaded.version == reading.version).cloned();
-                match held.or_else(|| self.shared.cache.get(reading.did, *blk)) {
-                    Some(bytes) => found.push(bytes),
-                    None => missing.push(*blk),
-                }
-            }
-        }
-        missing.dedup();
-        if missing.is_empty() { Ok(found) } else { Err(missing) }
-    }
-
     async fn barrier(&self, ino: Ino) -> Result<()> {
         let seq = {
             let core = self.shared.core.lock();
@@ -247,32 +204,6 @@ impl FileSystem {
         };
         Ok(self.shared.commit_to(seq).await.map_err(|error| FsError::Io(error.to_string()))?)
     }
-}
-
-/// Puts the pieces of a read together. One that lies in one block is not copied.
-fn assemble(reading: &Reading, blocks: &[Bytes]) -> Bytes {
-    if let ([Piece::Block { offset, len, .. }], [bytes]) = (&reading.pieces[..], blocks)
-        && (*offset + *len) as usize <= bytes.len()
-    {
-        return bytes.slice(*offset as usize..(*offset + *len) as usize);
-    }
-    let mut out = BytesMut::with_capacity(reading.len as usize);
-    let mut blocks = blocks.iter();
-    for piece in &reading.pieces {
-        match piece {
-            Piece::Data(payload) => out.extend_from_slice(payload.as_slice()),
-            Piece::Zero(len) => out.resize(out.len() + *len as usize, 0),
-            Piece::Block { offset, len, .. } => {
-                let bytes = blocks.next().map_or(&[][..], |bytes| bytes);
-                let (from, to) = (*offset as usize, (*offset + *len) as usize);
-                let there = &bytes[from.min(bytes.len())..to.min(bytes.len())];
-                out.extend_from_slice(there);
-                // What a block does not store is zero.
-                out.resize(out.len() + (*len as usize - there.len()), 0);
-            }
-        }
-    }
-    out.freeze()
 }
 
 fn sized(value: Bytes, size: u32) -> Result<ReplyXAttr> {
@@ -433,7 +364,7 @@ impl Filesystem for FileSystem {
     }
 
     async fn read(&self, _req: Request, ino: Ino, _fh: u64, offset: u64, size: u32) -> Result<ReplyData> {
-        Ok(ReplyData { data: self.read_bytes(ino, offset, u64::from(size)).await? })
+        Ok(ReplyData { data: self.shared.read_bytes(ino, offset, u64::from(size)).await? })
     }
 
     async fn write(
@@ -634,7 +565,7 @@ impl Filesystem for FileSystem {
         // A part is copied and the caller asks for the rest, as with a short write.
         let was_done = self.shared.told.get(caller(&req).unique).is_some();
         let length = if was_done { 0 } else { length.min(READ_MAX) };
-        let data = self.read_bytes(ino, off_in, length).await?;
+        let data = self.shared.read_bytes(ino, off_in, length).await?;
         if data.is_empty() && !was_done {
             return Ok(ReplyCopyFileRange { copied: 0 });
         }

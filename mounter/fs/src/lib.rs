@@ -16,6 +16,8 @@ pub mod journal;
 mod open;
 mod plan;
 pub mod range_map;
+mod read_ahead;
+mod reading;
 mod shell;
 mod small_map;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 use tarbox_store::{Database, Lease, Limits, StoreError, TenantState, TenantStore};
 use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId, Unanswered};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::{
     block_cache::BlockCache,
@@ -23,6 +23,7 @@ use crate::{
     fuse::FileSystem,
     health::{Health, State, chain},
     journal::{Cut, Identity, Journal, JournalConfig, JournalError, Reason, Rejected},
+    read_ahead::OnTheirWay,
     shell::{Core, Shared},
     told::ToldTable,
     tree::Tree,
@@ -30,6 +31,8 @@ use crate::{
 
 /// How often memory is kept in bounds and orphans are looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// Unlinked files are removed this long after the kernel has forgotten the first of them, many at once.
+const REAP_DELAY: Duration = Duration::from_millis(250);
 /// Known extents of one content are dropped beyond this number.
 const EXTENTS_MAX: usize = 200_000;
 /// Writers are never slowed below this many bytes in the journal.
@@ -140,7 +143,7 @@ impl FileSystem {
         };
         let tenant = &lease.tenant;
         let mut tree = Tree::new(tenant.block_size, tenant.limits, counters, tenant.seq);
-        let told = ToldTable::new(opened.told.drain(..));
+        let told = ToldTable::new(opened.told.drain(..), !config.connection.left.is_empty());
         let mut recovery =
             Recovery { replayed: 0, cut: opened.cut.clone(), rejected: opened.rejected.clone() };
         // A record of an earlier lease may hold numbers from below ours: none of them counts as new to the database.
@@ -180,9 +183,10 @@ impl FileSystem {
             store,
             fence: lease.fence.clone(),
             view: lease.head.clone(),
-            work: Notify::new(),
+            work: Arc::default(),
+            on_their_way: OnTheirWay::default(),
             forgotten: Mutex::new(FxHashSet::default()),
-            reap: Notify::new(),
+            reap: Arc::default(),
             nameless: Mutex::new(told.inodes().into_iter().collect()),
             told,
             kernel: std::sync::OnceLock::new(),
@@ -195,9 +199,6 @@ impl FileSystem {
         tokio::spawn(flush_in_background(Arc::downgrade(&shared)));
         tokio::spawn(keep_house(Arc::downgrade(&shared)));
         tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session));
-        if recovery.replayed > 0 {
-            shared.work.notify_one();
-        }
         Ok((Self { shared }, recovery))
     }
 
@@ -308,6 +309,11 @@ impl FileSystem {
 
 /// Commits what is older than the flush interval, or at once when much waits.
 async fn flush_in_background(weak: std::sync::Weak<Shared>) {
+    // What was taken up from the journal has waited for long enough: were this process to be killed within the interval, and
+    // the next one too, it would only become more.
+    if let Some(shared) = weak.upgrade().filter(|shared| shared.journal.oldest_uncommitted_at().is_some()) {
+        commit_some(&shared).await;
+    }
     loop {
         let Some(shared) = weak.upgrade() else { return };
         let interval = shared.config.flush_interval;
@@ -323,8 +329,11 @@ async fn flush_in_background(weak: std::sync::Weak<Shared>) {
             commit_some(&shared).await;
             continue;
         }
+        let work = Arc::clone(&shared.work);
+        // Who sleeps keeps nothing: a file system that is dropped is gone, its journal free.
+        drop(shared);
         tokio::select! {
-            () = shared.work.notified() => {}
+            () = work.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -358,11 +367,13 @@ async fn commit_some(shared: &Shared) {
 async fn keep_house(weak: std::sync::Weak<Shared>) {
     let mut swept = Instant::now();
     loop {
-        let Some(shared) = weak.upgrade() else { return };
+        let Some(reap) = weak.upgrade().map(|shared| Arc::clone(&shared.reap)) else { return };
         tokio::select! {
-            () = shared.reap.notified() => {}
+            // A little later: who unlinks many files is not slowed by questions and a record for each.
+            () = async { reap.notified().await; tokio::time::sleep(REAP_DELAY).await } => {}
             () = tokio::time::sleep(HOUSEKEEPING) => {}
         }
+        let Some(shared) = weak.upgrade() else { return };
         let mut candidates: Vec<Ino> = shared.forgotten.lock().drain().collect();
         if swept.elapsed() >= HOUSEKEEPING {
             swept = Instant::now();

@@ -5,10 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use rustc_hash::{FxHashMap, FxHashSet};
-use tarbox_store::{DataRef, EntryRow, Fence, InodeRow, Limits, StoreError, TenantStore, View};
+use rustc_hash::FxHashSet;
+use tarbox_store::{EntryRow, Fence, InodeRow, Limits, StoreError, TenantStore, View};
 use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq};
 use tokio::sync::{Notify, watch};
 
@@ -21,6 +20,7 @@ use crate::{
     health::Health,
     journal::{Journal, JournalReader},
     plan::Planned,
+    read_ahead::OnTheirWay,
     told::ToldTable,
     tree::{Need, Stop, Tree},
 };
@@ -29,13 +29,6 @@ use crate::{
 const DIRECTORY_MAX: usize = 65_536;
 /// Names per query.
 const LIST_PAGE: usize = 2048;
-/// Blocks are read ahead up to this many bytes.
-const READ_AHEAD_BYTES: u64 = 4 << 20;
-/// So many queries fetch the blocks of one read-ahead, each at least so many blocks.
-const READS: usize = 3;
-const READ_PART: usize = 4;
-/// Readers that run in parallel ask out of order by at most this many blocks.
-const SEQUENCE_SLACK: u64 = 8;
 /// The flusher is woken when this many bytes wait.
 const FLUSH_BYTES: u64 = 16 << 20;
 /// A record's share of the journal besides its payload, for deciding when to flush.
@@ -64,10 +57,12 @@ pub(crate) struct Shared {
     pub fence: Fence,
     pub view: View,
     /// There is something to commit.
-    pub work: Notify,
+    pub work: Arc<Notify>,
+    /// What is fetched ahead.
+    pub on_their_way: OnTheirWay,
     /// Orphans that the kernel has forgotten, perhaps.
     pub forgotten: Mutex<FxHashSet<Ino>>,
-    pub reap: Notify,
+    pub reap: Arc<Notify>,
     /// Inodes made without a name, of which the kernel may not know yet: not to be asked about before it forgets them.
     pub nameless: Mutex<FxHashSet<Ino>>,
     /// What a dead process had done for requests that come again.
@@ -81,13 +76,6 @@ impl Core {
     pub(crate) fn new(tree: Tree, journal: Option<Journal>) -> Self {
         Self { tree, journal, unflushed: 0 }
     }
-}
-
-/// Blocks of one content, as of a version of its committed part.
-#[derive(Debug, Default)]
-pub(crate) struct Loaded {
-    pub version: u64,
-    pub blocks: FxHashMap<BlockIndex, Bytes>,
 }
 
 /// A change that has been journalled and applied.
@@ -210,8 +198,7 @@ impl Shared {
             | Need::Directory(_)
             | Need::Page(..)
             | Need::Xattrs(_)
-            | Need::Extents(..)
-            | Need::Blocks(..) => {}
+            | Need::Extents(..) => {}
         }
         self.patiently(|| self.load(&need)).await?
     }
@@ -277,7 +264,6 @@ impl Shared {
                 }
             }
             Need::Extents(did, range) => self.load_extents(*did, range.clone()).await?,
-            Need::Blocks(did, blks) => drop(self.load_blocks(*did, blks).await?),
             Need::Room | Need::Reaping => {}
         }
         Ok(Ok(()))
@@ -333,55 +319,6 @@ impl Shared {
         Ok(())
     }
 
-    /// Bytes of blocks, into the cache as well, with some more where the file is read in sequence.
-    pub(crate) async fn load_blocks(&self, did: DataId, blks: &[BlockIndex]) -> Result<Loaded, StoreError> {
-        let (Some((data, version)), Some(&first)) = (self.data_ref(did), blks.first()) else {
-            return Ok(Loaded::default());
-        };
-        let wanted = self.with_read_ahead(did, first, blks);
-        // On several connections at once, where the store has them: one alone does not keep a server busy.
-        let parts = wanted.chunks(wanted.len().div_ceil(READS).max(READ_PART));
-        let read = parts.map(|part| self.store.read(&self.view, data, part));
-        let blocks = futures_util::future::try_join_all(read).await?.into_iter().flatten();
-        // An extent said that there is a block; where no row has one, it is the hole that the database holds.
-        let mut loaded = Loaded { version, blocks: blks.iter().map(|&blk| (blk, Bytes::new())).collect() };
-        let core = self.core.lock();
-        let is_current = core.tree.contents.get(&did).is_some_and(|content| content.version == version);
-        for (blk, bytes) in blocks {
-            if is_current {
-                self.cache.insert(did, blk, bytes.clone());
-            }
-            if let Some(slot) = loaded.blocks.get_mut(&blk) {
-                *slot = bytes;
-            }
-        }
-        Ok(loaded)
-    }
-
-    fn data_ref(&self, did: DataId) -> Option<(DataRef, u64)> {
-        let core = self.core.lock();
-        core.tree.contents.get(&did).map(|content| (DataRef { did, cut: content.cut }, content.version))
-    }
-
-    fn with_read_ahead(&self, did: DataId, first: BlockIndex, blks: &[BlockIndex]) -> Vec<BlockIndex> {
-        let mut core = self.core.lock();
-        let most = (READ_AHEAD_BYTES / core.tree.block_size).max(1);
-        let Some(content) = core.tree.contents.get_mut(&did) else { return blks.to_vec() };
-        let (expected, window) = content.read_ahead;
-        // Asked for where the last fetch ended, give or take what parallel readers overtake: in sequence.
-        let is_near = first > 0
-            && (expected.saturating_sub(SEQUENCE_SLACK)..=expected + SEQUENCE_SLACK).contains(&first);
-        let window = if is_near { (window * 2).clamp(2, most) } else { 1 };
-        let mut wanted = blks.to_vec();
-        let last = blks.last().copied().unwrap_or(first);
-        wanted.extend((last + 1..last + window).filter(|&blk| {
-            content.extent(did, blk).is_ok_and(|extent| extent.is_some())
-                && self.cache.get(did, blk).is_none()
-        }));
-        content.read_ahead = (wanted.last().copied().unwrap_or(last) + 1, window);
-        wanted
-    }
-
     async fn wait_for_room(&self) -> Result<(), FsError> {
         let next = self.journal.committed_seq() + 1;
         if next > self.journal.last_seq() {
@@ -400,6 +337,7 @@ impl Shared {
             if *self.committed.borrow() >= seq {
                 return Ok(());
             }
+            self.told.let_others_begin().await;
             let mut flusher = self.flusher.lock().await;
             if flusher.committed() >= seq {
                 return Ok(());

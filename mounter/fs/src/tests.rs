@@ -81,7 +81,12 @@ impl World {
 
     /// As after a `kill -9`: nothing is flushed, the session is over.
     async fn kill(&self, fs: FileSystem) {
+        let rest = Arc::downgrade(&fs.shared);
         drop(fs);
+        // A commit or a fetch that is under way ends before the journal is free.
+        while rest.strong_count() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         let session = SESSION.with(std::cell::Cell::take).expect("mounted");
         self.database.close_session(session).await.expect("the session ends");
     }

@@ -24,13 +24,28 @@ use crate::{
 pub(crate) struct ToldTable {
     /// Whether there are any, so that the usual request takes no lock.
     any: AtomicBool,
+    /// Whether requests that were left are being taken on.
+    recovering: AtomicBool,
     table: Mutex<FxHashMap<u64, Told>>,
 }
 
 impl ToldTable {
-    pub(crate) fn new(told: impl IntoIterator<Item = Told>) -> Self {
+    /// `recovering`: requests were left, done or not.
+    pub(crate) fn new(told: impl IntoIterator<Item = Told>, recovering: bool) -> Self {
         let table: FxHashMap<u64, Told> = told.into_iter().map(|told| (told.unique, told)).collect();
-        Self { any: AtomicBool::new(!table.is_empty()), table: Mutex::new(table) }
+        Self {
+            any: AtomicBool::new(!table.is_empty()),
+            recovering: AtomicBool::new(recovering),
+            table: Mutex::new(table),
+        }
+    }
+
+    /// To be awaited before what takes long: requests that were left are taken on one after the other, and nothing is served
+    /// before all of them wait or are answered.
+    pub(crate) async fn let_others_begin(&self) {
+        if self.recovering.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// What the request has been told.
@@ -53,6 +68,7 @@ impl ToldTable {
 
     /// Everybody has been told.
     pub(crate) fn clear(&self) {
+        self.recovering.store(false, Ordering::Release);
         self.any.store(false, Ordering::Release);
         self.table.lock().clear();
     }

@@ -128,6 +128,19 @@ pub trait TenantStore: Send + Sync {
     async fn read(&self, view: &View, data: DataRef, blks: &[BlockIndex])
     -> Result<Vec<(BlockIndex, Bytes)>>;
 
+    /// A range of one block, perhaps with more around it; verified like [`TenantStore::read`]. Once a block has been read as a
+    /// whole, a small range costs about as much as it is long.
+    ///
+    /// # Errors
+    /// Those of [`TenantStore::read`].
+    async fn read_part(
+        &self,
+        view: &View,
+        data: DataRef,
+        blk: BlockIndex,
+        range: Range<u32>,
+    ) -> Result<PartRead>;
+
     /// Inodes without a name (nlink 0).
     async fn orphans(&self, view: &View) -> Result<Vec<InodeRow>>;
 

@@ -11,6 +11,7 @@ use tarbox_types::{BlockHash, BlockId};
 use crate::{
     error::{Result, StoreError},
     model::{BlockHeader, Codec, Compression, EncodedBlock},
+    proof::Leaves,
 };
 
 /// The largest block: nothing longer is ever unpacked, whatever a damaged header says.
@@ -86,6 +87,11 @@ fn compressed(raw: &[u8]) -> Option<Bytes> {
 /// # Errors
 /// [`StoreError::Damaged`] where length or hash are not the header's.
 pub fn decode(header: &BlockHeader, stored: Bytes) -> Result<Bytes> {
+    decode_proven(header, stored).map(|(raw, _)| raw)
+}
+
+/// As [`decode`]; with the leaves that prove parts of it, where it is stored as it is and large enough.
+pub(crate) fn decode_proven(header: &BlockHeader, stored: Bytes) -> Result<(Bytes, Option<Leaves>)> {
     let damaged = |reason: String| StoreError::Damaged { what: format!("block {}", header.block), reason };
     if header.len > BLOCK_MAX {
         return Err(damaged(format!("its header claims {} bytes", header.len)));
@@ -99,10 +105,15 @@ pub fn decode(header: &BlockHeader, stored: Bytes) -> Result<Bytes> {
     if raw.len() != header.len as usize {
         return Err(damaged(format!("it has {} bytes, its header says {}", raw.len(), header.len)));
     }
-    if blake3::hash(&raw).as_bytes() != &header.hash.0 {
+    let leaves = (header.codec == Codec::Raw).then(|| Leaves::of(&raw)).flatten();
+    let hash = match &leaves {
+        Some(leaves) => leaves.root(raw.len()),
+        None => BlockHash(*blake3::hash(&raw).as_bytes()),
+    };
+    if hash != header.hash {
         return Err(damaged("its hash does not match".into()));
     }
-    Ok(raw)
+    Ok((raw, leaves))
 }
 
 /// Lays patches, in their order, over the bytes of a block.

@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod error;
 pub mod model;
 mod postgres;
+mod proof;
 mod sqlite;
 
 pub use api::*;

@@ -1,5 +1,7 @@
 //! What the store keeps, as values: tenants and leases, rows of a view, the batch of one commit.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use tarbox_types::{
     BlockHash, BlockId, BlockIndex, BranchId, Cookie, DataId, Epoch, FamilyId, Ino, Layer, Seq, SessionId,
@@ -427,6 +429,29 @@ pub struct EncodedBlock {
     pub header: BlockHeader,
     /// Stored bytes.
     pub bytes: Bytes,
+}
+
+/// A part of a block that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartRead {
+    /// The bytes it stands for, by their offset in the block; the whole block: up to `u32::MAX`.
+    pub range: Range<u32>,
+    /// They; those lacking at the end are zero.
+    pub bytes: Bytes,
+}
+
+impl PartRead {
+    /// A whole block.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        Self { range: 0..u32::MAX, bytes }
+    }
+
+    /// Whether it is a whole block.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.range == (0..u32::MAX)
+    }
 }
 
 // === Commit ===

@@ -1,7 +1,9 @@
 //! What a running mounter shows and does over its control socket.
 
-use std::{fs, time::Duration};
+use std::{fs, os::fd::AsRawFd, time::Duration};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use tarbox_handover::{FromMounter, Kept, Received, SupervisorLink, ToMounter, message::Mode};
 use tarbox_mounter::control::client::{Control, Mounter};
 use tarbox_proto::control::v1::Phase;
 use tarbox_types::ErrorKind;
@@ -42,8 +44,35 @@ async fn it_takes_a_log_level_and_credentials_and_refuses_what_it_cannot_do() {
     let said = refused.report().to_string();
     assert!(said.contains("level = `loud`: allowed is off, error, warn"), "{said}");
     control.set_credentials(&place.url()).await.expect("SQLite has none");
-    let refused = control.drain(Duration::from_secs(1)).await.expect_err("nobody would go on");
-    assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
+    control.drain(Duration::from_secs(1)).await.expect("another process goes on");
     fs::create_dir(place.path("mnt").join("serves-on")).expect("mkdir");
     drop(mounted);
+}
+
+#[tokio::test]
+async fn a_supervised_one_drains_when_it_is_told_to_over_the_socket() {
+    let place = Place::new();
+    place.tarbox(&["tenant", "create", "work"]).expect(0, &[]);
+    let shown = place.tarbox(&["tenant", "show", "work", "-o", "json"]).json();
+    let id = shown["id"].as_str().expect("an id").to_owned();
+    let point = place.path("mnt");
+    let device = tarbox_engine::mount(&tarbox_engine::MountOptions::new(&point, "work")).expect("mount");
+    let slots = tarbox_mounter::engine::new_slots().expect("slots");
+    let kept = Kept { devices: vec![device], slots, journal: None, secrets: None };
+    let (link, theirs) = SupervisorLink::pair().expect("a link");
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).expect("inheritable");
+    let mut command = place.command("tarbox-mount");
+    command.args(["--tenant-id", &id, "--control-fd", &theirs.as_raw_fd().to_string()]).arg(&point);
+    let mut child = command.spawn().expect("tarbox-mount");
+    drop(theirs);
+    let (start, descriptors) = kept.start(Mode::Serve);
+    link.send(&ToMounter::Start(start), &descriptors).expect("send");
+    let hear = || link.receive_within(LIMIT).expect("a message");
+    assert!(matches!(hear(), Received::Message(FromMounter::Hello(_), _)));
+    assert!(matches!(hear(), Received::Message(FromMounter::Serving(_), _)));
+    connect(&place).await.drain(Duration::from_secs(10)).await.expect("it drains");
+    assert!(matches!(hear(), Received::Message(FromMounter::Draining(_), _)));
+    assert!(matches!(hear(), Received::Message(FromMounter::Drained(_), _)));
+    assert_eq!(child.wait().expect("it ends").code(), Some(3));
+    tarbox_engine::unmount(&point, true).expect("unmount");
 }

@@ -208,8 +208,9 @@ impl Mounted {
         said()
     }
 
+    /// The process that serves.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        *serving(self.child.id()).first().expect("somebody serves")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -223,22 +224,37 @@ impl Mounted {
         Ended { code, stdout: self.line.clone(), stderr: self.said.lock().expect("said").clone() }
     }
 
-    /// Kills it as the kernel's out-of-memory killer would; the mount stays behind, dead.
+    /// Kills both of its processes; the mount stays behind, dead.
     pub(crate) fn kill(mut self) {
+        let serving = serving(self.child.id());
+        // First the one that would start another.
         self.child.kill().expect("kill");
+        for pid in serving {
+            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("kill");
+            assert!(until(|| !Path::new(&format!("/proc/{pid}/fd/0")).exists()), "it does not die");
+        }
         self.child.wait().expect("wait");
         // Dropped without unmounting.
         self.point = PathBuf::new();
     }
 }
 
+fn serving(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
+        let serving = serving(self.child.id());
         if is_mounted(&self.point) {
             let _ = umount2(&self.point, MntFlags::MNT_DETACH);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in serving {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
     }
 }
 

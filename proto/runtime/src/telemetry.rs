@@ -60,6 +60,12 @@ impl FromStr for LogLevel {
     }
 }
 
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Default for LogLevel {
     fn default() -> Self {
         Self("info".to_owned())

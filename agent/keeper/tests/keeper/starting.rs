@@ -56,6 +56,7 @@ fn a_child_has_exactly_what_it_was_given() {
         (0, 0, 0, Some(0), Some(0))
     );
     assert_eq!((status.nonewprivs, status.sigblk), (Some(1), 0));
+    assert_eq!(process.cwd().unwrap(), std::path::Path::new("/"));
     let stat = process.stat().unwrap();
     assert_eq!((stat.nice, stat.session, stat.ppid), (7, stat.pid, place.keeper.id().cast_signed()));
     assert_eq!(fs::read_to_string(format!("/proc/{}/oom_score_adj", stat.pid)).unwrap().trim(), "321");

@@ -186,11 +186,29 @@ async fn a_second_kill_during_the_recovery_changes_nothing() {
     let fs = world.mount_on(connection(7, &[])).await;
     let made = fs.mkdir(request(UNIQUE), ROOT_INO, name("new"), 0o755, 0).await.expect("mkdir").attr.ino;
     world.kill(fs).await;
-    for _ in 0..3 {
+    for is_settled in [false, true, false, true] {
         let fs = world.mount_on(connection(7, &[UNIQUE])).await;
         let again = fs.mkdir(request(UNIQUE), ROOT_INO, name("new"), 0o755, 0).await.expect("mkdir").attr.ino;
         assert_eq!(again, made);
-        fs.flush().await.expect("flush");
+        if is_settled {
+            fs.settled();
+            fs.flush().await.expect("flush");
+        }
         world.kill(fs).await;
     }
+}
+
+#[tokio::test]
+async fn a_commit_does_not_keep_other_requests_that_were_left_from_being_taken_on() {
+    let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
+    let fs = world.mount_on(connection(7, &[])).await;
+    let file = fs.create(request(2), ROOT_INO, name("file"), 0o644, 0).await.expect("create").attr.ino;
+    world.kill(fs).await;
+    let fs = world.mount_on(connection(7, &[UNIQUE])).await;
+    // As the session does it: polled once in place, and left to the runtime if it waits.
+    let mut sync = Box::pin(fs.fsync(request(UNIQUE), file, 0, false));
+    assert!(futures_util::poll!(&mut sync).is_pending(), "the commit is not waited for in place");
+    fs.settled();
+    sync.await.expect("fsync");
+    drop(fs);
 }

@@ -9,6 +9,7 @@ use super::{Need, Stop};
 use crate::{
     journal::Payload,
     range_map::{RangeMap, Slice, UnitSet},
+    read_ahead::Pattern,
     small_map::SmallMap,
 };
 
@@ -94,8 +95,8 @@ pub(crate) struct Content {
     extents: SmallMap<BlockIndex, Extent>,
     /// Grows whenever what is committed changes: a block read before is not taken for current.
     pub version: u64,
-    /// End of the last block fetched, and how many were: for read-ahead.
-    pub read_ahead: (BlockIndex, u64),
+    /// How it is read.
+    pub pattern: Pattern,
 }
 
 fn units_touched(bytes: &Range<u64>) -> Range<u64> {
@@ -118,7 +119,7 @@ impl Content {
             loaded: UnitSet::new(),
             extents: SmallMap::default(),
             version: 0,
-            read_ahead: (0, 0),
+            pattern: Pattern::default(),
         }
     }
 

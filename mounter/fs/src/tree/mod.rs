@@ -49,8 +49,6 @@ pub(crate) enum Need {
     Xattrs(Ino),
     /// Extents of a content in a range of blocks.
     Extents(DataId, std::ops::Range<u64>),
-    /// Bytes of blocks of a content.
-    Blocks(DataId, Vec<u64>),
     /// Commits, so that the journal has room again.
     Room,
     /// Orphans that are not open any more to be removed, for their quota.

@@ -68,6 +68,84 @@ pub async fn a_flipped_bit_is_damage_when_read(site: &dyn Site) {
     assert_eq!(bytes_of(&*writer.store, &view, uncut(good), &[0]).await[&0], [1; 8192]);
 }
 
+/// Bytes that no codec makes shorter.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed;
+    let byte = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..len).map(byte).collect()
+}
+
+/// The bytes of one page of a block, read as a part; and whether only a part was read.
+async fn page(store: &dyn TenantStore, view: &View, did: u64, at: u32) -> Result<(Vec<u8>, bool)> {
+    let part = store.read_part(view, uncut(did), 0, at..at + 4096).await?;
+    assert!(part.range.start <= at && part.range.end >= at + 4096, "{:?} for {at}", part.range);
+    let mut bytes = part.bytes.to_vec();
+    bytes.resize(bytes.len().max((at + 4096 - part.range.start) as usize), 0);
+    Ok((bytes[(at - part.range.start) as usize..][..4096].to_vec(), !part.is_whole()))
+}
+
+pub async fn parts_of_a_block_read_as_the_whole_does(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let mut raw = noise(1, 130_000);
+    let (ino, _) = writer.file("f", &raw).await;
+    let check = async |writer: &Writer, mut expected: Vec<u8>| {
+        expected.resize(131_072 + 4096, 0);
+        let (view, mut parts) = (writer.head().await, 0);
+        for at in (0..131_072).step_by(4096) {
+            let (bytes, is_part) = page(&*writer.store, &view, ino, at).await.unwrap();
+            assert!(bytes == expected[at as usize..][..4096], "at {at}");
+            parts += usize::from(is_part);
+        }
+        parts
+    };
+    assert!(check(&writer, raw.clone()).await >= 25, "after the first, parts are read");
+    for (off, len) in [(100_u32, 50_usize), (16_380, 10), (129_990, 500)] {
+        let data = noise(u64::from(off), len);
+        raw.resize(raw.len().max(off as usize + len), 0);
+        raw[off as usize..][..len].copy_from_slice(&data);
+        let seq = writer.batch().to_seq;
+        writer
+            .commit(|batch| {
+                batch.patches.push(PatchRow { did: ino, blk: 0, seq, off, data: data.into() });
+            })
+            .await;
+    }
+    assert!(check(&writer, raw).await >= 25, "patches do not matter");
+    let raw = noise(2, 131_072);
+    let header = writer.upload(&raw).await;
+    writer
+        .commit(|batch| {
+            batch.extents.push(block_extent(ino, 0, header.block));
+            batch.headers.push(header);
+        })
+        .await;
+    check(&writer, raw).await;
+}
+
+pub async fn a_flipped_bit_is_damage_in_its_part_and_nowhere_else(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let raw = noise(1, 131_072);
+    let (ino, block) = writer.file("f", &raw).await;
+    let view = writer.head().await;
+    assert_eq!(bytes_of(&*writer.store, &view, uncut(ino), &[0]).await[&0], raw);
+    site.flip_bit(block).await;
+    let mut damaged = 0;
+    for at in (0..131_072).step_by(4096) {
+        match page(&*writer.store, &view, ino, at).await {
+            Ok((bytes, _)) => assert!(bytes == raw[at as usize..][..4096], "at {at}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+                damaged += 1;
+            }
+        }
+    }
+    // The leaf that holds it, and those reads that are of the whole.
+    assert!((4..=6).contains(&damaged), "{damaged} of 32 pages");
+}
+
 /// Collects until nothing is left.
 pub async fn collect_all(store: &dyn TenantStore) -> u64 {
     let mut gone = 0;

@@ -70,6 +70,8 @@ macro_rules! suite {
             blocks::ids_are_handed_out_once
             blocks::uploaded_blocks_are_found_only_after_their_commit
             blocks::a_flipped_bit_is_damage_when_read
+            blocks::parts_of_a_block_read_as_the_whole_does
+            blocks::a_flipped_bit_is_damage_in_its_part_and_nowhere_else
             blocks::collected_blocks_cannot_be_reused
             blocks::blocks_still_referred_to_are_never_collected
             blocks::collecting_races_with_commits_that_reuse

@@ -3,11 +3,11 @@
 //! A block's bytes lie in parts that fit into a page beside their key, so that none of them goes through TOAST
 //! (measured: about twice as fast to write, and a block is read as one range of an index).
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, sync::OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use sqlx::{Row, postgres::PgRow};
-use tarbox_types::{BlockHash, BlockId, BlockIndex};
+use tarbox_types::{BlockHash, BlockId, BlockIndex, DataId};
 
 use super::{
     TenantRows,
@@ -19,10 +19,15 @@ use crate::{
     codec,
     error::{Result, StoreError},
     model::*,
+    proof::{Plan, Proofs},
 };
 
 /// Bytes of a part: the most that fits into a page with its key.
 pub(super) const PART: usize = 8060;
+/// All parts of a block.
+const ALL_PARTS: (i32, i32) = (0, i32::MAX);
+/// The statement that reads blocks of a head without ancestors: most do, and its text is long.
+static PLAIN_READ: OnceLock<String> = OnceLock::new();
 /// Bytes of one upload statement, about: the server holds them in memory a few times over.
 const UPLOAD: usize = 4 << 20;
 
@@ -84,30 +89,99 @@ impl TenantRows {
         data: DataRef,
         blks: &[BlockIndex],
     ) -> Result<Vec<(BlockIndex, Bytes)>> {
+        let found = self.fetch(view, data, blks, ALL_PARTS).await?;
+        self.assemble(data, &found)
+    }
+
+    /// A range of a block: only the parts that hold it where they can be proven, else the whole block.
+    pub(super) async fn read_part_of_block(
+        &self,
+        view: &View,
+        data: DataRef,
+        blk: BlockIndex,
+        range: &Range<u32>,
+    ) -> Result<PartRead> {
+        if let Some(plan) = self.proofs.plan(data.did, blk, range)
+            && let Some(part) = self.read_planned(view, data, blk, &plan).await?
+        {
+            return Ok(part);
+        }
+        let found = self.read_blocks(view, data, &[blk]).await?;
+        Ok(PartRead::whole(found.into_iter().next().map_or_else(Bytes::new, |(_, bytes)| bytes)))
+    }
+
+    /// `None` where something else is stored there by now, or what is there does not stand the proof.
+    async fn read_planned(
+        &self,
+        view: &View,
+        data: DataRef,
+        blk: BlockIndex,
+        plan: &Plan,
+    ) -> Result<Option<PartRead>> {
+        let stored = plan.stored();
+        let part = |at: u32| (at as usize / PART) as i32;
+        let first = part(stored.start);
+        let parts = (first, if stored.is_empty() { first - 1 } else { part(stored.end - 1) });
+        let found = self.fetch(view, data, &[blk], parts).await?;
+        let mut pieces = Pieces::default();
+        found.iter().try_for_each(|row| pieces.take(row)).map_err(unreadable)?;
+        Ok(pieces.part(plan, stored.start as usize - first as usize * PART))
+    }
+
+    /// The rows that blocks are put together from, with these parts of each, first and last.
+    async fn fetch(
+        &self,
+        view: &View,
+        data: DataRef,
+        blks: &[BlockIndex],
+        (first, last): (i32, i32),
+    ) -> Result<Vec<PgRow>> {
         let wanted = column(blks, |blk| int(*blk));
         let plain = is_plain_head(view);
-        let found = self
-            .pool
+        self.pool
             .read("read blocks", || {
                 if plain {
                     let mut statement =
                         Statement::default().with(self.family).with(view.chain[0].branch).with(int(data.did));
                     statement.bind(wanted.as_slice());
-                    statement.push(&read_sql(&format!(
-                        "SELECT {BODY} FROM tarbox.ext t WHERE t.family = $1 AND t.branch = $2 AND t.did = $3
-                         AND t.blk = ANY($4)"
-                    )));
+                    statement.bind(first);
+                    statement.bind(last);
+                    statement.push(PLAIN_READ.get_or_init(|| {
+                        read_sql(
+                            &format!(
+                                "SELECT {BODY} FROM tarbox.ext t
+                                 WHERE t.family = $1 AND t.branch = $2 AND t.did = $3 AND t.blk = ANY($4)"
+                            ),
+                            "$3",
+                            "t.part BETWEEN $5 AND $6",
+                        )
+                    }));
                     statement
                 } else {
                     let mut statement =
                         chain::statement(self.family, view).with(int(data.did)).with(self.cut_block(data));
                     statement.bind(wanted.as_slice());
-                    statement.push(&read_sql(&chain_body_sql()));
+                    statement.bind(first);
+                    statement.bind(last);
+                    statement.push(&read_sql(&chain_body_sql(), "$5", "t.part BETWEEN $8 AND $9"));
                     statement
                 }
             })
-            .await?;
-        assemble(&found)
+            .await
+    }
+
+    fn assemble(&self, data: DataRef, found: &[PgRow]) -> Result<Vec<(BlockIndex, Bytes)>> {
+        let mut blocks: HashMap<i64, Pieces<'_>> = HashMap::new();
+        for row in found {
+            let blk = row.try_get(1).map_err(unreadable)?;
+            blocks.entry(blk).or_default().take(row).map_err(unreadable)?;
+        }
+        let mut whole = Vec::with_capacity(blocks.len());
+        for (blk, pieces) in blocks {
+            whole.push((count(blk), pieces.join(&self.proofs, data.did, count(blk))?));
+        }
+        whole.sort_unstable_by_key(|(blk, _)| *blk);
+        Ok(whole)
     }
 
     pub(super) async fn reserve(&self, blocks: u64) -> Result<Range<BlockId>> {
@@ -249,10 +323,9 @@ fn chain_body_sql() -> String {
 
 /// Everything that is needed to put blocks together, from one snapshot: rows of extents with the headers of their
 /// blocks (tag 0), parts (1), patches (2). Not sorted: the server would sort the bytes with them.
-fn read_sql(found: &str) -> String {
-    let did = if found.contains("$7") { "$5" } else { "$3" };
+fn read_sql(found: &str, did: &str, parts: &str) -> String {
     let header = probe("block", "t.hash, t.len, t.codec", "t.block = f.block");
-    let part = probe("block_part", "t.part, t.data", "t.block = f.block");
+    let part = probe("block_part", "t.part, t.data", &format!("t.block = f.block AND {parts}"));
     let patch = probe(
         "patch",
         "t.seq, t.off, t.data",
@@ -295,47 +368,39 @@ struct Pieces<'r> {
     patches: Vec<(i64, i64, &'r [u8])>,
 }
 
-fn assemble(found: &[PgRow]) -> Result<Vec<(BlockIndex, Bytes)>> {
-    let mut blocks: HashMap<i64, Pieces<'_>> = HashMap::new();
-    for row in found {
-        sort_in(&mut blocks, row).map_err(unreadable)?;
-    }
-    let mut whole = blocks
-        .into_iter()
-        .map(|(blk, pieces)| Ok((count(blk), pieces.join()?)))
-        .collect::<Result<Vec<_>>>()?;
-    whole.sort_unstable_by_key(|(blk, _)| *blk);
-    Ok(whole)
-}
-
-fn sort_in<'r>(blocks: &mut HashMap<i64, Pieces<'r>>, row: &'r PgRow) -> Sql<()> {
-    let pieces = blocks.entry(row.try_get(1)?).or_default();
-    let data: Option<&[u8]> = row.try_get(2)?;
-    match row.try_get::<i32, _>(0)? {
-        0 if row.try_get::<i16, _>(8)? == BLOCK => {
-            let block = count(row.try_get(3)?);
-            pieces.block = Some(block);
-            if let Some(hash) = row.try_get::<Option<&[u8]>, _>(5)? {
-                pieces.header = Some(BlockHeader {
-                    block,
-                    hash: BlockHash(hash.try_into().unwrap_or_default()),
-                    len: row.try_get::<i64, _>(6)? as u32,
-                    codec: if row.try_get::<i16, _>(7)? == 0 { Codec::Raw } else { Codec::Zstd },
-                });
+impl<'r> Pieces<'r> {
+    fn take(&mut self, row: &'r PgRow) -> Sql<()> {
+        let data: Option<&[u8]> = row.try_get(2)?;
+        match row.try_get::<i32, _>(0)? {
+            0 if row.try_get::<i16, _>(8)? == BLOCK => {
+                let block = count(row.try_get(3)?);
+                self.block = Some(block);
+                if let Some(hash) = row.try_get::<Option<&[u8]>, _>(5)? {
+                    self.header = Some(BlockHeader {
+                        block,
+                        hash: BlockHash(hash.try_into().unwrap_or_default()),
+                        len: row.try_get::<i64, _>(6)? as u32,
+                        codec: if row.try_get::<i16, _>(7)? == 0 { Codec::Raw } else { Codec::Zstd },
+                    });
+                }
             }
+            0 => self.inline = data,
+            1 => self.parts.push((row.try_get(4)?, data.unwrap_or_default())),
+            _ => self.patches.push((row.try_get(4)?, row.try_get(3)?, data.unwrap_or_default())),
         }
-        0 => pieces.inline = data,
-        1 => pieces.parts.push((row.try_get(4)?, data.unwrap_or_default())),
-        _ => pieces.patches.push((row.try_get(4)?, row.try_get(3)?, data.unwrap_or_default())),
+        Ok(())
     }
-    Ok(())
-}
 
-impl Pieces<'_> {
-    fn join(mut self) -> Result<Bytes> {
+    fn join(mut self, proofs: &Proofs, did: DataId, blk: BlockIndex) -> Result<Bytes> {
         let base = match (self.block, &self.header) {
             (None, _) => Bytes::copy_from_slice(self.inline.unwrap_or_default()),
-            (Some(_), Some(header)) => codec::decode(header, joined(&mut self.parts))?,
+            (Some(_), Some(header)) => {
+                let (raw, leaves) = codec::decode_proven(header, joined(&mut self.parts))?;
+                if let Some(leaves) = leaves {
+                    proofs.learn(did, blk, header, leaves);
+                }
+                raw
+            }
             (Some(block), None) => {
                 return Err(StoreError::Damaged {
                     what: format!("block {block}"),
@@ -343,11 +408,22 @@ impl Pieces<'_> {
                 });
             }
         };
-        if self.patches.is_empty() {
-            return Ok(base);
-        }
+        if self.patches.is_empty() { Ok(base) } else { Ok(codec::apply_patches(base, self.patches())) }
+    }
+
+    /// What a plan asks for, which begins at `offset` in the parts; `None` where they are not what it proves.
+    fn part(mut self, plan: &Plan, offset: usize) -> Option<PartRead> {
+        self.header.as_ref().filter(|header| plan.is_for(header))?;
+        let parts = joined(&mut self.parts);
+        let end = offset + plan.stored().len();
+        let stored = (end <= parts.len()).then(|| parts.slice(offset..end))?;
+        plan.proves(&stored).then(|| plan.part(stored, self.patches()))
+    }
+
+    /// In their order.
+    fn patches(&mut self) -> impl Iterator<Item = (u32, &'r [u8])> {
         self.patches.sort_unstable_by_key(|(seq, off, _)| (*seq, *off));
-        Ok(codec::apply_patches(base, self.patches.iter().map(|(_, off, data)| (*off as u32, *data))))
+        self.patches.iter().map(|(_, off, data)| (*off as u32, *data))
     }
 }
 

@@ -126,6 +126,7 @@ impl Postgres {
             id: tenant,
             family: existing(&self.pool, tenant).await?.family,
             block_size: 0,
+            proofs: super::Proofs::default(),
         };
         let (tenant, head) = rows.read_head().await?;
         Ok(Lease { fence, previous, committed_epoch, tenant, next_ino: count(next_ino), head })

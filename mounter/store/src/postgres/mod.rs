@@ -35,6 +35,7 @@ use crate::{
     api::{CheckProgress, CheckReport, Database, SchemaVersion, TenantStore},
     error::{Result, StoreError},
     model::*,
+    proof::Proofs,
 };
 
 /// Opens a database and brings its schema up to date.
@@ -58,6 +59,7 @@ struct TenantRows {
     id: TenantId,
     family: FamilyId,
     block_size: u32,
+    proofs: Proofs,
 }
 
 #[async_trait]
@@ -134,6 +136,7 @@ impl Database for Postgres {
             id,
             family: tenant.family,
             block_size: tenant.block_size,
+            proofs: Proofs::default(),
         }))
     }
 }
@@ -181,6 +184,16 @@ impl TenantStore for TenantRows {
         blks: &[BlockIndex],
     ) -> Result<Vec<(BlockIndex, Bytes)>> {
         self.read_blocks(view, data, blks).await
+    }
+
+    async fn read_part(
+        &self,
+        view: &View,
+        data: DataRef,
+        blk: BlockIndex,
+        range: Range<u32>,
+    ) -> Result<PartRead> {
+        self.read_part_of_block(view, data, blk, &range).await
     }
 
     async fn orphans(&self, view: &View) -> Result<Vec<InodeRow>> {

@@ -524,6 +524,30 @@ pub(super) fn part(connection: &Connection, block: BlockId) -> Outcome<Option<By
         .optional()?)
 }
 
+/// Some of the stored bytes of a block; `None` where it, or its end, is not there.
+pub(super) fn stored_range(
+    connection: &Connection,
+    block: BlockId,
+    range: Range<u32>,
+) -> Outcome<Option<Bytes>> {
+    let blob = match connection.blob_open(rusqlite::MAIN_DB, "block_part", "data", int(block), true) {
+        Ok(blob) => blob,
+        Err(error) if is_missing(&error) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if blob.len() < range.end as usize {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; range.len()];
+    blob.read_at_exact(&mut bytes, range.start as usize)?;
+    Ok(Some(bytes.into()))
+}
+
+/// Whether opening a value failed because there is no such row: SQLite calls that an error without a code of its own.
+fn is_missing(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_ERROR)
+}
+
 pub(super) fn orphans(connection: &Connection, view: &View) -> Outcome<Vec<InodeRow>> {
     in_one_state(connection, |connection| {
         let mut numbers = std::collections::BTreeSet::new();

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, params};
-use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, Ino, Layer, TenantId};
+use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, DataId, Ino, Layer, TenantId};
 
 use super::{
     collect, commit,
@@ -22,6 +22,7 @@ use crate::{
     codec,
     error::{Result, StoreError},
     model::*,
+    proof::{Plan, Proofs},
 };
 
 /// One tenant's rows.
@@ -30,30 +31,57 @@ pub(super) struct SqliteTenant {
     pub(super) family: Arc<Family>,
     pub(super) id: TenantId,
     pub(super) block_size: u32,
+    proofs: Proofs,
 }
 
 impl SqliteTenant {
     pub(super) fn new(database: Arc<Inner>, family: Arc<Family>, id: TenantId, block_size: u32) -> Self {
-        Self { database, family, id, block_size }
+        Self { database, family, id, block_size, proofs: Proofs::default() }
     }
 
     /// Bytes of a block, verified. `None` = it is not there.
     pub(super) fn block(&self, header: &BlockHeader) -> Result<Option<Bytes>> {
-        let stored =
-            self.family.read_blocks("reading a block", |connection| read::part(connection, header.block))?;
-        stored.map(|stored| codec::decode(header, stored)).transpose()
+        self.stored(header)?.map(|stored| codec::decode(header, stored)).transpose()
+    }
+
+    fn stored(&self, header: &BlockHeader) -> Result<Option<Bytes>> {
+        self.family.read_blocks("reading a block", |connection| read::part(connection, header.block))
+    }
+
+    /// What a plan asks for; `None` where something else is stored there by now, or it does not stand the proof.
+    fn read_planned(
+        &self,
+        view: &View,
+        data: DataRef,
+        blk: BlockIndex,
+        plan: &Plan,
+    ) -> Result<Option<PartRead>> {
+        let Some(recipe) = self.resolve(view, data, &[blk])?.pop() else { return Ok(None) };
+        let Base::Block(block, Some(header)) = &recipe.base else { return Ok(None) };
+        if !plan.is_for(header) {
+            return Ok(None);
+        }
+        let stored = self.family.read_blocks("reading a part of a block", |connection| {
+            read::stored_range(connection, *block, plan.stored())
+        })?;
+        let patches = recipe.patches.iter().map(|(off, data)| (*off, &data[..]));
+        Ok(stored.filter(|stored| plan.proves(stored)).map(|stored| plan.part(stored, patches)))
     }
 
     /// The bytes of what a recipe says; the block's id where it is not there (any more).
-    fn cook(&self, recipe: Recipe) -> Result<std::result::Result<(BlockIndex, Bytes), BlockId>> {
+    fn cook(&self, did: DataId, recipe: Recipe) -> Result<std::result::Result<(BlockIndex, Bytes), BlockId>> {
         let base = match recipe.base {
             Base::Nothing => Bytes::new(),
             Base::Inline(bytes) => bytes,
             Base::Block(id, None) => return Ok(Err(id)),
-            Base::Block(id, Some(header)) => match self.block(&header)? {
-                Some(bytes) => bytes,
-                None => return Ok(Err(id)),
-            },
+            Base::Block(id, Some(header)) => {
+                let Some(stored) = self.stored(&header)? else { return Ok(Err(id)) };
+                let (raw, leaves) = codec::decode_proven(&header, stored)?;
+                if let Some(leaves) = leaves {
+                    self.proofs.learn(did, recipe.blk, &header, leaves);
+                }
+                raw
+            }
         };
         let bytes = match recipe.patches.is_empty() {
             true => base,
@@ -136,7 +164,7 @@ impl TenantStore for SqliteTenant {
         let mut out = Vec::with_capacity(blks.len());
         for recipe in self.resolve(view, data, blks)? {
             let blk = recipe.blk;
-            let mut missing = match self.cook(recipe)? {
+            let mut missing = match self.cook(data.did, recipe)? {
                 Ok(read) => {
                     out.push(read);
                     continue;
@@ -147,7 +175,7 @@ impl TenantStore for SqliteTenant {
             // is still there and says the same.
             loop {
                 let Some(again) = self.resolve(view, data, &[blk])?.pop() else { break };
-                match self.cook(again)? {
+                match self.cook(data.did, again)? {
                     Ok(read) => {
                         out.push(read);
                         break;
@@ -166,6 +194,22 @@ impl TenantStore for SqliteTenant {
             }
         }
         Ok(out)
+    }
+
+    async fn read_part(
+        &self,
+        view: &View,
+        data: DataRef,
+        blk: BlockIndex,
+        range: Range<u32>,
+    ) -> Result<PartRead> {
+        if let Some(plan) = self.proofs.plan(data.did, blk, &range)
+            && let Some(part) = self.read_planned(view, data, blk, &plan)?
+        {
+            return Ok(part);
+        }
+        let found = self.read(view, data, &[blk]).await?;
+        Ok(PartRead::whole(found.into_iter().next().map_or_else(Bytes::new, |(_, bytes)| bytes)))
     }
 
     async fn orphans(&self, view: &View) -> Result<Vec<InodeRow>> {

@@ -1,0 +1,256 @@
+//! Plain `tarbox-mount`: the process that serves is killed, replaced, or loses its parent, and applications notice nothing.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tarbox_tests::{
+    churn::Churn,
+    deadline::wait_for,
+    on_each_database, product,
+    rng::{Rng, seed},
+    volume::{Database, Volume},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn kill_9(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("kill");
+}
+
+/// The next process that serves, once it does.
+fn successor(volume: &Volume, of: u32) -> u32 {
+    wait_for("another process to serve", LIMIT, || {
+        let pid = volume.mount().pid();
+        // A stat that is answered says that somebody serves.
+        (pid != of && fs::symlink_metadata(volume.path()).is_ok()).then_some(pid)
+    })
+    .expect("a successor")
+}
+
+/// Runs applications while `disturb` does what it does: none of their calls may fail, and all must be as they made it.
+fn under_load(volume: &mut Volume, disturb: impl FnOnce(&mut Volume)) {
+    let stop = AtomicBool::new(false);
+    let mut churns: Vec<Churn> = (0..3)
+        .map(|n| Churn::new(&volume.path().join(format!("w{n}")), seed() + n).expect("a directory"))
+        .collect();
+    thread::scope(|scope| {
+        let workers: Vec<_> = churns.iter_mut().map(|churn| scope.spawn(|| churn.run(&stop))).collect();
+        let disturbed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| disturb(&mut *volume)));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = disturbed {
+            // Who waits for an answer is freed by it.
+            let _ = umount2(volume.path(), MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+            std::panic::resume_unwind(panic);
+        }
+        for worker in workers {
+            worker.join().expect("no panic").expect("no call fails");
+        }
+    });
+    churns.iter_mut().for_each(|churn| churn.verify_all().expect("all is as it was made"));
+}
+
+on_each_database! {
+    fn a_killed_process_is_replaced_and_no_call_fails(on) {
+        let mut volume = Volume::with(on, &["--flush-interval", "50ms"]);
+        let keeper = volume.mount().keeper();
+        let mut rng = Rng::new(seed());
+        under_load(&mut volume, |volume| {
+            // Fewer than what would count as a crash loop.
+            for _ in 0..4 {
+                thread::sleep(Duration::from_millis(100 + rng.below(200)));
+                let pid = volume.mount().pid();
+                kill_9(pid);
+                successor(volume, pid);
+            }
+        });
+        assert_eq!(volume.mount().keeper(), keeper);
+        volume.stop();
+        volume.fsck();
+    }
+}
+
+#[test]
+fn open_files_of_every_kind_survive_a_kill() {
+    let volume = Volume::new(Database::Sqlite);
+    let mut appended = File::options().append(true).create(true).open(volume.at("appended")).expect("open");
+    appended.write_all(b"before ").expect("append");
+    let mut unlinked =
+        File::options().read(true).write(true).create_new(true).open(volume.at("unlinked")).expect("open");
+    unlinked.write_all(b"nobody names it").expect("write");
+    fs::remove_file(volume.at("unlinked")).expect("unlink");
+    fs::create_dir(volume.at("many")).expect("mkdir");
+    for number in 0..3000 {
+        File::create(volume.at(&format!("many/{number}"))).expect("create");
+    }
+    let mut entries = fs::read_dir(volume.at("many")).expect("list");
+    let first: Vec<_> = entries.by_ref().take(100).map(|entry| entry.expect("entry").file_name()).collect();
+    let locked = Flock::lock(File::create(volume.at("locked")).expect("create"), FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .expect("lock");
+    let mapped = File::options().read(true).write(true).create(true).truncate(true).open(volume.at("mapped"));
+    let mapped = mapped.expect("open");
+    mapped.set_len(8192).expect("truncate");
+    let map = map_shared(&mapped, 8192);
+    map[0] = b'd';
+
+    let pid = volume.mount().pid();
+    kill_9(pid);
+    successor(&volume, pid);
+
+    appended.write_all(b"after").expect("append");
+    assert_eq!(fs::read(volume.at("appended")).expect("read"), b"before after");
+    unlinked.seek(SeekFrom::Start(0)).expect("seek");
+    let mut text = String::new();
+    unlinked.read_to_string(&mut text).expect("read");
+    assert_eq!((text.as_str(), unlinked.metadata().expect("stat").nlink()), ("nobody names it", 0));
+    let mut names = first;
+    names.extend(entries.map(|entry| entry.expect("entry").file_name()));
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 3000, "a directory read across the kill is whole, nothing twice");
+    let other = File::open(volume.at("locked")).expect("open");
+    assert!(Flock::lock(other, FlockArg::LockExclusiveNonblock).is_err(), "the lock is still held");
+    drop(locked);
+    // One page was dirty when it was killed, the other one is read through its successor.
+    map[4096] = map[5000] + b'e';
+    mapped.sync_all().expect("fsync");
+    let content = fs::read(volume.at("mapped")).expect("read");
+    assert_eq!((content[0], content[4096], content[4097]), (b'd', b'e', 0));
+}
+
+/// Mapped for as long as the test's process lives.
+#[allow(unsafe_code)]
+fn map_shared(file: &File, length: usize) -> &'static mut [u8] {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let length = std::num::NonZero::new(length).expect("not empty");
+    // SAFETY: a new mapping that nothing else refers to, and that is never taken away.
+    unsafe {
+        let at = mmap(None, length, protection, MapFlags::MAP_SHARED, file, 0).expect("mmap");
+        std::slice::from_raw_parts_mut(at.as_ptr().cast(), length.get())
+    }
+}
+
+/// A program of the product at a place of its own, where it can be replaced.
+struct Installed(PathBuf);
+
+impl Installed {
+    fn on(volume: &mut Volume) -> Self {
+        let path = volume.scratch().sub("bin").expect("a directory").join("tarbox-mount");
+        fs::copy(product::program("tarbox-mount"), &path).expect("copy");
+        volume.plan().program = Some(path.clone());
+        volume.remount();
+        Self(path)
+    }
+
+    /// Another file at the same place, as an installer does it.
+    fn replace(&self, by: &Path) -> u64 {
+        let new = self.0.with_extension("new");
+        fs::copy(by, &new).expect("copy");
+        fs::rename(&new, &self.0).expect("rename");
+        fs::metadata(&self.0).expect("stat").ino()
+    }
+}
+
+fn executed_by(pid: u32) -> u64 {
+    fs::metadata(format!("/proc/{pid}/exe")).map_or(0, |exe| exe.ino())
+}
+
+#[test]
+fn sighup_lets_the_executable_on_disk_take_over_and_nothing_fails() {
+    let mut volume = Volume::new(Database::Sqlite);
+    let installed = Installed::on(&mut volume);
+    let keeper = volume.mount().keeper();
+    under_load(&mut volume, |volume| {
+        let new = installed.replace(&product::program("tarbox-mount"));
+        assert_ne!(executed_by(volume.mount().pid()), new);
+        volume.mount().signal(Signal::SIGHUP).expect("signal");
+        wait_for("the new executable to serve", LIMIT, || {
+            let said = volume.mount().said();
+            (executed_by(volume.mount().pid()) == new && said.contains("another process serves"))
+                .then_some(())
+        })
+        .expect("an upgrade");
+        thread::sleep(Duration::from_millis(200));
+    });
+    assert_eq!(volume.mount().keeper(), keeper);
+    volume.stop();
+    volume.fsck();
+}
+
+/// An upgrade to what can never serve: the one before goes on.
+fn rolled_back(bad: &Path, words: &str) {
+    let mut volume = Volume::new(Database::Sqlite);
+    let installed = Installed::on(&mut volume);
+    let before = volume.mount().pid();
+    under_load(&mut volume, |volume| {
+        installed.replace(bad);
+        volume.mount().signal(Signal::SIGHUP).expect("signal");
+        wait_for("the attempt to be given up", LIMIT, || volume.mount().said().contains(words).then_some(()))
+            .expect("a log line");
+    });
+    assert_eq!(volume.mount().pid(), before, "the old process has served all the time");
+    volume.stop();
+    volume.fsck();
+}
+
+#[test]
+fn an_executable_that_crashes_at_start_does_not_take_over() {
+    rolled_back(Path::new("/bin/false"), "the executable now on disk cannot take over");
+}
+
+#[test]
+fn an_executable_that_hangs_at_start_does_not_take_over() {
+    rolled_back(Path::new(env!("CARGO_BIN_EXE_hang")), "the executable now on disk does not get ready");
+}
+
+#[test]
+fn a_mount_goes_on_when_its_keeper_is_killed() {
+    let mut volume = Volume::new(Database::Sqlite);
+    fs::write(volume.at("before"), "kept").expect("write");
+    let point = volume.path().to_owned();
+    let (mut mount, log) = volume.take_mount();
+    let serving = mount.kill_keeper().expect("kill");
+    fs::write(point.join("after"), "kept").expect("write");
+    assert_eq!(fs::read(point.join("before")).expect("read"), b"kept");
+    umount2(&point, MntFlags::empty()).expect("umount");
+    wait_for("the serving process to end", LIMIT, || {
+        (!Path::new(&format!("/proc/{serving}/fd/0")).exists()).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", fs::read_to_string(log).unwrap_or_default()));
+    volume.fsck();
+    volume.start();
+    assert_eq!(fs::read(volume.at("after")).expect("read"), b"kept");
+}
+
+#[test]
+fn no_password_stands_on_a_command_line_or_in_an_environment() {
+    let mut volume = Volume::new(Database::Postgres);
+    let (scheme, rest) = volume.plan().url.split_once("://").expect("a URL");
+    let (user, place) = rest.split_once('@').expect("a user");
+    // The server trusts whoever comes: the password is only carried along.
+    let url = format!("{scheme}://{user}:hidden-word@{place}");
+    volume.plan().url = url;
+    volume.remount();
+    let serving = volume.mount().pid();
+    for file in ["cmdline", "environ"] {
+        let text = fs::read(format!("/proc/{serving}/{file}")).expect("read");
+        assert!(!text.is_empty());
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(!text.contains("hidden-word"), "{file}: {text}");
+    }
+    fs::write(volume.at("file"), "x").expect("it serves");
+}
