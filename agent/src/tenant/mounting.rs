@@ -172,6 +172,8 @@ fn mount_new(staged: &Staged) -> Result<(Kept, Belongs), AgentError> {
         nosuid: staged.wish.nosuid,
         nodev: staged.wish.nodev,
         noexec: staged.wish.noexec,
+        // The sentry: everything else that is mounted there was refused above.
+        over: Some("tmpfs"),
         ..MountOptions::new(path, &staged.name)
     };
     let slots = tarbox_engine::create_slots(SlotsLayout::default())

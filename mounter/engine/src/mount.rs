@@ -39,6 +39,8 @@ pub struct MountOptions {
     pub noexec: bool,
     /// Longest read in bytes; 0 (the default): whatever the kernel does.
     pub max_read: u32,
+    /// A file system of this type may be at the directory already and is covered. Default: none may.
+    pub over: Option<&'static str>,
 }
 
 impl MountOptions {
@@ -54,6 +56,7 @@ impl MountOptions {
             nodev: true,
             noexec: false,
             max_read: 0,
+            over: None,
         }
     }
 
@@ -161,7 +164,7 @@ impl MountError {
 /// # Errors
 /// See [`MountError`].
 pub fn mount(options: &MountOptions) -> Result<OwnedFd, MountError> {
-    let root_mode = check_mountpoint(&options.mountpoint)?;
+    let root_mode = check_mountpoint(&options.mountpoint, options.over)?;
     if nix::unistd::geteuid().is_root() {
         mount_as_root(options, root_mode)
     } else {
@@ -210,9 +213,9 @@ fn open_device() -> Result<File, MountError> {
 /// How long a directory may take to say what it is. A wedged mount never would.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Makes sure that `path` is a directory on which nothing is mounted; returns its mode.
-fn check_mountpoint(path: &Path) -> Result<u32, MountError> {
-    let mounted = table::mounted_at(path);
+/// Makes sure that `path` is a directory on which nothing is mounted, but perhaps what may be covered; returns its mode.
+fn check_mountpoint(path: &Path, over: Option<&str>) -> Result<u32, MountError> {
+    let mounted = table::mounted_at(path).filter(|fstype| Some(fstype.as_str()) != over);
     let owned = path.to_owned();
     let (sender, receiver) = mpsc::sync_channel(1);
     // In a thread of its own, which is lost if the path leads into a wedged mount.

@@ -42,6 +42,26 @@ fn the_mount_table_shows_source_subtype_and_options() {
 }
 
 #[test]
+fn what_may_be_covered_is_covered_and_nothing_else() {
+    let stage = Stage::new();
+    let ground = nix::mount::mount(
+        Some("ground"),
+        stage.path(),
+        Some("tmpfs"),
+        nix::mount::MsFlags::MS_RDONLY,
+        None::<&str>,
+    );
+    ground.unwrap();
+    assert!(matches!(refused(stage.path()), MountError::AlreadyMounted { .. }));
+    let over = |fstype| MountOptions { over: Some(fstype), ..MountOptions::new(stage.path(), "over") };
+    assert!(matches!(mount(&over("ext4")), Err(MountError::AlreadyMounted { .. })));
+    let device = mount(&over("tmpfs")).unwrap();
+    unmount(stage.path(), true).unwrap();
+    drop(device);
+    nix::mount::umount(stage.path()).unwrap();
+}
+
+#[test]
 fn a_second_mount_on_the_same_directory_is_refused() {
     let stage = Stage::new();
     let device = stage.mount();
