@@ -4,8 +4,8 @@ TOOLS ?= $(or $(TESTS_TOOLS),$(HOME)/.cache/tarbox/tools)
 WHOLE = cargo test -p tarbox-tests --no-fail-fast
 
 .PHONY: build run test fmt lint deny doc coverage pjdfstest fsx differ bench test-postgres fuzz stress soak clean deps-run deps-test
-build: ; cargo build --release --bins -p tarbox-mounter
-run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" mounter/demo/run.sh
+build: ; cargo build --release --bins -p tarbox-mounter -p tarbox-keeper -p tarbox-agent
+run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" agent/demo/run.sh
 test: deps-test lint ; cargo test --workspace --no-fail-fast
 fmt: ; cargo fmt --all
 lint: ; cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet -- -D warnings

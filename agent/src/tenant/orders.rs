@@ -166,7 +166,10 @@ impl Shell {
             let event = match control.status(limit).await {
                 // A successor may answer at the same socket.
                 Ok(status) if status.pid == process.pid => {
-                    Event::PingAnswered { process, answer: control::answer_of(&status) }
+                    let answer = control::answer_of(&status);
+                    // One that was taken up from an earlier agent has introduced itself to that one only.
+                    let _ = inbox.send(Inbound::Version(process, status.version)).await;
+                    Event::PingAnswered { process, answer }
                 }
                 Ok(_) | Err(_) => Event::PingUnanswered { process },
             };

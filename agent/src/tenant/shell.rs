@@ -185,7 +185,11 @@ impl Shell {
             }
             Inbound::Version(process, version) => {
                 if self.machine.record().spare.as_ref().is_none_or(|spare| spare.process != process) {
-                    self.snapshot.send_modify(|seen| seen.version = version);
+                    self.snapshot.send_if_modified(|seen| {
+                        let is_new = seen.version != version;
+                        seen.version = version;
+                        is_new
+                    });
                 }
             }
             Inbound::Spawned { effect, child } => {
