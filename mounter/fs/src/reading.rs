@@ -26,8 +26,29 @@ const READ_PART: usize = 4;
 /// Blocks of one content, or parts of them, as of a version of its committed part.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
+    did: DataId,
     version: u64,
     blocks: FxHashMap<BlockIndex, PartRead>,
+}
+
+impl Loaded {
+    /// Takes more in. What is of another version, or of another content, replaces what was there.
+    fn add(&mut self, more: Self) {
+        if (more.did, more.version) == (self.did, self.version) {
+            self.blocks.extend(more.blocks);
+        } else {
+            *self = more;
+        }
+    }
+
+    /// A range of a block, if it is here and what `reading` means.
+    fn get(&self, reading: &Reading, blk: BlockIndex, range: &Range<u32>) -> Option<&PartRead> {
+        let block = self.blocks.get(&blk)?;
+        let fits = (self.did, self.version) == (reading.did, reading.version)
+            && block.range.start <= range.start
+            && block.range.end >= range.end;
+        fits.then_some(block)
+    }
 }
 
 /// What a read lacks.
@@ -69,7 +90,12 @@ impl Shared {
                 }
             };
             match lack {
-                Ok(lack) => loaded = self.fill(did, &lack, loaded).await?,
+                // Added to what there is: a cache smaller than one read may have dropped by now what it had before.
+                Ok(lack) => {
+                    if let Some(more) = self.fill(did, &lack).await? {
+                        loaded.add(more);
+                    }
+                }
                 Err(need) => self.supply(need).await?,
             }
         }
@@ -81,12 +107,11 @@ impl Shared {
         for piece in &reading.pieces {
             let Piece::Block { blk, offset, len } = piece else { continue };
             let range = *offset..*offset + *len;
-            let held = loaded.blocks.get(blk).filter(|held| {
-                loaded.version == reading.version
-                    && held.range.start <= range.start
-                    && held.range.end >= range.end
-            });
-            match held.cloned().or_else(|| self.cache.get(reading.did, *blk).map(PartRead::whole)) {
+            match loaded
+                .get(reading, *blk, &range)
+                .cloned()
+                .or_else(|| self.cache.get(reading.did, *blk).map(PartRead::whole))
+            {
                 Some(block) => found.push(block),
                 None => {
                     missing.push(*blk);
@@ -104,20 +129,21 @@ impl Shared {
         }
     }
 
-    /// Loads what a read lacks, or waits for who does.
-    async fn fill(&self, did: DataId, lack: &Lack, before: Loaded) -> Result<Loaded, FsError> {
+    /// Loads what a read lacks, or waits for who does (`None`: it is in the cache then, if that has room).
+    async fn fill(&self, did: DataId, lack: &Lack) -> Result<Option<Loaded>, FsError> {
         let blks = match lack {
             Lack::Block { blk, .. } => std::slice::from_ref(blk),
             Lack::Blocks(blks) => blks,
         };
         if self.on_their_way.wait_for_any(did, blks).await {
-            return Ok(before);
+            return Ok(None);
         }
         self.patiently(async || match lack {
             Lack::Block { blk, range } => self.load_part(did, *blk, range).await,
             Lack::Blocks(blks) => self.load_blocks(did, blks).await,
         })
         .await
+        .map(Some)
     }
 
     /// A range of one block, into the cache as well if it came as a whole.
@@ -132,7 +158,7 @@ impl Shared {
         if part.is_whole() {
             self.keep(did, version, [(blk, part.bytes.clone())]);
         }
-        Ok(Loaded { version, blocks: FxHashMap::from_iter([(blk, part)]) })
+        Ok(Loaded { did, version, blocks: FxHashMap::from_iter([(blk, part)]) })
     }
 
     /// Bytes of blocks, into the cache as well.
@@ -147,7 +173,7 @@ impl Shared {
         let mut blocks: FxHashMap<_, _> = blks.iter().map(hole).collect();
         blocks.extend(read.iter().map(|(blk, bytes)| (*blk, PartRead::whole(bytes.clone()))));
         self.keep(did, version, read);
-        Ok(Loaded { version, blocks })
+        Ok(Loaded { did, version, blocks })
     }
 
     /// Puts blocks into the cache, unless what is committed has changed since they were asked for.

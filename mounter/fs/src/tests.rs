@@ -379,6 +379,27 @@ async fn scenario(ops: Vec<Op>) {
 }
 
 #[tokio::test]
+async fn a_read_larger_than_the_cache_ends_although_what_it_needs_pushes_itself_out() {
+    let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
+    let fs = world.mount().await;
+    let file = fs.create(req(), ROOT_INO, OsStr::new("file"), libc::S_IFREG | 0o644, 0).await;
+    let ino = file.expect("it is made").attr.ino;
+    let content: Vec<u8> = (0..1_u32 << 20).map(|at| (at / 4096) as u8).collect();
+    fs.write(req(), ino, 0, 0, &content, 0, 0).await.expect("it is written");
+    fs.flush().await.expect("it commits");
+    // Far apart, so that nothing is fetched ahead between them.
+    for block in [40, 8, 60, 20] {
+        fs.shared.cache.shrink(0);
+        let offset = block * u64::from(BLOCK);
+        fs.read(req(), ino, 0, offset, 4096).await.expect("a block comes into the cache");
+        let whole = fs.read(req(), ino, 0, 0, content.len() as u32);
+        let whole = tokio::time::timeout(std::time::Duration::from_secs(60), whole).await.expect("it ends");
+        assert!(whole.expect("it is read").data == content, "all of it, and right");
+    }
+    world.kill(fs).await;
+}
+
+#[tokio::test]
 async fn random_writes_into_reserved_space_become_patches_and_are_folded_when_they_fill_a_block() {
     let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
     let fs = world.mount().await;
