@@ -562,13 +562,17 @@ impl Filesystem for FileSystem {
         length: u64,
         _flags: u64,
     ) -> Result<ReplyCopyFileRange> {
-        // A part is copied and the caller asks for the rest, as with a short write.
-        let was_done = self.shared.told.get(caller(&req).unique).is_some();
-        let length = if was_done { 0 } else { length.min(READ_MAX) };
-        let data = self.shared.read_bytes(ino, off_in, length).await?;
-        if data.is_empty() && !was_done {
-            return Ok(ReplyCopyFileRange { copied: 0 });
-        }
+        // What was done before is told again by `write`, without anything awaited in between: the table goes when all were asked.
+        let data = if self.shared.told.get(caller(&req).unique).is_some() {
+            Bytes::new()
+        } else {
+            // A part is copied and the caller asks for the rest, as with a short write.
+            let data = self.shared.read_bytes(ino, off_in, length.min(READ_MAX)).await?;
+            if data.is_empty() {
+                return Ok(ReplyCopyFileRange { copied: 0 });
+            }
+            data
+        };
         let kill = if req.uid == 0 { 0 } else { convention::WRITE_KILL_SUIDGID };
         let written = self.write(req, ino_out, 0, off_out, &data, kill, 0).await?;
         Ok(ReplyCopyFileRange { copied: u64::from(written.written) })
