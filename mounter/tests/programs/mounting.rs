@@ -111,6 +111,10 @@ fn a_killed_mounter_leaves_a_dead_mount_that_can_go_and_a_journal_that_is_replay
     fs::write(point.join("file"), "acknowledged").expect("write");
     mounted.kill();
     assert!(is_mounted(&point), "the kernel keeps a dead mount");
+    // It is dead once the last process that had the device is gone.
+    while fs::metadata(&point).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     place.mount_fails(&["--tenant", "t"]).expect(1, &["dead FUSE mount", "tarbox umount"]);
     place
         .tarbox(&["doctor"])

@@ -80,7 +80,7 @@ fn a_child_enters_its_cgroup() {
     fs::create_dir(&group).expect("a cgroup");
     let place = Place::new();
     let mut client = place.client();
-    let (mut spec, program, log) = shell("sleep 1000");
+    let (mut spec, program, log) = shell("exec sleep 1000");
     spec.cgroups = vec![group.to_str().unwrap().to_owned()];
     let spawned = client.spawn("k", "serve", &spec, &[program.as_fd(), log.as_fd()]).expect("spawn");
     let members = fs::read_to_string(group.join("cgroup.procs")).unwrap();
