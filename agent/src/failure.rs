@@ -1,12 +1,13 @@
 //! What can go wrong on a node, and what a caller can do about it.
 
-use std::{error::Error, fmt, io, path::Path};
+use std::{io, path::Path};
 
 use tarbox_engine::MountError;
 use tarbox_handover::HandoverError;
 use tarbox_rpc::Refusal;
 use tarbox_runtime::config::ConfigError;
 use tarbox_store::StoreError;
+pub use tarbox_types::Chain;
 use tarbox_types::{ErrorKind, TenantId};
 
 use crate::{csi::request::RequestError, host::state::StateError};
@@ -119,12 +120,7 @@ impl AgentError {
             Self::Store(error) => error.kind(),
             Self::Handover { source, .. } => source.kind(),
             Self::Mount(error) => error.kind(),
-            Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => ErrorKind::NotFound,
-                io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
-                _ => ErrorKind::Internal,
-            },
+            Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Mounter { kind, .. } => *kind,
             Self::Control { source, .. } => source.kind(),
             Self::Unfinished { .. } => ErrorKind::Unavailable,
@@ -140,27 +136,5 @@ impl AgentError {
     #[must_use]
     pub fn report(&self) -> String {
         Chain(self).to_string()
-    }
-}
-
-/// An error with all its causes, each once.
-#[derive(Debug)]
-pub struct Chain<'e>(pub &'e (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.to_string();
-        f.write_str(&shown)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Libraries often repeat their source in their own message.
-            if !shown.ends_with(&text) {
-                write!(f, ": {text}")?;
-            }
-            shown = text;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

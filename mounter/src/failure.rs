@@ -4,6 +4,7 @@ use std::{error::Error, fmt, io, path::Path};
 
 use tarbox_runtime::ConfigError;
 use tarbox_store::StoreError;
+pub use tarbox_types::Chain;
 use tarbox_types::ErrorKind;
 
 /// Success.
@@ -80,12 +81,7 @@ impl Failure {
             Self::Config(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Refused { kind, .. } | Self::Part { kind, .. } => *kind,
-            Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => ErrorKind::NotFound,
-                io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
-                _ => ErrorKind::Internal,
-            },
+            Self::Io { source, .. } => ErrorKind::of_io(source),
         }
     }
 
@@ -133,28 +129,6 @@ impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Chain(self.0))?;
         self.0.advice().map_or(Ok(()), |advice| write!(f, "\n  {advice}"))
-    }
-}
-
-/// An error with all its causes.
-#[derive(Debug)]
-pub struct Chain<'e>(pub &'e (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut shown = self.0.to_string();
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Libraries often repeat their source in their own message.
-            if !shown.ends_with(&text) {
-                write!(f, ": {text}")?;
-            }
-            shown = text;
-            cause = error.source();
-        }
-        Ok(())
     }
 }
 

@@ -53,15 +53,15 @@ fn occupied(point: &Path, mount: &Mount) -> Failure {
     let message = match health(point) {
         Health::Serving => format!(
             "{point_shown} is a mount point already ({} `{}`): unmount it first, or take another directory",
-            mount.kind, mount.source
+            mount.fs_type, mount.source
         ),
         Health::Dead => format!(
             "{point_shown} is a dead FUSE mount ({} `{}`), whose server has gone: unmount it with `tarbox umount {point_shown}`, then mount again",
-            mount.kind, mount.source
+            mount.fs_type, mount.source
         ),
         Health::Hangs => format!(
             "{point_shown} is a mount point already ({} `{}`) and does not answer: unmount it with `tarbox umount --lazy {point_shown}`, then mount again",
-            mount.kind, mount.source
+            mount.fs_type, mount.source
         ),
     };
     Failure::refused(ErrorKind::Busy, message)

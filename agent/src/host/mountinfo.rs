@@ -1,46 +1,12 @@
 //! What is mounted where, from /proc/self/mountinfo: unlike `stat(2)` it never waits for a mount.
 
-use std::{
-    ffi::OsString,
-    fs, io,
-    os::unix::ffi::OsStringExt,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
+
+use tarbox_engine::mounts;
 
 use super::sentry;
 
-/// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// Its own number, as in `fdinfo`: another one for each place.
-    pub id: u64,
-    /// Device number as `major:minor`: names the file system, wherever it is mounted.
-    pub device: String,
-    /// The directory of the file system that is seen there.
-    pub root: PathBuf,
-    /// Where.
-    pub point: PathBuf,
-    /// Options of this mount: `ro`, `nosuid` and so on.
-    pub options: Vec<String>,
-    /// Type, with its subtype.
-    pub fs_type: String,
-    /// Its source.
-    pub source: String,
-}
-
-impl Mount {
-    /// Whether it is one of our file systems.
-    #[must_use]
-    pub fn is_tarbox(&self) -> bool {
-        self.fs_type == "fuse.tarbox"
-    }
-
-    /// Whether the mount has this option.
-    #[must_use]
-    pub fn has(&self, option: &str) -> bool {
-        self.options.iter().any(|has| has == option)
-    }
-}
+pub use tarbox_engine::mounts::Mount;
 
 /// All mounts that this process sees, in the order in which they were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,13 +28,13 @@ impl Mounts {
     /// # Errors
     /// Where /proc is not there.
     pub(super) fn read_all() -> io::Result<Self> {
-        fs::read("/proc/self/mountinfo").map(|table| Self::parse(&table))
+        mounts::all().map(Self)
     }
 
     /// Reads the text of a table; lines that are none are left out.
     #[must_use]
     pub fn parse(table: &[u8]) -> Self {
-        Self(table.split(|byte| *byte == b'\n').filter_map(line).collect())
+        Self(mounts::parse(table))
     }
 
     /// What is mounted on exactly this path, the topmost last.
@@ -92,40 +58,6 @@ impl Mounts {
     pub fn all(&self) -> &[Mount] {
         &self.0
     }
-}
-
-/// `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/sda rw`.
-fn line(text: &[u8]) -> Option<Mount> {
-    let mut fields = text.split(|byte| *byte == b' ');
-    let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let device = String::from_utf8_lossy(fields.nth(1)?).into_owned();
-    let root = unescape(fields.next()?);
-    let point = unescape(fields.next()?);
-    let options = String::from_utf8_lossy(fields.next()?).split(',').map(str::to_owned).collect();
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-    let fs_type = String::from_utf8_lossy(rest.next()?).into_owned();
-    let source = unescape(rest.next().unwrap_or_default()).to_string_lossy().into_owned();
-    Some(Mount { id, device, root, point, options, fs_type, source })
-}
-
-/// Space, tab, newline and backslash are written as three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod handshake;
 pub mod init;
 mod link;
 pub mod mount;
+pub mod mounts;
 mod notify;
 #[cfg(feature = "nullfs")]
 pub mod nullfs;

@@ -1,7 +1,6 @@
 //! Mounting and unmounting: with `mount(2)` as root, through `fusermount3` otherwise.
 
 mod fusermount;
-mod table;
 
 use std::fs::File;
 use std::io;
@@ -13,6 +12,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, umount2};
 use tarbox_types::ErrorKind;
+
+use crate::mounts;
 
 /// The subtype: the mount table says `fuse.tarbox`.
 pub const SUBTYPE: &str = "tarbox";
@@ -213,9 +214,15 @@ fn open_device() -> Result<File, MountError> {
 /// How long a directory may take to say what it is. A wedged mount never would.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// The type of the file system mounted on exactly `path`, if there is one.
+fn mounted_at(path: &Path) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    Some(mounts::at(&path).ok()??.fs_type)
+}
+
 /// Makes sure that `path` is a directory on which nothing is mounted, but perhaps what may be covered; returns its mode.
 fn check_mountpoint(path: &Path, over: Option<&str>) -> Result<u32, MountError> {
-    let mounted = table::mounted_at(path).filter(|fstype| Some(fstype.as_str()) != over);
+    let mounted = mounted_at(path).filter(|fstype| Some(fstype.as_str()) != over);
     let owned = path.to_owned();
     let (sender, receiver) = mpsc::sync_channel(1);
     // In a thread of its own, which is lost if the path leads into a wedged mount.

@@ -228,13 +228,13 @@ impl Session {
     /// What has been answered, by operation.
     #[must_use]
     pub fn statistics(&self) -> Vec<OperationStatistics> {
-        self.link.statistics.snapshot()
+        self.observer().statistics()
     }
 
     /// What has been read and not yet answered.
     #[must_use]
     pub fn in_flight(&self) -> Vec<InFlight> {
-        self.link.flights.snapshot()
+        self.observer().in_flight()
     }
 
     fn send_away(&self) {

@@ -63,7 +63,7 @@ impl UmountCommand {
             .map_err(Failure::io("read", Path::new("/proc/self/mountinfo")))?
             .ok_or_else(|| not_mounted(&point))?;
         if !mount.is_tarbox() {
-            let message = format!("{} is a mount of {}, not of Tarbox", point.display(), mount.kind);
+            let message = format!("{} is a mount of {}, not of Tarbox", point.display(), mount.fs_type);
             return Err(Failure::refused(ErrorKind::FailedPrecondition, message));
         }
         let deadline = Instant::now() + self.timeout.0;

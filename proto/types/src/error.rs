@@ -1,5 +1,7 @@
 //! What went wrong, in the one vocabulary that is mapped to gRPC codes (`tarbox-rpc`) and to errno (`tarbox-fs`).
 
+use std::{error::Error, fmt, io};
+
 /// The kind of a failure: what a caller can do about it, not where it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -56,6 +58,39 @@ impl ErrorKind {
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| format!("{kind:?}") == name)
+    }
+
+    /// What the system's own error comes to.
+    #[must_use]
+    pub fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Exhausted,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// Shows an error with all its causes, each once.
+#[derive(Debug)]
+pub struct Chain<'e>(pub &'e (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.to_string();
+        f.write_str(&shown)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Libraries often repeat their source in their own message.
+            if !shown.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            shown = text;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ pub mod id;
 pub mod kernel;
 pub mod quantity;
 
-pub use error::ErrorKind;
+pub use error::{Chain, ErrorKind};
 pub use id::*;
 pub use kernel::{Connection, KernelCache, Unanswered};
 pub use quantity::{ByteSize, HumanDuration, QuantityError};
