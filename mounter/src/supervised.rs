@@ -117,7 +117,7 @@ async fn live(
     settings.limits = LimitChoice::default();
     // Where INIT was answered an application may wait: better late than never. Else it is told at once what is wrong.
     let patient = tarbox_engine::is_agreed(&kept.slots).map_err(slots_failed)?;
-    let prepared = Prepared::new(settings, mount_point, session, patient).await?;
+    let prepared = Prepared::new(settings, mount_point, session, patient, channel).await?;
     if mode == Mode::StandBy {
         channel.say(&FromMounter::StandingBy(StandingBy {}));
         match wait_for_take_over(&prepared, channel, shutdown).await {
@@ -131,7 +131,7 @@ async fn live(
     if prepared.settings.read_only {
         return reader::serve(prepared, kept, channel, shutdown, since).await;
     }
-    let served = prepared.take_over(kept).await?;
+    let served = prepared.take_over(kept, channel).await?;
     channel.say(&FromMounter::Serving(serving(since, served.replayed, served.recovered)));
     served.until_end(channel, shutdown).await
 }

@@ -176,7 +176,15 @@ impl Supervised {
     /// If it does not come to that: with what it said.
     pub fn serve(&mut self) -> Result<Serving> {
         ensure!(self.serving.is_none(), "it is served");
-        let mut mounter = self.spawn(Mode::Serve)?;
+        let mounter = self.spawn(Mode::Serve)?;
+        self.served_by(mounter)
+    }
+
+    /// Waits until a process that was spawned to serve does.
+    ///
+    /// # Errors
+    /// As [`Supervised::serve`].
+    pub fn served_by(&mut self, mut mounter: Mounter) -> Result<Serving> {
         let serving = mounter.until_serving().with_context(|| self.said())?;
         self.serving = Some(mounter);
         self.teach()?;
@@ -363,6 +371,20 @@ impl Mounter {
     /// # Errors
     /// If it says nothing, or cannot be understood.
     pub fn hear(&mut self) -> Result<FromMounter> {
+        loop {
+            match self.hear_all()? {
+                // On a busy machine everything takes its time.
+                FromMounter::Waiting(_) => {}
+                message => return Ok(message),
+            }
+        }
+    }
+
+    /// As [`Mounter::hear`], also that it waits for something.
+    ///
+    /// # Errors
+    /// As [`Mounter::hear`].
+    pub fn hear_all(&mut self) -> Result<FromMounter> {
         match self.link.receive_within(LIMIT)? {
             Received::Message(message, _) => Ok(message),
             Received::Nothing => bail!("it says nothing"),

@@ -224,6 +224,29 @@ fn told_to_stop_it_gives_everything_back_and_another_goes_on_with_the_mount() {
 }
 
 #[test]
+fn one_that_cannot_reach_the_database_says_that_it_waits_and_serves_when_it_can() {
+    let mut supervised = Supervised::start(Database::Postgres, &[]);
+    let path = supervised.path().join("file");
+    fs::write(&path, "before").expect("write");
+    supervised.server().stop().expect("stop the database");
+    supervised.kill();
+    let mut next = supervised.spawn(Mode::Serve).expect("Hello");
+    // Again and again, so that who supervises it knows that it lives.
+    for _ in 0..4 {
+        match next.hear_all().expect("a sign of life") {
+            FromMounter::Waiting(waiting) => assert_eq!(waiting.what, "the database"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let reading = thread::spawn(move || fs::read_to_string(path));
+    supervised.server().resume().expect("start the database");
+    supervised.served_by(next).expect("it serves");
+    assert_eq!(reading.join().expect("a reader").expect("it was answered"), "before");
+    supervised.unmount().expect("unmount");
+    supervised.fsck();
+}
+
+#[test]
 fn what_it_cannot_start_with_is_said_in_its_last_words() {
     let supervised = Supervised::prepare(Database::Sqlite, &["--block-size", "4Ki"]);
     let mut mounter = supervised.spawn(Mode::Serve).expect("Hello");

@@ -100,6 +100,9 @@ pub enum FromMounter {
     /// It has given everything back and exits.
     #[prost(message, tag = "8")]
     Ended(Ended),
+    /// It cannot serve yet, through no fault of its own. Said every half second; once more, with nothing in it, when it goes on.
+    #[prost(message, tag = "9")]
+    Waiting(Waiting),
 }
 
 /// See [`FromMounter::Hello`].
@@ -190,6 +193,14 @@ pub struct Ended {
     pub unmounted: bool,
 }
 
+/// See [`FromMounter::Waiting`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Waiting {
+    /// What for, in the words of `StatusResponse.waiting_for`: `the database`, `the lease`; empty: for nothing any more.
+    #[prost(string, tag = "1")]
+    pub what: String,
+}
+
 /// Exit codes of a supervised mounter, as its supervisor reads them.
 pub mod exit {
     /// Unmounted or stopped, everything given back: nothing to restart.
@@ -223,6 +234,6 @@ pub(crate) struct DownPacket {
 pub(crate) struct UpPacket {
     #[prost(uint32, tag = "1")]
     pub(crate) format: u32,
-    #[prost(oneof = "FromMounter", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "FromMounter", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub(crate) body: Option<FromMounter>,
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use tarbox_handover::message::{
     DescriptorKind, Drain, Drained, Draining, Ended, Failed, Formats, Hello, Mode, Serving, StandingBy,
-    Start, Stop, TakeOver,
+    Start, Stop, TakeOver, Waiting,
 };
 use tarbox_handover::protocol::{self as say, Reason, Reply, ReplyPacket, Request, RequestPacket};
 use tarbox_handover::{
@@ -52,6 +52,7 @@ fn from_mounter() -> Vec<(&'static str, FromMounter)> {
         ("up.drained", FromMounter::Drained(Drained {})),
         ("up.failed", FromMounter::Failed(failed)),
         ("up.ended", FromMounter::Ended(Ended { unmounted: true })),
+        ("up.waiting", FromMounter::Waiting(Waiting { what: "the database".to_owned() })),
     ]
 }
 

@@ -82,21 +82,24 @@ impl Control {
     }
 }
 
-/// What a status says to the supervisor.
-pub(crate) fn answer_of(status: &StatusResponse) -> Answer {
-    let what = status.waiting_for.as_str();
-    let waiting_for = match what {
+/// What a mounter says that it waits for.
+pub(crate) fn waiting_for(what: &str) -> Option<Waiting> {
+    match what {
         "" => None,
         _ if what.contains("journal") => Some(Waiting::Journal),
         _ if what.contains("lease") => Some(Waiting::Lease),
         _ => Some(Waiting::Database),
-    };
+    }
+}
+
+/// What a status says to the supervisor.
+pub(crate) fn answer_of(status: &StatusResponse) -> Answer {
     Answer {
         // Releases that say nothing of it answer only while they serve.
         serving: matches!(status.phase(), Phase::Serving | Phase::Unspecified),
         executing_longest: Duration::from_millis(status.longest_executing_ms),
         waiting_longest: Duration::from_millis(status.longest_waiting_ms),
-        waiting_for,
+        waiting_for: waiting_for(&status.waiting_for),
     }
 }
 

@@ -12,7 +12,7 @@ use tarbox_handover::{
     message::{Failed, exit},
     protocol::Exited,
 };
-use tarbox_supervisor::{Cause, Event, Failure, Process};
+use tarbox_supervisor::{Answer, Cause, Event, Failure, Process};
 use tarbox_types::ErrorKind;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -20,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::shell::Inbound;
+use super::{control, shell::Inbound};
 use crate::keeper::Keeper;
 
 /// How long the keeper may take to say how a dead process ended.
@@ -146,6 +146,11 @@ fn inbound(process: Process, message: FromMounter) -> Vec<Inbound> {
         FromMounter::Failed(Failed { kind, message }) => {
             let kind = ErrorKind::of_name(&kind).unwrap_or(ErrorKind::Internal);
             Event::Failed { process, failure: Failure { kind, message } }
+        }
+        // Nobody answers pings at its control socket yet.
+        FromMounter::Waiting(waiting) => {
+            let answer = Answer { waiting_for: control::waiting_for(&waiting.what), ..Answer::default() };
+            Event::PingAnswered { process, answer }
         }
         FromMounter::Ended(ended) => Event::Ended { process, unmounted: ended.unmounted },
     };

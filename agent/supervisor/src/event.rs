@@ -38,7 +38,7 @@ pub enum Waiting {
     Journal,
 }
 
-/// A mounter's answer to a ping.
+/// A mounter's answer to a ping; where nobody can answer one yet, what it says unasked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Whether it serves: it may have said so while nobody listened.

@@ -17,6 +17,8 @@ pub(crate) struct Watch {
     missed: u32,
     executing: Duration,
     pub(crate) waiting: Option<Waiting>,
+    /// When it last said that it waits: no limit runs before that.
+    waited_at: Option<Duration>,
     dumped_at: Option<Duration>,
 }
 
@@ -28,6 +30,7 @@ impl Watch {
             self.missed = 0;
             self.executing = answer.executing_longest;
             self.waiting = answer.waiting_for;
+            self.waited_at = answer.waiting_for.map(|_| now).or(self.waited_at);
         }
     }
 
@@ -129,7 +132,7 @@ impl Tenant {
         if waiting {
             return missed >= self.policy.hang_pings;
         }
-        let at = since.max(self.run.began) + limit;
+        let at = since.max(self.run.began).max(watch.waited_at.unwrap_or_default()) + limit;
         self.due(now, at) && (missed >= 2 || answered_at.is_some_and(|answered| answered >= at))
     }
 }

@@ -153,6 +153,10 @@ impl Keeping {
                     "another process serves"
                 );
             }
+            // The database is away: no fault of this process.
+            FromMounter::Waiting(_) if life.deadline.is_some() => {
+                life.deadline = Some(Instant::now() + self.restarts.policy().switch_limit);
+            }
             message => note_words(life, message),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tarbox_engine::{Session, SessionConfig, SessionParts};
-use tarbox_handover::Kept;
+use tarbox_handover::{FromMounter, Kept, message::Waiting};
 use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Backoff;
 use tarbox_store::{Database, StoreError, Tenant, TenantStore};
@@ -16,6 +16,7 @@ use tarbox_types::{ErrorKind, SessionId};
 use tokio::sync::mpsc;
 
 use super::{
+    channel::Channel,
     served::{Parts, Served},
     slots_failed,
 };
@@ -48,19 +49,45 @@ pub(super) struct Prepared {
     patient: bool,
 }
 
-/// Repeats what needs the database, as long as it cannot be reached, if `patient`.
-async fn patiently<T, F>(patient: bool, work: impl Fn() -> F) -> Result<T, Failure>
+/// How often whoever supervises is told that something is waited for.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// Repeats what needs the database, as long as it cannot be reached, if `patient`; whoever supervises is told meanwhile.
+async fn patiently<T, F>(
+    channel: &Channel,
+    what: &str,
+    patient: bool,
+    work: impl Fn() -> F,
+) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-    loop {
-        match work().await {
-            Err(Failure::Store(error @ StoreError::Unavailable { .. })) if patient => {
-                tracing::warn!(error = %Chain(&error), "waiting for the database, to go on serving");
-                tokio::time::sleep(backoff.delay()).await;
+    let attempts = async {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            match work().await {
+                Err(Failure::Store(error @ StoreError::Unavailable { .. })) if patient => {
+                    tracing::warn!(error = %Chain(&error), "waiting for the database, to go on serving");
+                    tokio::time::sleep(backoff.delay()).await;
+                }
+                outcome => return outcome,
             }
-            outcome => return outcome,
+        }
+    };
+    let mut attempts = std::pin::pin!(attempts);
+    let mut is_told = false;
+    loop {
+        // Also while an attempt is under way: it may last as long as it takes a network to say that there is nobody.
+        match tokio::time::timeout(TELL_EVERY, &mut attempts).await {
+            Ok(outcome) if is_told => {
+                channel.say(&FromMounter::Waiting(Waiting::default()));
+                return outcome;
+            }
+            Ok(outcome) => return outcome,
+            Err(_) => {
+                channel.say(&FromMounter::Waiting(Waiting { what: what.to_owned() }));
+                is_told = true;
+            }
         }
     }
 }
@@ -71,10 +98,11 @@ impl Prepared {
         mount_point: PathBuf,
         session_config: SessionConfig,
         patient: bool,
+        channel: &Channel,
     ) -> Result<Self, Failure> {
         settings::ensure_state_dir(&settings.state_dir)?;
         let (settings_now, point_now) = (&settings, &mount_point);
-        let (database, tenant, session, store) = patiently(patient, || async move {
+        let (database, tenant, session, store) = patiently(channel, "the database", patient, || async move {
             let database = tarbox_store::open(&settings_now.database_url).await?;
             let tenant = admission::admit(&database, settings_now, point_now).await?;
             let store = database.open_tenant(tenant.id).await?;
@@ -103,9 +131,9 @@ impl Prepared {
     }
 
     /// Goes on where the predecessor has died: takes the lease and the journal, answers what was left, serves.
-    pub(super) async fn take_over(self, kept: Kept) -> Result<Served, Failure> {
+    pub(super) async fn take_over(self, kept: Kept, channel: &Channel) -> Result<Served, Failure> {
         let directory = lock(&self.settings, &self.tenant).await?;
-        match self.serve(&directory, kept).await {
+        match self.serve(&directory, kept, channel).await {
             Ok(parts) => Ok(Served::new(self.database, self.session, directory, parts)),
             Err(failure) => {
                 // Gives the lease back at once: the next attempt has not to wait for it.
@@ -115,12 +143,14 @@ impl Prepared {
         }
     }
 
-    async fn serve(&self, directory: &TenantDir, kept: Kept) -> Result<Parts, Failure> {
+    async fn serve(&self, directory: &TenantDir, kept: Kept, channel: &Channel) -> Result<Parts, Failure> {
         let mut steps = Steps::new();
         let connection = tarbox_engine::connection(&kept.slots).map_err(slots_failed)?;
         let (database, session) = (&self.database, self.session);
-        let lease =
-            patiently(self.patient, || lease::acquire(database, self.tenant.id, session, directory)).await?;
+        let acquired = patiently(channel, "the lease", self.patient, || {
+            lease::acquire(database, self.tenant.id, session, directory)
+        });
+        let lease = acquired.await?;
         steps.done("lease");
         let epoch = lease.fence.epoch.cast_unsigned();
         let note = note(&lease.tenant, session, self.mount_point.clone(), false);

@@ -305,6 +305,15 @@ impl World {
                 _ if proc.told && self.connection != Connection::Alive => {
                     proc.leaves_at = Some((self.now, Cause::Clean));
                 }
+                // Its control socket is not there yet: it says by itself that it waits.
+                _ if !self.database
+                    && proc.told
+                    && !proc.serving
+                    && self.now.as_millis().is_multiple_of(500) =>
+                {
+                    let answer = Answer { waiting_for: Some(Waiting::Database), ..Answer::default() };
+                    self.say(index, Event::PingAnswered { process, answer });
+                }
                 _ if !self.database => {}
                 _ if proc.told && !proc.serving && self.now >= proc.told_at + 2 * STEP => {
                     proc.serving = true;
@@ -552,13 +561,13 @@ impl World {
     fn ping(&mut self, process: Process, heard: bool) {
         let database = self.database;
         let event = match self.procs.iter().find(|proc| proc.process == process && !proc.hung) {
-            Some(proc) => {
+            Some(proc) if proc.serving => {
                 let waiting_for = (!database).then_some(Waiting::Database);
                 let obvious = Answer { serving: proc.serving, waiting_for, ..Answer::default() };
                 let answer = proc.says.clone().unwrap_or(obvious);
                 (STEP, Event::PingAnswered { process, answer })
             }
-            None => (self.policy.ping_limit, Event::PingUnanswered { process }),
+            Some(_) | None => (self.policy.ping_limit, Event::PingUnanswered { process }),
         };
         self.answer(event.0, event.1, heard);
     }
