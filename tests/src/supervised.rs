@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     os::fd::{AsRawFd, OwnedFd},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -70,13 +70,15 @@ struct Ready {
 impl Ready {
     fn start(log: &Path) -> Result<Self> {
         let (link, theirs) = SupervisorLink::pair()?;
-        let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut shell = Command::new("setpriv");
         // A word a line, to the end.
-        let script = r#"while IFS= read -r word; do set -- "$@" "$word"; done; exec "$@" </dev/null"#;
-        shell.args(["--pdeathsig=KILL", "sh", "-c", script, "ready"]);
+        let script = r#"echo; log=$1; shift; while IFS= read -r word; do set -- "$@" "$word"; done; exec "$@" </dev/null >>"$log" 2>&1"#;
+        shell.args(["--pdeathsig=KILL", "sh", "-c", script, "ready"]).arg(log);
         let control = inheritable(&theirs)?;
-        let child = shell.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        // Kernel 5.10 says that a program is executed before it closes what was inherited: only the program itself can tell.
+        let told = child.stdout.take().context("piped")?.read(&mut [0])?;
+        ensure!(told == 1, "the shell that executes a mounter does not start");
         Ok(Self { child, link, control })
     }
 

@@ -424,13 +424,18 @@ impl Kept {
     /// lock of an inode, which one of our threads has until its call is answered: so this has happened before the server is killed.
     fn ready(&self, options: &[&str]) -> Killed {
         let mut command = Command::new("sh");
-        command.args(["-c", "read -r go && exec \"$@\" </dev/null", "ready"]);
+        command.args(["-c", "echo ready; read -r go && exec \"$@\" </dev/null", "ready"]);
         command.arg(env!("CARGO_BIN_EXE_tarbox-nullfs")).arg("serve").arg(self.backing.path());
         command.arg(format!("slots={}", inheritable(&self.parts.slots)));
         for device in &self.parts.devices {
             command.arg(format!("device={}", inheritable(device)));
         }
-        Killed::spawn(command.args(options).stdin(Stdio::piped()).stdout(Stdio::piped()))
+        let mut server = Killed::spawn(command.args(options).stdin(Stdio::piped()).stdout(Stdio::piped()));
+        // Kernel 5.10 says that a program is executed before it closes what was inherited: only the program itself can tell.
+        let mut line = [0; 6];
+        server.0.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"ready\n");
+        server
     }
 
     fn go(mut server: Killed) -> Killed {
