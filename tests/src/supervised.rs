@@ -71,8 +71,8 @@ impl Ready {
     fn start(log: &Path) -> Result<Self> {
         let (link, theirs) = SupervisorLink::pair()?;
         let mut shell = Command::new("setpriv");
-        // A word a line, to the end.
-        let script = r#"echo; log=$1; shift; while IFS= read -r word; do set -- "$@" "$word"; done; exec "$@" </dev/null >>"$log" 2>&1"#;
+        // A word a line, to the first empty one. The end of the input does not come before every child has closed what it inherited of it.
+        let script = r#"echo; log=$1; shift; while IFS= read -r word && [ -n "$word" ]; do set -- "$@" "$word"; done; exec "$@" </dev/null >>"$log" 2>&1"#;
         shell.args(["--pdeathsig=KILL", "sh", "-c", script, "ready"]).arg(log);
         let control = inheritable(&theirs)?;
         let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -84,7 +84,7 @@ impl Ready {
 
     fn execute(mut self, words: &[String]) -> Result<Mounter> {
         let mut stdin = self.child.stdin.take().context("piped")?;
-        writeln!(stdin, "{}", words.join("\n"))?;
+        write!(stdin, "{}\n\n", words.join("\n"))?;
         Ok(Mounter { child: self.child, link: self.link, hello: Hello::default() })
     }
 }
