@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|bench|deny|coverage|fuzz
+# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|bench|deny|coverage|fuzz|kernels
 # Debian and Ubuntu packages through apt; cargo tools once into $TESTS_TOOLS.
 set -eu
 TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
@@ -67,5 +67,8 @@ case "${1:-}" in
     deny) packages cc:gcc; tool cargo-deny 0.20.2 ;;
     coverage) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2; tool cargo-llvm-cov 0.9.1; rustup component add llvm-tools ;;
     fuzz) packages cc:gcc; tool cargo-fuzz 0.13.2; rustup toolchain install nightly --profile minimal ;;
-    *) echo "usage: $0 run|test|bench|deny|coverage|fuzz" >&2; exit 64 ;;
+    kernels)
+        packages cc:gcc strip:binutils python3:python3 qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap modprobe:kmod xz:xz-utils \
+            busybox:busybox-static mkfs.ext4:e2fsprogs column:bsdextrautils /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring ;;
+    *) echo "usage: $0 run|test|bench|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
 esac

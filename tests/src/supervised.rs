@@ -3,11 +3,12 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     os::fd::{AsRawFd, OwnedFd},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -28,7 +29,7 @@ use tarbox_types::TenantId;
 
 use crate::{
     command::{self, Ended},
-    deadline::wait_for,
+    deadline::{patient, wait_for},
     postgres::PostgresServer,
     product,
     scratch::{Scratch, require_root},
@@ -49,7 +50,43 @@ pub struct Supervised {
     tenant: TenantId,
     args: Vec<String>,
     server: Option<PostgresServer>,
+    ready: Mutex<Option<Ready>>,
     scratch: Scratch,
+}
+
+/// A process that was started while the file system was served, and executes a mounter when it is told to.
+///
+/// A child closes what it inherits of this process's files when it executes its program. Up to Linux 6.12 at least, that waits for the lock
+/// of an inode that a call of another thread holds until it is answered (`fuse_flush`): by the very process that the child is to become.
+/// A keeper is safe from that as it has no file of any volume; this process is full of them.
+#[derive(Debug)]
+struct Ready {
+    child: Child,
+    link: SupervisorLink,
+    /// The other end of the link, as the child knows it.
+    control: i32,
+}
+
+impl Ready {
+    fn start(log: &Path) -> Result<Self> {
+        let (link, theirs) = SupervisorLink::pair()?;
+        let mut shell = Command::new("setpriv");
+        // A word a line, to the first empty one. The end of the input does not come before every child has closed what it inherited of it.
+        let script = r#"echo; log=$1; shift; while IFS= read -r word && [ -n "$word" ]; do set -- "$@" "$word"; done; exec "$@" </dev/null >>"$log" 2>&1"#;
+        shell.args(["--pdeathsig=KILL", "sh", "-c", script, "ready"]).arg(log);
+        let control = inheritable(&theirs)?;
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        // Kernel 5.10 says that a program is executed before it closes what was inherited: only the program itself can tell.
+        let told = child.stdout.take().context("piped")?.read(&mut [0])?;
+        ensure!(told == 1, "the shell that executes a mounter does not start");
+        Ok(Self { child, link, control })
+    }
+
+    fn execute(mut self, words: &[String]) -> Result<Mounter> {
+        let mut stdin = self.child.stdin.take().context("piped")?;
+        write!(stdin, "{}\n\n", words.join("\n"))?;
+        Ok(Mounter { child: self.child, link: self.link, hello: Hello::default() })
+    }
 }
 
 /// One process.
@@ -84,7 +121,18 @@ impl Supervised {
         // As in production, in memory: a disk would be measured instead.
         let state_dir = PathBuf::from(format!("/dev/shm/tarbox-test-{tenant}"));
         let args = args.iter().map(ToString::to_string).collect();
-        Self { serving: None, kept, mountpoint, state_dir, url, tenant, args, server, scratch }
+        Self {
+            serving: None,
+            kept,
+            mountpoint,
+            state_dir,
+            url,
+            tenant,
+            args,
+            server,
+            ready: Mutex::default(),
+            scratch,
+        }
     }
 
     /// A new tenant, served.
@@ -141,7 +189,20 @@ impl Supervised {
     /// All that mounters have said.
     #[must_use]
     pub fn said(&self) -> String {
-        fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scratch.path().join("log")
+    }
+
+    /// The next process is started before there is nobody who serves: see [`Ready`].
+    fn get_ready(&self) -> Result<()> {
+        let mut ready = self.ready.lock().expect("no panic");
+        if ready.is_none() {
+            *ready = Some(Ready::start(&self.log())?);
+        }
+        Ok(())
     }
 
     /// Starts a process; it has said Hello, and been told what it is for.
@@ -149,18 +210,17 @@ impl Supervised {
     /// # Errors
     /// If it does not.
     pub fn spawn(&self, mode: Mode) -> Result<Mounter> {
-        let (link, theirs) = SupervisorLink::pair()?;
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.scratch.path().join("log"))?;
-        let mut command = Command::new("setpriv");
-        command.arg("--pdeathsig=KILL").arg(product::program("tarbox-mount"));
-        command.args(["--tenant-id", &self.tenant.to_string(), "--control-fd"]);
-        command.arg(inheritable(&theirs)?.to_string());
+        let ready = self.ready.lock().expect("no panic").take();
+        let ready = ready.map_or_else(|| Ready::start(&self.log()), Ok)?;
+        let text = |path: &Path| path.display().to_string();
+        let mut words =
+            vec![text(&product::program("tarbox-mount")), "--tenant-id".into(), self.tenant.to_string()];
+        words.extend(["--control-fd".into(), ready.control.to_string()]);
         // Without what stands in the secrets.
-        command.args(["--database-url", "sqlite:///nowhere", "--state-dir"]).arg(&self.state_dir);
-        command.args(&self.args).arg(&self.mountpoint);
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        drop(theirs);
-        let mut mounter = Mounter { child, link, hello: Hello::default() };
+        words.extend(["--database-url", "sqlite:///nowhere", "--state-dir"].map(Into::into));
+        words.push(text(&self.state_dir));
+        words.extend(self.args.iter().cloned().chain([text(&self.mountpoint)]));
+        let mut mounter = ready.execute(&words)?;
         match mounter.hear()? {
             FromMounter::Hello(hello) => mounter.hello = hello,
             other => bail!("it began with {other:?}"),
@@ -216,6 +276,7 @@ impl Supervised {
     /// # Panics
     /// If nobody serves.
     pub fn kill(&mut self) {
+        self.get_ready().expect("a process");
         self.serving.take().expect("served").kill();
     }
 
@@ -236,6 +297,7 @@ impl Supervised {
     /// # Errors
     /// If it does not end as it should.
     pub fn drain(&mut self, limit: Duration) -> Result<Duration> {
+        self.get_ready()?;
         let mut mounter = self.serving.take().context("nobody serves")?;
         let millis = limit.as_millis() as u64;
         let begin = Instant::now();
@@ -263,6 +325,7 @@ impl Supervised {
     /// # Errors
     /// If it does not end as it should.
     pub fn stop(&mut self) -> Result<()> {
+        self.get_ready()?;
         let mut mounter = self.serving.take().context("nobody serves")?;
         mounter.link.send(&ToMounter::Stop(Stop {}), &[])?;
         let status = mounter.end()?;
@@ -351,9 +414,10 @@ impl Drop for Supervised {
     fn drop(&mut self) {
         // Whoever is blocked in it gets an error now, and lets go of it.
         let _ = umount2(&self.mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
-        if let Some(mut mounter) = self.serving.take() {
-            let _ = mounter.child.kill();
-            let _ = mounter.child.wait();
+        drop(self.serving.take());
+        if let Some(mut ready) = self.ready.lock().ok().and_then(|mut ready| ready.take()) {
+            let _ = ready.child.kill();
+            let _ = ready.child.wait();
         }
         let _ = fs::remove_dir_all(&self.state_dir);
     }
@@ -385,7 +449,7 @@ impl Mounter {
     /// # Errors
     /// As [`Mounter::hear`].
     pub fn hear_all(&mut self) -> Result<FromMounter> {
-        match self.link.receive_within(LIMIT)? {
+        match self.link.receive_within(patient(LIMIT))? {
             Received::Message(message, _) => Ok(message),
             Received::Nothing => bail!("it says nothing"),
             Received::Closed => bail!("it is gone: {:?}", self.child.try_wait()),

@@ -80,8 +80,14 @@ pub fn unmount(device: &str, last: &Path, step: Step, limit: Duration) -> Result
         move || take_away(&device, &last, step)
     });
     match outcome {
-        // After a normal one nobody here has anything open, the kernel has just said so; a private copy may.
-        Ok(()) => Ok(users.unwrap_or_else(|| held.pins(Depth::Mounts))),
+        Ok(()) => {
+            // Copies that received the mount from here went with it; those that are left are private ones. After a normal unmount nobody here
+            // has anything open: the kernel has just said so.
+            let uses = users.into_iter().flatten().filter(|pin| !matches!(pin.how, How::Mounted(_)));
+            let mut pins: Vec<Pin> = held.pins(Depth::Mounts).into_iter().chain(uses).collect();
+            pins.sort_by_key(|pin| pin.pid);
+            Ok(pins)
+        }
         Err((point, error)) => {
             let named: Vec<_> = held.pins(Depth::Uses).iter().map(ToString::to_string).collect();
             let named = if named.is_empty() { "nobody seems to use it".to_owned() } else { named.join("; ") };

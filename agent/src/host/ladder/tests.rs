@@ -105,7 +105,7 @@ fn a_private_copy_is_named_and_no_reason_to_fail() {
     let flags = tempfile::tempdir().expect("a temporary directory");
     let ready = flags.path().join("ready");
     let inner = format!("touch {}; exec sleep 60", ready.display());
-    let copy = shell_in_namespace(&inner, &ready);
+    let copy = shell_in_namespace("private", &inner, &ready);
     let left = unmount(&device, &point, Step::Normal, LIMIT).expect("not busy here");
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!((left[0].pid, &left[0].how), (copy.id(), &How::Mounted(point)));
@@ -115,9 +115,31 @@ fn a_private_copy_is_named_and_no_reason_to_fail() {
     assert_eq!(Held::now(&device).pins(Depth::Mounts), []);
 }
 
-fn shell_in_namespace(script: &str, ready: &Path) -> Child {
+/// As services of systemd have it that see less than all.
+#[test]
+fn a_copy_that_received_the_mount_goes_with_it_and_is_not_named() {
+    let ground = Tree::new();
+    mount(None::<&str>, &ground.point(), None::<&str>, MsFlags::MS_SHARED, None::<&str>).expect("share");
+    let flags = tempfile::tempdir().expect("a temporary directory");
+    let ready = flags.path().join("ready");
+    let service = shell_in_namespace("slave", &format!("touch {}; exec sleep 60", ready.display()), &ready);
+    let point = ground.point().join("volume");
+    std::fs::create_dir(&point).expect("mkdir");
+    mount(Some("tarbox-test"), &point, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mount");
+    let device = Mounts::read().expect("mounts").top(&point).expect("mounted").device.clone();
+    let received = || {
+        let table = std::fs::read(format!("/proc/{}/mountinfo", service.id())).expect("mountinfo");
+        Mounts::parse(&table).of_device(&device).next().is_some()
+    };
+    assert!(received(), "the service sees it, too");
+    assert_eq!(unmount(&device, &point, Step::Lazy, LIMIT).expect("a lazy unmount"), []);
+    assert!(!received());
+    end(service);
+}
+
+fn shell_in_namespace(propagation: &str, script: &str, ready: &Path) -> Child {
     let child = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .args(["--mount", "--propagation", propagation, "sh", "-c", script])
         .spawn()
         .expect("unshare");
     let deadline = Instant::now() + LIMIT;
