@@ -212,6 +212,7 @@ impl Node {
             user: user(request.tenant, url),
             database_url: public,
             options: parameters.options.clone(),
+            native: request.native.clone(),
             published: BTreeMap::new(),
         };
         Ok((staged, had_secret.then(|| url.clone())))

@@ -30,6 +30,7 @@ pub struct Node {
     agent: Option<Child>,
     url: String,
     mounter: PathBuf,
+    more: Vec<String>,
     scratch: Scratch,
 }
 
@@ -39,11 +40,20 @@ impl Node {
     /// # Errors
     /// If it does not serve.
     pub fn start() -> Result<Self> {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// As [`Self::start`], with further words for `tarbox-agent serve`, which may name places below the node's directory.
+    ///
+    /// # Errors
+    /// If it does not serve.
+    pub fn start_with(more: impl FnOnce(&Path) -> Vec<String>) -> Result<Self> {
         let scratch = Scratch::on_disk()?;
+        let more = more(scratch.path());
         let url = format!("sqlite://{}", scratch.sub("db")?.display());
         let mounter = scratch.path().join("tarbox-mount");
         fs::copy(program("tarbox-mount"), &mounter)?;
-        let mut node = Self { agent: None, url, mounter, scratch };
+        let mut node = Self { agent: None, url, mounter, more, scratch };
         node.start_agent()?;
         Ok(node)
     }
@@ -71,6 +81,7 @@ impl Node {
         agent.args(["--endpoint", &format!("unix://{}", self.socket().display())]);
         agent.args(["--database-url", &self.url]).arg("--state-dir").arg(self.state_dir());
         agent.arg("--run-dir").arg(self.path().join("run")).arg("--mounter").arg(&self.mounter);
+        agent.args(&self.more);
         let agent = agent.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.agent = Some(agent.spawn().context("start the agent")?);
         wait_for("the agent's answer", LIMIT, || {

@@ -10,6 +10,7 @@ mod control;
 mod dump;
 mod mounters;
 mod mounting;
+mod native;
 mod observe;
 mod orders;
 mod publication;
@@ -20,6 +21,7 @@ mod staged;
 
 pub(crate) use control::Control;
 pub(crate) use mounting::{blocking, table};
+pub(crate) use native::{check as check_native, compose};
 pub(crate) use publication::{Place, bind, place, resolve, unbind};
 pub(crate) use shell::{Adopted, Command, Handle, start};
 pub(crate) use snapshot::Snapshot;

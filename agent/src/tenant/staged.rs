@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tarbox_supervisor::{Connection, Record, State};
 use tarbox_types::TenantId;
 
-use crate::csi::capability::MountWish;
+use crate::csi::{capability::MountWish, native::NativeMount};
 
 /// A tenant as it was staged. Holds no secret: those are in the keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub(crate) struct Staged {
     pub(crate) options: Vec<(String, String)>,
     /// Who the mounter runs as; `None` = as the agent does.
     pub(crate) user: Option<u32>,
+    /// Directories of the host that are shown in it, in the order in which they are mounted.
+    #[serde(default)]
+    pub(crate) native: Vec<NativeMount>,
     /// Where it is published.
     #[serde(default)]
     pub(crate) published: BTreeMap<PathBuf, Publication>,
