@@ -23,6 +23,8 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// What this thread sees: it may have a mount namespace of its own.
+const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// An agent and all that belongs to it; everything is taken away in `Drop`.
 #[derive(Debug)]
@@ -101,6 +103,28 @@ impl Node {
         agent.wait().expect("reap");
     }
 
+    /// Ends every process of the node at once, as a loss of power does; files and mounts stay.
+    ///
+    /// # Errors
+    /// If one does not die.
+    pub fn power_off(&mut self) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill()?;
+            agent.wait()?;
+        }
+        self.kill_the_rest();
+        wait_for("the end of all processes", LIMIT, || self.processes().is_empty().then_some(()))
+    }
+
+    /// The keeper first, so that it restarts nobody.
+    fn kill_the_rest(&self) {
+        let mut processes = self.processes();
+        processes.sort_by_key(|(_, line)| !line.contains("tarbox-keeper"));
+        for (pid, _) in processes.into_iter().filter(|(_, line)| line.contains("tarbox-")) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+    }
+
     /// Makes a tenant; its id.
     ///
     /// # Errors
@@ -128,8 +152,17 @@ impl Node {
     /// # Errors
     /// If there is no answer.
     pub fn csi(&self, call: &str, words: &[&str]) -> Result<Ended> {
+        self.csi_within(call, words, 60.0)
+    }
+
+    /// As [`Self::csi`], for a caller who waits no longer than so many seconds.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn csi_within(&self, call: &str, words: &[&str], seconds: f64) -> Result<Ended> {
         let mut agent = Command::new(program("tarbox-agent"));
-        agent.arg("csi").arg("--endpoint").arg(self.socket()).arg(call).args(words);
+        agent.arg("csi").arg("--timeout").arg(seconds.to_string());
+        agent.arg("--endpoint").arg(self.socket()).arg(call).args(words);
         end_of(&mut agent, LIMIT)
     }
 
@@ -190,7 +223,7 @@ impl Node {
     #[must_use]
     pub fn left_over(&self) -> Vec<String> {
         let here = self.path().to_string_lossy().into_owned();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
         let mut found: Vec<String> = mounts
             .lines()
             .filter(|line| line.contains("fuse.tarbox") && line.contains(&here))
@@ -250,13 +283,8 @@ impl Drop for Node {
             let _ = agent.wait();
         }
         let here = self.path().to_string_lossy().into_owned();
-        // The keeper first, so that it restarts nobody.
-        let mut processes = self.processes();
-        processes.sort_by_key(|(_, line)| !line.contains("tarbox-keeper"));
-        for (pid, _) in processes.into_iter().filter(|(_, line)| line.contains("tarbox-")) {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        self.kill_the_rest();
+        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
         for line in mounts.lines().rev().filter(|line| line.contains(&here)) {
             if let Some(point) = line.split(' ').nth(4) {
                 let _ = umount2(point, MntFlags::MNT_DETACH);

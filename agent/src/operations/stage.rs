@@ -6,16 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::mount::{MntFlags, umount2};
 use tarbox_types::TenantId;
 
 use super::wait_until;
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
-    host::sentry,
     node::Node,
-    tenant::{Command, Handle, Place, Snapshot, blocking, check_native, compose, place, resolve, table},
+    tenant::{
+        Command, Handle, Place, Snapshot, blocking, check_native, clear_stale, compose, place, resolve, table,
+    },
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -122,14 +122,4 @@ fn refuse_while_published(seen: &Snapshot) -> Result<(), AgentError> {
             target.display()
         ))),
     }
-}
-
-/// A file system of ours that no task knows of is a dead one.
-fn clear_stale(path: &Path) -> Result<(), AgentError> {
-    let Ok(path) = resolve(path) else { return Ok(()) };
-    while table()?.top(&path).is_some_and(|mount| mount.is_tarbox()) {
-        umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(|errno| AgentError::io("clear away the dead mount at", &path)(errno.into()))?;
-    }
-    sentry::remove(&path)
 }
