@@ -9,6 +9,5 @@ PATH="$TOOLS/bin:$PATH"
 eval "$(cargo llvm-cov show-env --sh)"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 cargo llvm-cov clean --workspace
-cargo build -p tarbox-mounter --bins
 cargo test --workspace --no-fail-fast
 cargo llvm-cov report --ignore-filename-regex '(^|/)(tests|fuzz)/' --fail-under-lines 80

@@ -21,6 +21,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/tarbox-run.XXXXXX")
 # Journals belong in memory.
 run=$(mktemp -d /dev/shm/tarbox-run.XXXXXX 2>/dev/null || mktemp -d "$work/run.XXXXXX")
 staging=$work/staging mnt=$work/volume agent_pid=
+killer=
 url=sqlite://$work/db
 mkdir "$work/db"
 export XDG_CONFIG_HOME=$work/config
@@ -32,6 +33,7 @@ clean_up() {
     status=$?
     cd /
     [ $status -eq 0 ] || { echo "run.sh: failed" >&2; tail -n 20 "$work/agent.log" "$work"/state/logs/* 2>/dev/null >&2 || true; }
+    if [ -n "$killer" ]; then kill "$killer" 2>/dev/null || true; wait "$killer" 2>/dev/null || true; fi
     for point in "$mnt" "$staging"; do
         while grep -qF " $point " /proc/self/mountinfo; do umount -l "$point" || break; done
     done
@@ -123,6 +125,7 @@ timed "git add" git add -A
 timed "git commit" git commit -qm "Everything"
 touch "$work/enough"
 wait "$killer"
+killer=
 timed "git status" sh -ec 'test -z "$(git status --porcelain)"'
 echo "  the mounter was killed $(cat "$work/kills") times; nothing failed"
 
@@ -148,6 +151,8 @@ ask ps
 say "Away and back"
 timed "NodeUnpublishVolume (everything is committed)" csi unpublish
 timed "NodeUnstageVolume" csi unstage
+# Nobody is in the volume any more: were it kept from going, unstaging would wait for it and then detach it.
+[ "$took" -lt 5000 ] || { echo "run.sh: somebody kept the volume in use" >&2; cat "$work/agent.log" >&2; exit 1; }
 [ -z "$(mounter)" ] || { echo "run.sh: a mounter is left" >&2; exit 1; }
 timed "NodeStageVolume" csi stage
 timed "NodePublishVolume" csi publish

@@ -287,11 +287,11 @@ impl Node {
             for group in node.groups(tenant) {
                 group.remove(GROUP_ENDS_WITHIN)?;
             }
-            state::remove(&node.tenants_dir(), &tenant.to_string()).map_err(AgentError::from)
+            state::remove(&node.tenants_dir(), &tenant.to_string())?;
+            node.prune();
+            Ok(())
         })
-        .await?;
-        self.prune();
-        Ok(())
+        .await
     }
 
     /// What a mounter that ended well needs no more. A journal that was set aside stays.

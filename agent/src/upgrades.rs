@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tarbox_supervisor::{Build, NodeOrder, State, Upgrades};
+use tarbox_supervisor::{Build, State, Upgrades};
 use tarbox_types::TenantId;
 use tokio::task::JoinSet;
 
 use crate::{
     failure::AgentError,
     node::Node,
-    tenant::{Command, Snapshot, blocking},
+    tenant::{Command, Handle, Snapshot, UpgradeOutcome, blocking},
 };
 
 /// Longest that one hand-over may take, its probation and a roll-back included.
@@ -68,23 +68,20 @@ pub(crate) async fn upgrade(node: &Arc<Node>, only: Option<TenantId>, build: Bui
     let planned = plan(node, only, &build);
     let (chosen, mut outcomes): (Vec<_>, Vec<_>) =
         planned.into_iter().partition(|outcome| outcome.is_upgraded);
-    let mut upgrades = Upgrades::new(build, chosen.iter().map(|outcome| outcome.tenant));
+    let mut upgrades = Upgrades::new(chosen.iter().map(|outcome| outcome.tenant));
     let mut running = JoinSet::new();
-    let mut orders = upgrades.next(&node.policy);
     loop {
-        for order in orders.drain(..) {
-            if let NodeOrder::Upgrade { tenant, build } = order {
-                let node = node.clone();
-                running.spawn(async move { one(&node, tenant, build).await });
-            }
+        for tenant in upgrades.next(&node.policy) {
+            let (node, build) = (node.clone(), build.clone());
+            running.spawn(async move { one(&node, tenant, build).await });
         }
         let Some(done) = running.join_next().await else { break };
-        let Ok(outcome) = done else { continue };
-        orders = if outcome.is_upgraded {
-            upgrades.upgraded(&node.policy, outcome.tenant)
-        } else {
-            upgrades.failed_at(outcome.tenant, outcome.reason.clone())
-        };
+        let Ok((verdict, outcome)) = done else { continue };
+        match verdict {
+            Verdict::Upgraded => upgrades.upgraded(outcome.tenant),
+            Verdict::Failed => upgrades.failed_at(outcome.tenant),
+            Verdict::Withdrawn => upgrades.withdrawn(outcome.tenant),
+        }
         outcomes.push(outcome);
     }
     let left = upgrades.waiting().map(|tenant| Outcome {
@@ -97,28 +94,44 @@ pub(crate) async fn upgrade(node: &Arc<Node>, only: Option<TenantId>, build: Bui
     outcomes
 }
 
-async fn one(node: &Arc<Node>, tenant: TenantId, build: Build) -> Outcome {
-    let outcome =
-        |is_upgraded, reason: &str, pause| Outcome { tenant, is_upgraded, reason: reason.to_owned(), pause };
-    let Some(handle) = node.tenant(tenant) else { return outcome(false, "it was unstaged", None) };
-    let mut snapshot = handle.snapshot;
+/// What a tenant's upgrade says about the build.
+enum Verdict {
+    /// It serves.
+    Upgraded,
+    /// It does not.
+    Failed,
+    /// Nothing: the tenant was unstaged meanwhile.
+    Withdrawn,
+}
+
+async fn one(node: &Arc<Node>, tenant: TenantId, build: Build) -> (Verdict, Outcome) {
+    let outcome = |verdict, reason: String, pause| {
+        let is_upgraded = matches!(verdict, Verdict::Upgraded);
+        (verdict, Outcome { tenant, is_upgraded, reason, pause })
+    };
+    let unstaged = || outcome(Verdict::Withdrawn, "it was unstaged".to_owned(), None);
+    let Some(Handle { mut snapshot, .. }) = node.tenant(tenant) else { return unstaged() };
     let before = snapshot.borrow().upgrades;
-    if let Err(error) = node.command(tenant, Command::Upgrade(build.clone())) {
-        return outcome(false, &error.report(), None);
+    match node.command(tenant, Command::Upgrade(build)) {
+        Ok(true) => {}
+        Ok(false) => return unstaged(),
+        Err(error) => return outcome(Verdict::Failed, error.report(), None),
     }
     let is_done = |seen: &Snapshot| seen.upgrades > before || seen.is_gone();
-    let seen = tokio::time::timeout(DONE_WITHIN, snapshot.wait_for(is_done)).await;
-    match seen {
-        Ok(Ok(seen)) => match &seen.upgrade {
-            Some(done) if done.fault.is_none() => {
-                let reason = format!("it runs {} now", done.build.0);
-                outcome(true, &reason, seen.last_pause)
-            }
-            Some(done) => outcome(false, done.fault.as_deref().unwrap_or_default(), seen.last_pause),
-            None => outcome(false, "it was unstaged", None),
-        },
-        Ok(Err(_)) => outcome(false, "it was unstaged", None),
-        Err(_) => outcome(false, &format!("not decided within {DONE_WITHIN:?}; it goes on"), None),
+    let seen = match tokio::time::timeout(DONE_WITHIN, snapshot.wait_for(is_done)).await {
+        Ok(Ok(seen)) => seen.clone(),
+        Ok(Err(_)) => return unstaged(),
+        Err(_) => {
+            let reason = format!("not decided within {DONE_WITHIN:?}; it goes on");
+            return outcome(Verdict::Failed, reason, None);
+        }
+    };
+    match seen.upgrade.filter(|_| seen.upgrades > before) {
+        None => unstaged(),
+        Some(UpgradeOutcome { build, fault: None }) => {
+            outcome(Verdict::Upgraded, format!("it runs {} now", build.0), seen.last_pause)
+        }
+        Some(UpgradeOutcome { fault: Some(fault), .. }) => outcome(Verdict::Failed, fault, seen.last_pause),
     }
 }
 

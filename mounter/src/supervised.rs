@@ -25,6 +25,7 @@ use tarbox_handover::{
     message::{Ended, Failed, Hello, Mode, Serving, StandingBy, exit},
 };
 use tarbox_runtime::Shutdown;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     channel::{Channel, Told},
@@ -69,6 +70,8 @@ pub async fn run(
 ) -> Result<u8, Failure> {
     let failed = |source| Failure::Io { doing: "listen for signals".to_owned(), source };
     let mut shutdown = Shutdown::listen().map_err(failed)?;
+    // Meant for whoever supervises: who signals all processes of that name must not end those that serve.
+    let _ignored = signal(SignalKind::hangup()).map_err(failed)?;
     let mut channel = Channel::new(link)?;
     channel.say(&FromMounter::Hello(hello()));
     match live(&mut channel, &mut shutdown, settings, session, mount_point).await {

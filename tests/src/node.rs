@@ -77,6 +77,14 @@ impl Node {
     /// # Errors
     /// If it does not.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.start_agent_in(Path::new("/"))
+    }
+
+    /// As [`Node::start_agent`], by somebody who stands in this directory.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn start_agent_in(&mut self, directory: &Path) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.path().join("agent.log"))?;
         let mut agent = Command::new(program("tarbox-agent"));
         agent.args(["serve", "--node-id", "test-node", "--max-volumes", "200", "--topology", "zone=z"]);
@@ -84,7 +92,7 @@ impl Node {
         agent.args(["--database-url", &self.url]).arg("--state-dir").arg(self.state_dir());
         agent.arg("--run-dir").arg(self.path().join("run")).arg("--mounter").arg(&self.mounter);
         agent.args(&self.more);
-        let agent = agent.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let agent = agent.current_dir(directory).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.agent = Some(agent.spawn().context("start the agent")?);
         wait_for("the agent's answer", LIMIT, || {
             self.csi("probe", &[]).ok().filter(|ended| ended.stdout.contains("true"))
@@ -130,11 +138,24 @@ impl Node {
     /// # Errors
     /// If it cannot be made.
     pub fn tenant(&self, name: &str) -> Result<String> {
-        let mut tarbox = Command::new(program("tarbox"));
-        tarbox.args(["tenant", "create", name, "-o", "json", "--database-url", &self.url]);
-        tarbox.arg("--state-dir").arg(self.path().join("cli"));
-        let made: Value = serde_json::from_str(&succeed(&mut tarbox, LIMIT)?)?;
+        self.tenant_with(name, &[])
+    }
+
+    /// Makes a tenant with further options; its id.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn tenant_with(&self, name: &str, options: &[&str]) -> Result<String> {
+        let made = self.tarbox(&[&["tenant", "create", name, "-o", "json"], options].concat())?;
+        let made: Value = serde_json::from_str(&made)?;
         Ok(made["id"].as_str().context("an id")?.to_owned())
+    }
+
+    /// What the command line says of the database, by somebody who does not know of this node's mounters.
+    fn tarbox(&self, words: &[&str]) -> Result<String> {
+        let mut tarbox = Command::new(program("tarbox"));
+        tarbox.args(words).args(["--database-url", &self.url]);
+        succeed(tarbox.arg("--state-dir").arg(self.path().join("cli")), LIMIT)
     }
 
     /// Checks every invariant of a tenant in the database.
@@ -142,9 +163,18 @@ impl Node {
     /// # Errors
     /// If one is broken.
     pub fn fsck(&self, name: &str) -> Result<String> {
-        let mut tarbox = Command::new(program("tarbox"));
-        tarbox.args(["fsck", name, "--database-url", &self.url]);
-        succeed(tarbox.arg("--state-dir").arg(self.path().join("cli")), LIMIT)
+        self.tarbox(&["fsck", name])
+    }
+
+    /// Unpacks what the database has of a tenant, without asking its mounter for anything; where it lies.
+    ///
+    /// # Errors
+    /// If it cannot be exported.
+    pub fn unpack_committed(&self, name: &str) -> Result<PathBuf> {
+        let (archive, to) = (self.path().join("committed.tar"), self.scratch.sub("committed")?);
+        self.tarbox(&["export", name, archive.to_str().context("UTF-8")?])?;
+        succeed(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&to), LIMIT)?;
+        Ok(to)
     }
 
     /// A call as the kubelet makes it; how it ended. A refusal stands in `stderr` as `Code: message`.

@@ -13,7 +13,11 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    mount::umount,
+    sys::{
+        signal::{Signal, kill},
+        statvfs::statvfs,
+    },
     unistd::Pid,
 };
 use tarbox_tests::{
@@ -215,15 +219,9 @@ fn unpublishing_commits_everything_first() {
     let (node, volume) = published();
     fs::write(volume.target.join("f"), vec![7; 1 << 20]).expect("write");
     node.call("unpublish", &volume.words()).expect("unpublish");
-    // All that could still be in memory or in the journal goes.
-    let pid = node.mounter_pid(&volume.id).expect("a mounter");
-    let fsck = node.fsck("work").expect("fsck of what the database has");
-    assert!(!fsck.is_empty());
-    kill_9(pid);
-    node.call("unstage", &volume.words()).expect("unstage");
-    node.call("stage", &volume.words()).expect("stage");
-    node.call("publish", &volume.words()).expect("publish");
-    assert_eq!(fs::read(volume.target.join("f")).expect("read"), vec![7; 1 << 20]);
+    // What the database alone has, while the mounter and its journal are still there.
+    let committed = node.unpack_committed("work").expect("export");
+    assert_eq!(fs::read(committed.join("f")).expect("read"), vec![7; 1 << 20]);
 }
 
 #[test]
@@ -259,6 +257,50 @@ fn an_agent_that_was_killed_takes_up_its_mounters_and_mounts_nothing_again() {
     node.call("unstage", &volume.words()).expect("unstage");
     wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
         .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+}
+
+#[test]
+fn an_agent_that_was_started_within_a_volume_does_not_keep_it() {
+    let (mut node, volume) = published();
+    node.kill_agent();
+    node.start_agent_in(&volume.target).expect("start again");
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    // Had anybody held it, it would have been detached, and whoever held it would be named.
+    let log = node.log();
+    assert!(!log.contains("still held") && !log.contains("unmount the file system"), "{log}");
+}
+
+#[test]
+fn a_volume_whose_staging_path_was_unmounted_by_somebody_stays_published_until_it_is_unpublished() {
+    let (node, volume) = published();
+    fs::write(volume.target.join("f"), "x").expect("write");
+    umount(&volume.staging).expect("unmount behind the agent's back");
+    let refused = node.csi("unstage", &volume.words()).expect("an answer");
+    assert!(refused.stderr.starts_with("FailedPrecondition"), "{}", refused.stderr);
+    assert_eq!(fs::read_to_string(volume.target.join("f")).expect("served still"), "x");
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+}
+
+#[test]
+fn a_target_whose_directory_is_gone_is_unpublished() {
+    let node = node();
+    let id = node.tenant("work").expect("a tenant");
+    let volume =
+        Published { target: node.path().join("pod/volume"), ..Published::new(node.path(), &id, "work") };
+    fs::create_dir(node.path().join("pod")).expect("mkdir");
+    node.call("stage", &volume.words()).expect("stage");
+    node.call("publish", &volume.words()).expect("publish");
+    umount(&volume.target).expect("unmount");
+    // The read-only directory under it.
+    umount(&volume.target).expect("unmount");
+    fs::remove_dir_all(node.path().join("pod")).expect("remove");
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    assert!(node.ps().expect("ps")[0]["published"].as_array().expect("a list").is_empty());
+    node.call("unstage", &volume.words()).expect("unstage");
 }
 
 #[test]
@@ -331,9 +373,32 @@ fn a_mounter_holds_what_it_needs_and_nothing_of_the_agents() {
 
 #[test]
 fn expanding_raises_the_quota_at_once() {
+    let node = node();
+    let id = node.tenant_with("work", &["--quota-bytes", "16Mi"]).expect("a tenant");
+    let volume = node.publish(&id, "work").expect("published");
+    let (file, size) = (volume.target.join("f"), || {
+        let found = statvfs(&volume.target).expect("statvfs");
+        found.blocks() * found.fragment_size()
+    });
+    assert_eq!(size(), 16 << 20);
+    let full = fs::write(&file, vec![1; 24 << 20]).expect_err("more than there is room for");
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+    let words: Vec<&str> = volume.words().into_iter().chain(["--bytes", "33554432"]).collect();
+    for _ in 0..2 {
+        let answer = node.call("expand", &words).expect("expand");
+        assert!(answer.contains("capacity_bytes: 33554432"), "{answer}");
+        assert_eq!(size(), 32 << 20);
+    }
+    fs::write(&file, vec![1; 24 << 20]).expect("there is room now");
+    // A mounter that comes later knows of it as well.
+    kill_9(node.mounter_pid(&volume.id).expect("a mounter"));
+    assert_eq!(size(), 32 << 20);
+}
+
+#[test]
+fn a_volume_without_a_limit_has_nothing_to_expand() {
     let (node, volume) = published();
     let words: Vec<&str> = volume.words().into_iter().chain(["--bytes", "1073741824"]).collect();
-    // It has no limit: there is nothing to raise.
     let answer = node.call("expand", &words).expect("expand");
     assert!(answer.contains("capacity_bytes: 0"), "{answer}");
 }

@@ -68,6 +68,8 @@ fn serve(socket: &std::path::Path) -> Result<(), KeeperError> {
     raise_descriptor_limit();
     let mut server = Server::listen(socket, Keeper::new(|line| eprintln!("tarbox-keeper: {line}")))?;
     server.heed_sigterm()?;
+    // A volume that it was started in could not be unmounted.
+    env::set_current_dir("/").map_err(|source| KeeperError::Io { doing: "go to /".to_owned(), source })?;
     server.run()
 }
 

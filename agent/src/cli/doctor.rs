@@ -134,7 +134,7 @@ fn run_directory(path: &Path) -> Finding {
 
 async fn agent(ask: &AskCommand) -> Vec<Finding> {
     let listed = async {
-        let mut agent = operator::connect(ask).await?;
+        let mut agent = operator::connect(ask, operator::LOOKS_WITHIN).await?;
         let listed = agent.list(ListRequest::default()).await;
         listed
             .map(tonic::Response::into_inner)

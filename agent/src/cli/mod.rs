@@ -207,6 +207,8 @@ fn run(command: Command) -> Result<bool, AgentError> {
             let settings = Settings::load(serve.into_flags())?;
             telemetry::start(&settings.log_level, settings.log_format, &LogTarget::Stderr)
                 .map_err(AgentError::io("open", std::path::Path::new("the log")))?;
+            // Started from within a volume, the agent and the keeper would keep it from being unmounted.
+            std::env::set_current_dir("/").map_err(AgentError::io("go to", std::path::Path::new("/")))?;
             block_on(crate::serve(settings, tell))?.map(|()| true)
         }
         Command::Ps(ask) => block_on(operator::ps(ask))?,

@@ -13,12 +13,16 @@ use tonic::{Response, Status, transport::Channel};
 use super::AskCommand;
 use crate::{failure::AgentError, settings::agent_socket};
 
+/// What is only looked up is there at once.
+pub(super) const LOOKS_WITHIN: Duration = Duration::from_secs(10);
+/// Everything is committed, of many tenants, to a database that may be slow.
+const DRAINS_WITHIN: Duration = Duration::from_secs(600);
 /// An upgrade of many tenants takes its time; it says what became of each.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3600);
+const UPGRADES_WITHIN: Duration = Duration::from_secs(3600);
 
-pub(super) async fn connect(ask: &AskCommand) -> Result<AgentClient<Channel>, AgentError> {
+pub(super) async fn connect(ask: &AskCommand, limit: Duration) -> Result<AgentClient<Channel>, AgentError> {
     let socket = agent_socket(&ask.state_dir);
-    let channel = tarbox_rpc::connect(&socket, ANSWERS_WITHIN).await.map_err(|error| {
+    let channel = tarbox_rpc::connect(&socket, limit).await.map_err(|error| {
         AgentError::Precondition(format!(
             "no agent answers at {}: {error}; --state-dir names the directory of another one",
             socket.display()
@@ -131,7 +135,7 @@ fn rows(node: &Node) -> Vec<Vec<String>> {
 
 pub(super) async fn ps(ask: AskCommand) -> Result<bool, AgentError> {
     let found: ListResponse =
-        answer(connect(&ask).await?.list(ListRequest { tenant_id: tenant(&ask) }).await)?;
+        answer(connect(&ask, LOOKS_WITHIN).await?.list(ListRequest { tenant_id: tenant(&ask) }).await)?;
     let node = Node {
         agent_version: found.agent_version,
         agent_pid: found.agent_pid,
@@ -173,7 +177,7 @@ fn print(ask: &AskCommand, outcomes: &Vec<Outcome>) -> Result<(), AgentError> {
 
 /// Whether none was left that should have been replaced.
 pub(super) async fn upgrade(ask: AskCommand, dry_run: bool) -> Result<bool, AgentError> {
-    let mut agent = connect(&ask).await?;
+    let mut agent = connect(&ask, UPGRADES_WITHIN).await?;
     let planned = answer(agent.upgrade(UpgradeRequest { tenant_id: tenant(&ask), dry_run: true }).await)?;
     let wanted = planned.outcomes.iter().filter(|outcome| outcome.upgraded).count();
     let done = match dry_run {
@@ -197,7 +201,8 @@ pub(super) async fn upgrade(ask: AskCommand, dry_run: bool) -> Result<bool, Agen
 }
 
 pub(super) async fn drain(ask: AskCommand) -> Result<bool, AgentError> {
-    let done = answer(connect(&ask).await?.drain(DrainRequest { tenant_id: tenant(&ask) }).await)?;
+    let done =
+        answer(connect(&ask, DRAINS_WITHIN).await?.drain(DrainRequest { tenant_id: tenant(&ask) }).await)?;
     let outcomes: Vec<Outcome> = done
         .outcomes
         .into_iter()

@@ -82,7 +82,7 @@ pub fn unmount(device: &str, last: &Path, step: Step, limit: Duration) -> Result
         move || take_away(&device, &last, step)
     });
     match outcome {
-        // After a normal one nobody has anything open: the kernel has just said so.
+        // After a normal one nobody here has anything open, the kernel has just said so; a private copy may.
         Ok(()) => Ok(users.unwrap_or_else(|| held.pins(Depth::Mounts))),
         Err((point, error)) => {
             let named: Vec<_> = held.pins(Depth::Uses).iter().map(ToString::to_string).collect();

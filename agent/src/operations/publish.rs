@@ -1,6 +1,10 @@
 //! Publishing: a staged tenant is seen at a pod's path. Unpublishing: it is not, and all is committed.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::mount::{MntFlags, umount2};
 use tarbox_supervisor::Condition;
@@ -20,7 +24,7 @@ use crate::{
 /// Where it is not staged there, or something else is at the target.
 pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration) -> Result<(), AgentError> {
     let Publish { tenant, staging_path, target_path, wish } = request;
-    let seen = staged(node, &request_of(tenant, &staging_path))?;
+    let seen = staged(node, tenant, &staging_path)?;
     let staging = resolve(&staging_path).map_err(AgentError::io("resolve", &staging_path))?;
     let target = resolve(&target_path).map_err(|_| {
         AgentError::Precondition(format!("the directory of {} is not there", target_path.display()))
@@ -57,24 +61,15 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
     blocking(move || bind(&staging, &target, &wish)).await
 }
 
-struct At<'p> {
-    tenant: TenantId,
-    staging_path: &'p PathBuf,
-}
-
-fn request_of(tenant: TenantId, staging_path: &PathBuf) -> At<'_> {
-    At { tenant, staging_path }
-}
-
 /// The tenant, if it is staged at the path and has been served.
-fn staged(node: &Node, at: &At<'_>) -> Result<Snapshot, AgentError> {
-    let seen = node.tenant(at.tenant).map(|handle| handle.snapshot.borrow().clone());
-    seen.filter(|seen| seen.staged.staging_path == *at.staging_path)
+fn staged(node: &Node, tenant: TenantId, staging_path: &Path) -> Result<Snapshot, AgentError> {
+    let seen = node.tenant(tenant).map(|handle| handle.snapshot.borrow().clone());
+    seen.filter(|seen| seen.staged.staging_path == staging_path)
         .filter(|seen| seen.record.served && seen.record.wanted.is_some())
-        .ok_or_else(|| not_staged(at.tenant, at.staging_path))
+        .ok_or_else(|| not_staged(tenant, staging_path))
 }
 
-fn not_staged(tenant: TenantId, staging_path: &std::path::Path) -> AgentError {
+fn not_staged(tenant: TenantId, staging_path: &Path) -> AgentError {
     AgentError::Precondition(format!("the volume {tenant} is not staged at {}", staging_path.display()))
 }
 
@@ -102,22 +97,22 @@ async fn take_away(target: PathBuf) -> Result<(), AgentError> {
 /// # Errors
 /// Where that cannot be done in time: it stays published then, and the call can be repeated.
 pub(crate) async fn unpublish(node: &Arc<Node>, request: Leave, limit: Duration) -> Result<(), AgentError> {
-    let Ok(target) = resolve(&request.path) else { return Ok(()) };
     let known = request.tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
-    if let Some((tenant, handle)) = &known
-        && table()?.top(&target).is_some_and(|mount| mount.is_tarbox())
-    {
-        let seen = handle.snapshot.borrow().clone();
-        barrier(node, *tenant, &seen, limit).await?;
+    // Without the directory above it there is nothing at the target; that it was published is forgotten all the same.
+    if let Ok(target) = resolve(&request.path) {
+        let top = table()?.top(&target).cloned();
+        if top.as_ref().is_some_and(|mount| !mount.is_tarbox()) {
+            return Err(AgentError::Precondition(format!(
+                "something that is not ours is mounted at {}: unmount it first",
+                target.display()
+            )));
+        }
+        if let (Some((tenant, handle)), Some(_)) = (&known, top) {
+            let seen = handle.snapshot.borrow().clone();
+            barrier(node, *tenant, &seen, limit).await?;
+        }
+        blocking(move || unbind(&target)).await?;
     }
-    let is_foreign = table()?.top(&target).is_some_and(|mount| !mount.is_tarbox());
-    if is_foreign {
-        return Err(AgentError::Precondition(format!(
-            "something that is not ours is mounted at {}: unmount it first",
-            target.display()
-        )));
-    }
-    blocking(move || unbind(&target)).await?;
     let Some((tenant, _)) = known else { return Ok(()) };
     let (reply, answer) = oneshot::channel();
     if node.command(tenant, Command::Unpublished { target: request.path, reply })? {

@@ -12,10 +12,9 @@ use super::wait_until;
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
+    host::mountinfo::Mount,
     node::Node,
-    tenant::{
-        Command, Handle, Place, Snapshot, blocking, check_native, clear_stale, compose, place, resolve, table,
-    },
+    tenant::{Command, Handle, Snapshot, blocking, check_native, clear_stale, compose, resolve, table},
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -108,12 +107,9 @@ pub(crate) async fn unstage(node: &Arc<Node>, request: Leave, limit: Duration) -
 
 fn refuse_while_published(seen: &Snapshot) -> Result<(), AgentError> {
     let mounts = table()?;
-    let staging =
-        resolve(&seen.staged.staging_path).map_err(AgentError::io("resolve", &seen.staged.staging_path))?;
-    let Some(device) = mounts.top(&staging).map(|mount| mount.device.clone()) else { return Ok(()) };
-    let is_there = |target: &Path| {
-        resolve(target).is_ok_and(|target| matches!(place(&mounts, &device, &target), Place::Ours { .. }))
-    };
+    // Whatever has become of the staging path: where it was published, and a file system of ours is, it is in use.
+    let is_there =
+        |target: &Path| resolve(target).is_ok_and(|target| mounts.top(&target).is_some_and(Mount::is_tarbox));
     match seen.staged.published.keys().find(|target| is_there(target)) {
         None => Ok(()),
         Some(target) => Err(AgentError::Precondition(format!(

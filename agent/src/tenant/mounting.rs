@@ -50,10 +50,12 @@ pub(super) async fn kept(node: &Arc<Node>, staged: &Staged) -> Result<Option<(Ke
 
 /// Gives the keeper duplicates of all that belongs to the mount at the staging path.
 pub(super) async fn put(node: &Arc<Node>, staged: &Staged, kept: Arc<Kept>) -> Result<(), AgentError> {
-    let mounts = table()?;
-    let staging = publication::resolve(&staged.staging_path)
-        .map_err(AgentError::io("resolve", &staged.staging_path))?;
-    let device = mounts.top(&staging).map(|mount| mount.device.clone()).ok_or_else(|| {
+    let path = staged.staging_path.clone();
+    let found = blocking(move || {
+        let staging = publication::resolve(&path).map_err(AgentError::io("resolve", &path))?;
+        Ok(table()?.top(&staging).map(|mount| mount.device.clone()))
+    });
+    let device = found.await?.ok_or_else(|| {
         AgentError::Precondition(format!("nothing is mounted at {}", staged.staging_path.display()))
     })?;
     put_for(node, staged, kept, Belongs { device }).await
@@ -191,16 +193,21 @@ fn mount_new(staged: &Staged) -> Result<(Kept, Belongs), AgentError> {
 
 /// Takes the tenant's file system away, wherever this process sees it; done only when it is seen nowhere.
 pub(super) async fn unmount(
+    node: &Arc<Node>,
     staged: Staged,
-    kept: Option<Arc<Kept>>,
+    own: Option<Arc<Kept>>,
     step: UnmountStep,
 ) -> Result<(), AgentError> {
+    // Somebody may have unmounted the staging path, and a pod still sees it: the keeper knows the device.
+    let known = kept(node, &staged).await.ok().flatten().map(|(_, belongs)| belongs.device);
     blocking(move || {
         let path = publication::resolve(&staged.staging_path)
             .map_err(AgentError::io("resolve", &staged.staging_path))?;
         let mounts = table()?;
-        let device = mounts.top(&path).filter(|mount| mount.is_tarbox()).map(|mount| mount.device.clone());
-        if let Some(device) = device {
+        let known = known.filter(|device| is_mounted(&mounts, device, &staged));
+        let at_path =
+            || mounts.top(&path).filter(|mount| mount.is_tarbox()).map(|mount| mount.device.clone());
+        if let Some(device) = known.or_else(at_path) {
             let step = match step {
                 UnmountStep::Normal => ladder::Step::Normal,
                 UnmountStep::Lazy => ladder::Step::Lazy,
@@ -211,8 +218,14 @@ pub(super) async fn unmount(
         }
         sentry::remove(&path)?;
         // Held until here: without a descriptor the kernel would answer those who still wait with errors.
-        drop(kept);
+        drop(own);
         Ok(())
     })
     .await
+}
+
+/// Whether the device is still the tenant's: once it is mounted nowhere, the kernel gives its number to another.
+fn is_mounted(mounts: &Mounts, device: &str, staged: &Staged) -> bool {
+    let mut found = mounts.of_device(device).peekable();
+    found.peek().is_some() && found.all(|mount| mount.is_tarbox() && mount.source == staged.name)
 }

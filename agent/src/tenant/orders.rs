@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
     path::Path,
@@ -16,13 +16,14 @@ use tarbox_handover::{
     process::send_signal,
     protocol::{ROLE_SERVE, ROLE_STAND_BY},
 };
-use tarbox_supervisor::{Event, Failure, Order, Outcome, Process, Role, Ticket};
+use tarbox_supervisor::{Build, Event, Failure, Order, Outcome, Process, Role, Ticket};
 use tarbox_types::ByteSize;
 
 use super::{
     Control, Staged, control, dump,
     mounters::Child,
-    mounting, observe,
+    mounting::{self, blocking},
+    observe,
     shell::{Inbound, Shell},
     spec,
 };
@@ -79,8 +80,8 @@ impl Shell {
             }
             Order::Flush(_) => self.flush(id),
             Order::Unmount(step) => {
-                let (staged, kept) = (self.staged.clone(), self.kept.clone());
-                self.beside(id, async move { mounting::unmount(staged, kept, step).await });
+                let (node, staged, kept) = (self.node.clone(), self.staged.clone(), self.kept.clone());
+                self.beside(id, async move { mounting::unmount(&node, staged, kept, step).await });
             }
             Order::Ticket(ticket) => {
                 let done = self.ticket(ticket).await;
@@ -132,7 +133,7 @@ impl Shell {
         });
     }
 
-    fn spawn(&mut self, id: u64, role: Role, build: tarbox_supervisor::Build, memory: ByteSize) {
+    fn spawn(&mut self, id: u64, role: Role, build: Build, memory: ByteSize) {
         let (node, staged, inbox, kept) =
             (self.node.clone(), self.staged.clone(), self.inbox.clone(), self.kept.clone());
         tokio::spawn(async move {
@@ -197,17 +198,16 @@ impl Shell {
         let given = match ticket {
             None => None,
             Some(Ticket { build, memory }) => {
-                let spec = self.node.spec(&self.staged, memory)?;
-                Some((spec, [self.node.builds.executable(&build)?, log(&self.node, &key)?]))
+                let (node, staged) = (self.node.clone(), self.staged.clone());
+                Some(blocking(move || material(&node, &staged, &build, memory)).await?)
             }
         };
         self.node
             .keeper
             .ask("leave a restart ticket", move |client| match &given {
                 None => client.ticket(&key, None),
-                Some((spec, descriptors)) => {
-                    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                    client.ticket(&key, Some((spec, &descriptors)))
+                Some((spec, executable, log)) => {
+                    client.ticket(&key, Some((spec, &[executable.as_fd(), log.as_fd()])))
                 }
             })
             .await
@@ -288,7 +288,7 @@ impl Shell {
 /// What is to be started.
 struct SpawnOrder {
     role: Role,
-    build: tarbox_supervisor::Build,
+    build: Build,
     memory: ByteSize,
 }
 
@@ -306,8 +306,14 @@ async fn spawn(
 ) -> Result<Child, AgentError> {
     let kept = kept.ok_or_else(|| AgentError::Unusable("the tenant's descriptors are gone".to_owned()))?;
     let key = staged.tenant.to_string();
-    let (spec, executable, log) = prepare(node, staged, &order).await?;
-    let (role, mode) = match order.role {
+    let SpawnOrder { role, build, memory } = order;
+    let (its_node, its_staged) = (node.clone(), staged.clone());
+    let (spec, executable, log) = blocking(move || {
+        make_room(&its_node, &its_staged)?;
+        material(&its_node, &its_staged, &build, memory)
+    })
+    .await?;
+    let (role, mode) = match role {
         Role::Serve => (ROLE_SERVE, Mode::Serve),
         Role::StandBy => (ROLE_STAND_BY, Mode::StandBy),
     };
@@ -327,19 +333,15 @@ async fn spawn(
         .map_err(AgentError::io("watch the mounter", Path::new(&process.pid.to_string())))
 }
 
-async fn prepare(
-    node: &Arc<Node>,
+/// What a mounter is started with: how, from which executable, with which log. Blocks.
+fn material(
+    node: &Node,
     staged: &Staged,
-    order: &SpawnOrder,
+    build: &Build,
+    memory: ByteSize,
 ) -> Result<(SpawnSpec, OwnedFd, OwnedFd), AgentError> {
-    let (node, staged) = (node.clone(), staged.clone());
-    let (build, memory) = (order.build.clone(), order.memory);
-    let prepared = tokio::task::spawn_blocking(move || {
-        make_room(&node, &staged)?;
-        let spec = node.spec(&staged, memory)?;
-        Ok((spec, node.builds.executable(&build)?, log(&node, &staged.tenant.to_string())?))
-    });
-    prepared.await.unwrap_or_else(|_| Err(AgentError::Unusable("the agent is ending".to_owned())))
+    let spec = node.spec(staged, memory)?;
+    Ok((spec, node.builds.executable(build)?, log(node, &staged.tenant.to_string())?))
 }
 
 /// The mounter's directory, its own.

@@ -102,9 +102,9 @@ pub(crate) fn limits() -> Vec<Limit> {
     ]
 }
 
-/// What of the agent's environment a mounter gets: certificates, time zone.
+/// What of the agent's environment a mounter gets: certificates, time zone, where a build that measures coverage says so.
 pub(crate) fn environment() -> Vec<String> {
-    ["SSL_CERT_FILE", "SSL_CERT_DIR", "TZ", "RUST_BACKTRACE"]
+    ["SSL_CERT_FILE", "SSL_CERT_DIR", "TZ", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"]
         .into_iter()
         .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))
         .collect()

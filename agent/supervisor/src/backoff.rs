@@ -11,6 +11,9 @@ use crate::{Cause, Failure, Notice, Stage, State, Stopping, Tenant, Upgrading, t
 pub(crate) enum Weight {
     /// Nothing: somebody killed it while it served. Restart at once, however often.
     Nothing,
+    /// Hardly anything: somebody killed it before it served, as who kills at random does sooner or later. Restart soon, and give
+    /// up never.
+    Killed,
     /// Something outside is missing (database, lease, keeper): back off, but never give up.
     Waits,
     /// A fault: back off; too many open the circuit.
@@ -25,10 +28,11 @@ pub(crate) fn weight_of(cause: &Cause, words: Option<&Failure>, stage: Stage) ->
         (Cause::Clean | Cause::Drained, _) => Weight::Waits,
         (Cause::OutOfMemory, _) => Weight::Counts,
         (Cause::Code(_) | Cause::Signal(_) | Cause::Unknown, Some(words)) => weight_of_kind(words.kind),
-        // SIGKILL: from outside, for whoever kills on our behalf is a stray by then. Before it served it may be the build all the same.
+        // SIGKILL: from outside, for whom we kill is a stray by then, and the kernel's own for want of memory is told apart.
         (Cause::Signal(9) | Cause::Unknown, None) if matches!(stage, Stage::Serving | Stage::Draining) => {
             Weight::Nothing
         }
+        (Cause::Signal(9), None) => Weight::Killed,
         (Cause::Code(_) | Cause::Signal(_) | Cause::Unknown, None) => Weight::Counts,
     }
 }
@@ -91,7 +95,7 @@ impl Tenant {
         // It is not the build that speaks here: nothing is final.
         let weight = match weight_of_kind(failure.kind) {
             Weight::Final => Weight::Counts,
-            weight @ (Weight::Nothing | Weight::Waits | Weight::Counts) => weight,
+            weight @ (Weight::Nothing | Weight::Killed | Weight::Waits | Weight::Counts) => weight,
         };
         // It may have been done nevertheless.
         self.run.doubt = true;
@@ -137,7 +141,15 @@ impl Tenant {
                 return;
             }
         }
-        let delay = if weight == Weight::Nothing { Duration::ZERO } else { self.next_delay() };
+        let delay = match weight {
+            Weight::Nothing => Duration::ZERO,
+            Weight::Killed => {
+                let kills = self.record.kills;
+                self.record.kills = kills.saturating_add(1);
+                self.policy.pause_after_kill(kills)
+            }
+            Weight::Waits | Weight::Counts | Weight::Final => self.next_delay(),
+        };
         self.notice(Notice::Setback { why, delay });
         self.record.state = State::Restarting { at: now + delay };
     }
@@ -145,10 +157,7 @@ impl Tenant {
     fn next_delay(&mut self) -> Duration {
         let streak = self.record.streak;
         self.record.streak = streak.saturating_add(1);
-        match streak {
-            0 => Duration::ZERO,
-            n => self.policy.backoff_base.saturating_mul(1 << (n - 1).min(20)).min(self.policy.backoff_most),
-        }
+        self.policy.pause(streak)
     }
 
     /// The next one gets more memory, up to the ceiling.

@@ -43,7 +43,7 @@ mod watchdog;
 pub use condition::Condition;
 pub use effect::{Effect, EffectId, Notice, Order, Report, Ticket, UnmountStep};
 pub use event::{Answer, Cause, Event, Failure, Observation, Observed, Outcome, Waiting};
-pub use node::{NodeOrder, Upgrades};
+pub use node::Upgrades;
 pub use policy::Policy;
 pub use record::{
     Build, Connection, Mounter, Process, Record, Role, Stage, State, Stopping, Upgrading, Wanted,

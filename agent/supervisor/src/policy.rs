@@ -9,6 +9,9 @@ pub struct Policy {
     pub backoff_base: Duration,
     /// The longest delay between two restarts. Default 30 s.
     pub backoff_most: Duration,
+    /// The delay after the second kill in a row of mounters that did not serve yet; it doubles with each, up to
+    /// [`Policy::backoff_base`]. After the first there is none. Default 20 ms.
+    pub backoff_kill: Duration,
     /// Serving for so long makes earlier crashes forgotten. Default 60 s.
     pub healthy_after: Duration,
     /// So many crashes within [`Policy::crash_window`] open the circuit. Default 6.
@@ -70,6 +73,7 @@ impl Default for Policy {
         Self {
             backoff_base: s(1),
             backoff_most: s(30),
+            backoff_kill: Duration::from_millis(20),
             healthy_after: s(60),
             crash_limit: 6,
             crash_window: s(300),
@@ -98,4 +102,23 @@ impl Default for Policy {
             upgrades_at_once: 4,
         }
     }
+}
+
+impl Policy {
+    /// How long to wait with the next start after so many setbacks in a row.
+    #[must_use]
+    pub fn pause(&self, streak: u32) -> Duration {
+        doubled(self.backoff_base, streak).min(self.backoff_most)
+    }
+
+    /// How long to wait with the next start after so many kills from outside, none of which met a mounter that served.
+    #[must_use]
+    pub fn pause_after_kill(&self, kills: u32) -> Duration {
+        doubled(self.backoff_kill, kills).min(self.backoff_base)
+    }
+}
+
+/// Nothing the first time, then `base`, twice as much, and so on.
+fn doubled(base: Duration, times: u32) -> Duration {
+    times.checked_sub(1).map_or(Duration::ZERO, |times| base.saturating_mul(1 << times.min(20)))
 }

@@ -180,6 +180,8 @@ pub struct Record {
     pub open: bool,
     /// Restarts in a row that did not lead to lasting health: what the back-off grows by.
     pub streak: u32,
+    /// Kills in a row of mounters that did not serve yet.
+    pub kills: u32,
     /// Restarts since it was staged.
     pub restarts: u64,
     /// Since when nobody has served in health.

@@ -256,6 +256,7 @@ impl Tenant {
             {
                 server.stage = Stage::Serving;
                 server.since = now;
+                self.record.kills = 0;
             }
             Some(_) => {}
             // A stand-by that nobody told to serve, or somebody unknown.

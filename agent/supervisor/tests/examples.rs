@@ -71,6 +71,23 @@ fn a_killed_mounter_is_replaced_at_once_a_thousand_times() {
 }
 
 #[test]
+fn mounters_killed_before_they_serve_are_replaced_soon_and_never_given_up() {
+    let mut world = serving();
+    kill_server(&mut world, Cause::Signal(9));
+    for _ in 0..100 {
+        world.run_until(3 * SECOND, "another one is started", |world| world.procs.len() == 1);
+        assert!(!matches!(world.state(), State::Broken { .. }), "{:?}", world.state());
+        kill_server(&mut world, Cause::Signal(9));
+    }
+    let pause = world.run_until(3 * SECOND, "it serves again", World::is_serving);
+    assert!(pause <= SECOND + 8 * world::STEP, "{pause:?}");
+    // Forgotten as soon as one serves.
+    kill_server(&mut world, Cause::Signal(9));
+    let pause = world.run_until(SECOND, "it serves again", World::is_serving);
+    assert!(pause <= 4 * world::STEP, "{pause:?}");
+}
+
+#[test]
 fn with_a_stand_by_a_crash_is_a_take_over() {
     let mut world = serving_with(Policy { keep_stand_by: true, ..Policy::default() });
     world.run(2 * SECOND);

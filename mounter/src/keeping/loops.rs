@@ -181,7 +181,12 @@ impl Keeping {
         } else if how.code == Some(exit::DRAINED) {
             self.due = Some(now);
         } else {
-            self.due = Some(self.restarts.died(now, now.duration_since(life.since)));
+            let was_killed = life.words.is_none() && how.signal == Some(nix::libc::SIGKILL);
+            self.due = Some(if was_killed {
+                self.restarts.killed(now, life.is_serving)
+            } else {
+                self.restarts.died(now, now.duration_since(life.since))
+            });
             if self.restarts.is_broken() {
                 tracing::error!("the serving process dies again and again: it is tried more rarely");
             }
@@ -259,6 +264,7 @@ impl Keeping {
             // What it leaves is in its slots and in the journal; its death is seen by its pidfd.
             tracing::error!(pid = life.id.pid, "the serving process does not answer in time: it is killed");
             life.deadline = None;
+            life.words.get_or_insert_with(|| "it did not answer in time".to_owned());
             life.signal(nix::libc::SIGKILL);
         }
         if self.probation.as_ref().is_some_and(|probation| probation.until <= now) {

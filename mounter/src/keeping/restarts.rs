@@ -11,6 +11,8 @@ pub(super) struct Restarts {
     policy: Policy,
     crashes: Vec<Instant>,
     streak: u32,
+    /// Kills in a row of processes that did not serve yet.
+    kills: u32,
 }
 
 impl Restarts {
@@ -19,7 +21,18 @@ impl Restarts {
         &self.policy
     }
 
-    /// A process has died that lived so long; returns when the next one is to be started.
+    /// A process was killed from outside, which says nothing about the program; returns when the next one is to be started: at
+    /// once if it served, however often, and soon if it did not.
+    pub(super) fn killed(&mut self, now: Instant, did_serve: bool) -> Instant {
+        if did_serve {
+            self.kills = 0;
+            return now;
+        }
+        self.kills += 1;
+        now + self.policy.pause_after_kill(self.kills - 1)
+    }
+
+    /// A process has died by itself that lived so long; returns when the next one is to be started.
     pub(super) fn died(&mut self, now: Instant, lived: Duration) -> Instant {
         if lived >= self.policy.healthy_after {
             self.streak = 0;
@@ -41,10 +54,7 @@ impl Restarts {
         if self.is_broken() {
             return self.policy.backoff_most;
         }
-        match streak {
-            0 => Duration::ZERO,
-            n => self.policy.backoff_base.saturating_mul(1 << (n - 1).min(20)).min(self.policy.backoff_most),
-        }
+        self.policy.pause(streak)
     }
 }
 
@@ -69,5 +79,18 @@ mod tests {
     #[test]
     fn who_has_served_for_long_is_replaced_at_once() {
         assert_eq!(pauses(&mut Restarts::default(), Instant::now(), 60, 20), [0; 20]);
+    }
+
+    #[test]
+    fn who_is_killed_from_outside_is_replaced_at_once_or_soon_however_often() {
+        let (mut restarts, now) = (Restarts::default(), Instant::now());
+        for _ in 0..100 {
+            assert_eq!(restarts.killed(now, true), now);
+        }
+        let pauses: Vec<_> =
+            (0..8).map(|_| restarts.killed(now, false).duration_since(now).as_millis()).collect();
+        assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 640, 1000]);
+        assert_eq!(restarts.killed(now, true), now);
+        assert!(!restarts.is_broken());
     }
 }
