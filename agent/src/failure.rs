@@ -91,6 +91,9 @@ pub enum AgentError {
     /// Something else is there.
     #[error("{0}")]
     Conflict(String),
+    /// What the node's configuration does not allow.
+    #[error("{0}")]
+    Denied(String),
     /// A state that forbids it.
     #[error("{0}")]
     Precondition(String),
@@ -128,6 +131,7 @@ impl AgentError {
             Self::Full { .. } => ErrorKind::Exhausted,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::AlreadyExists,
+            Self::Denied(_) => ErrorKind::PermissionDenied,
             Self::Precondition(_) | Self::Unusable(_) => ErrorKind::FailedPrecondition,
         }
     }

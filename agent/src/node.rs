@@ -102,10 +102,17 @@ impl Node {
         for file in files {
             match file {
                 Ok(saved) => {
-                    let StateFile { staged, record } = saved.value;
-                    // Processes and mounts of an earlier boot are gone; what is to be staged is not.
-                    let record = if saved.boot_id == self.boot_id { record } else { tenant::reborn(&record) };
+                    let StateFile { mut staged, mut record } = saved.value;
                     let tenant = staged.tenant;
+                    // Processes and mounts of an earlier boot are gone; what is to be staged is not.
+                    if saved.boot_id != self.boot_id {
+                        tracing::info!(%tenant, "staged in an earlier boot");
+                        if let Err(error) = tenant::clear_earlier(&staged) {
+                            tracing::warn!(%tenant, error = error.report(), "something of an earlier boot is left");
+                        }
+                        staged.published.clear();
+                        record = tenant::reborn(&record);
+                    }
                     tenants.insert(tenant, tenant::start(self.clone(), staged, Some(Adopted { record })));
                 }
                 Err(error) => {
@@ -212,6 +219,7 @@ impl Node {
             user: user(request.tenant, url),
             database_url: public,
             options: parameters.options.clone(),
+            native: request.native.clone(),
             published: BTreeMap::new(),
         };
         Ok((staged, had_secret.then(|| url.clone())))

@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
+    fmt, fs,
+    path::{Component, Path, PathBuf},
 };
 
 use tarbox_runtime::{
@@ -30,6 +30,7 @@ pub const KEYS: &[&str] = &[
     "maxVolumes",
     "topology",
     "memory",
+    "nativeSources",
     "standBy",
     "upgrade",
     "logLevel",
@@ -43,6 +44,21 @@ pub enum LauncherKind {
     Child,
     /// Somebody else: a second DaemonSet.
     Runtime,
+}
+
+/// A directory of the host that volumes may show inside them, with all below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NativeSource {
+    /// Where, absolute, as the agent sees it.
+    pub path: PathBuf,
+    /// Whether for writing as well.
+    pub writable: bool,
+}
+
+impl fmt::Display for NativeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.path.display(), if self.writable { "rw" } else { "ro" })
+    }
 }
 
 /// The configuration in force.
@@ -72,6 +88,8 @@ pub struct Settings {
     pub topology: BTreeMap<String, String>,
     /// Memory of a mounter beside its cache and its journal.
     pub memory: ByteSize,
+    /// Directories of the host that volumes may show inside them; none by default.
+    pub native_sources: Vec<NativeSource>,
     /// Whether a stand-by is kept beside each mounter.
     pub stand_by: bool,
     /// Whether mounters of another build are replaced when the agent starts.
@@ -124,6 +142,7 @@ impl Settings {
             max_volumes: layers.read("maxVolumes", count).unwrap_or(0),
             topology,
             memory: layers.read("memory", memory).unwrap_or(ByteSize::mib(256)),
+            native_sources: layers.read("nativeSources", native_sources).unwrap_or_default(),
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
             log_level: layers
@@ -202,6 +221,23 @@ fn memory(text: &str) -> Result<ByteSize, String> {
     size.ok_or_else(|| "a size of 64Mi or more".to_owned())
 }
 
+/// `/directory=rw,/directory=ro`.
+fn native_sources(text: &str) -> Result<Vec<NativeSource>, String> {
+    let allowed = || "/directory=rw,/directory=ro with absolute paths without `..`".to_owned();
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries
+        .map(|entry| {
+            let (path, mode) = entry.rsplit_once('=').ok_or_else(allowed)?;
+            let path = PathBuf::from(path);
+            let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+            match mode {
+                "rw" | "ro" if is_plain => Ok(NativeSource { path, writable: mode == "rw" }),
+                _ => Err(allowed()),
+            }
+        })
+        .collect()
+}
+
 /// `key=value,key=value`.
 fn topology(text: &str) -> Result<BTreeMap<String, String>, String> {
     let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
@@ -241,6 +277,9 @@ mod tests {
             ("maxVolumes", "-1", "a whole number"),
             ("memory", "1Mi", "64Mi or more"),
             ("topology", "zone", "key=value"),
+            ("nativeSources", "/srv", "/directory=rw"),
+            ("nativeSources", "srv=rw", "absolute paths"),
+            ("nativeSources", "/srv/../etc=rw", "without `..`"),
             ("standBy", "yes", "true or false"),
         ] {
             let text = load(&[(key, value)]).expect_err(key).to_string();

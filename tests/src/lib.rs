@@ -5,6 +5,7 @@
 //! With `TESTS_CONTROL=1` volumes are plain directories: it proves that a test accepts a file system that is right.
 
 pub mod bench;
+pub mod boot;
 pub mod churn;
 pub mod command;
 pub mod deadline;

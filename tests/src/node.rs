@@ -23,6 +23,8 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// What this thread sees: it may have a mount namespace of its own.
+const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// An agent and all that belongs to it; everything is taken away in `Drop`.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct Node {
     agent: Option<Child>,
     url: String,
     mounter: PathBuf,
+    more: Vec<String>,
     scratch: Scratch,
 }
 
@@ -39,11 +42,20 @@ impl Node {
     /// # Errors
     /// If it does not serve.
     pub fn start() -> Result<Self> {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// As [`Self::start`], with further words for `tarbox-agent serve`, which may name places below the node's directory.
+    ///
+    /// # Errors
+    /// If it does not serve.
+    pub fn start_with(more: impl FnOnce(&Path) -> Vec<String>) -> Result<Self> {
         let scratch = Scratch::on_disk()?;
+        let more = more(scratch.path());
         let url = format!("sqlite://{}", scratch.sub("db")?.display());
         let mounter = scratch.path().join("tarbox-mount");
         fs::copy(program("tarbox-mount"), &mounter)?;
-        let mut node = Self { agent: None, url, mounter, scratch };
+        let mut node = Self { agent: None, url, mounter, more, scratch };
         node.start_agent()?;
         Ok(node)
     }
@@ -79,6 +91,7 @@ impl Node {
         agent.args(["--endpoint", &format!("unix://{}", self.socket().display())]);
         agent.args(["--database-url", &self.url]).arg("--state-dir").arg(self.state_dir());
         agent.arg("--run-dir").arg(self.path().join("run")).arg("--mounter").arg(&self.mounter);
+        agent.args(&self.more);
         let agent = agent.current_dir(directory).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.agent = Some(agent.spawn().context("start the agent")?);
         wait_for("the agent's answer", LIMIT, || {
@@ -96,6 +109,28 @@ impl Node {
         let mut agent = self.agent.take().expect("an agent runs");
         agent.kill().expect("kill");
         agent.wait().expect("reap");
+    }
+
+    /// Ends every process of the node at once, as a loss of power does; files and mounts stay.
+    ///
+    /// # Errors
+    /// If one does not die.
+    pub fn power_off(&mut self) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill()?;
+            agent.wait()?;
+        }
+        self.kill_the_rest();
+        wait_for("the end of all processes", LIMIT, || self.processes().is_empty().then_some(()))
+    }
+
+    /// The keeper first, so that it restarts nobody.
+    fn kill_the_rest(&self) {
+        let mut processes = self.processes();
+        processes.sort_by_key(|(_, line)| !line.contains("tarbox-keeper"));
+        for (pid, _) in processes.into_iter().filter(|(_, line)| line.contains("tarbox-")) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
     }
 
     /// Makes a tenant; its id.
@@ -147,8 +182,17 @@ impl Node {
     /// # Errors
     /// If there is no answer.
     pub fn csi(&self, call: &str, words: &[&str]) -> Result<Ended> {
+        self.csi_within(call, words, 60.0)
+    }
+
+    /// As [`Self::csi`], for a caller who waits no longer than so many seconds.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn csi_within(&self, call: &str, words: &[&str], seconds: f64) -> Result<Ended> {
         let mut agent = Command::new(program("tarbox-agent"));
-        agent.arg("csi").arg("--endpoint").arg(self.socket()).arg(call).args(words);
+        agent.arg("csi").arg("--timeout").arg(seconds.to_string());
+        agent.arg("--endpoint").arg(self.socket()).arg(call).args(words);
         end_of(&mut agent, LIMIT)
     }
 
@@ -209,7 +253,7 @@ impl Node {
     #[must_use]
     pub fn left_over(&self) -> Vec<String> {
         let here = self.path().to_string_lossy().into_owned();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
         let mut found: Vec<String> = mounts
             .lines()
             .filter(|line| line.contains("fuse.tarbox") && line.contains(&here))
@@ -269,13 +313,8 @@ impl Drop for Node {
             let _ = agent.wait();
         }
         let here = self.path().to_string_lossy().into_owned();
-        // The keeper first, so that it restarts nobody.
-        let mut processes = self.processes();
-        processes.sort_by_key(|(_, line)| !line.contains("tarbox-keeper"));
-        for (pid, _) in processes.into_iter().filter(|(_, line)| line.contains("tarbox-")) {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        self.kill_the_rest();
+        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
         for line in mounts.lines().rev().filter(|line| line.contains(&here)) {
             if let Some(point) = line.split(' ').nth(4) {
                 let _ = umount2(point, MntFlags::MNT_DETACH);

@@ -125,6 +125,9 @@ struct ServeCommand {
     /// Memory of a mounter beside its cache and journal [default: 256Mi]
     #[arg(long, value_name = "QUANTITY")]
     memory: Option<String>,
+    /// Host directories that volumes may show inside them: /directory=rw,/directory=ro [default: none]
+    #[arg(long, value_name = "DIRS")]
+    native_sources: Option<String>,
     /// Keep a prepared mounter beside each, so that a crash costs milliseconds: true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     stand_by: Option<String>,
@@ -158,6 +161,7 @@ impl ServeCommand {
             ("maxVolumes", self.max_volumes),
             ("topology", self.topology),
             ("memory", self.memory),
+            ("nativeSources", self.native_sources),
             ("standBy", self.stand_by),
             ("upgrade", self.upgrade),
             ("logLevel", self.log_level),

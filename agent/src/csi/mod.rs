@@ -3,6 +3,7 @@
 pub mod capability;
 mod convert;
 pub mod identity;
+pub mod native;
 pub mod node;
 pub mod parameters;
 pub mod request;

@@ -102,9 +102,9 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        let (publish, _) = read::<_, Publish>(&request)?;
+        let (publish, limit) = read::<_, Publish>(&request)?;
         let id = &request.get_ref().volume_id;
-        self.in_turn(id, move |node| async move { operations::publish(&node, publish).await }).await?;
+        self.in_turn(id, move |node| async move { operations::publish(&node, publish, limit).await }).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
 

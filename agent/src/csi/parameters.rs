@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 use tarbox_types::{ByteSize, HumanDuration};
 
-use super::request::RequestError;
+use super::{native, request::RequestError};
 
 /// Keys that the provisioner and the kubelet add, whatever is asked for.
 const FOREIGN_PREFIXES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
@@ -59,8 +59,6 @@ enum Meaning {
     Checked(Kind),
     /// Read here.
     Ours,
-    /// Nothing this release can do.
-    NotOffered,
 }
 
 enum Kind {
@@ -98,7 +96,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("maxCheckpoints", Meaning::Checked(Kind::Count)),
     ("historyQuota", Meaning::Checked(Kind::Size(0, i64::MAX as u64))),
     ("namespace", Meaning::Checked(Kind::Text)),
-    ("nativeMounts", Meaning::NotOffered),
+    (native::KEY, Meaning::Ours),
 ];
 
 /// Reads a volume's context and secrets. A secret's URL comes before the context's.
@@ -158,7 +156,6 @@ fn apply(parameters: &mut Parameters, key: &str, value: &str) -> Result<(), Requ
         Meaning::Ours if key == DATABASE_URL => parameters.database_url = Some(checked_url(value)?),
         Meaning::Ours if key == "tenant_name" => parameters.tenant_name = Some(value.to_owned()),
         Meaning::Ours => {}
-        Meaning::NotOffered => return Err(bad(key, value, "nothing: it is not offered by this release")),
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use tarbox_types::{ErrorKind, TenantId};
 
 use super::{
     capability::{self, MountWish},
+    native::{self, NativeMount},
     parameters::{self, Parameters},
 };
 
@@ -67,6 +68,8 @@ pub struct Stage {
     pub wish: MountWish,
     /// What the mounter is told.
     pub parameters: Parameters,
+    /// Directories of the host that are shown in it.
+    pub native: Vec<NativeMount>,
 }
 
 /// NodePublishVolume.
@@ -146,7 +149,9 @@ impl TryFrom<&csi::NodeStageVolumeRequest> for Stage {
         let staging_path = path("staging_target_path", &request.staging_target_path)?;
         let wish = capability::read(request.volume_capability.as_ref(), false)?;
         let parameters = parameters::read(&request.volume_context, &request.secrets)?;
-        Ok(Self { tenant: volume(&request.volume_id)?, staging_path, wish, parameters })
+        let tenant = volume(&request.volume_id)?;
+        let native = native::read(&request.volume_context, tenant)?;
+        Ok(Self { tenant, staging_path, wish, parameters, native })
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
 
 use nix::mount::{MntFlags, umount2};
 
+use tarbox_engine::mount_tree;
+
 use super::mountinfo::{Mount, Mounts};
 use crate::failure::AgentError;
 
@@ -64,7 +66,7 @@ impl fmt::Display for Pin {
 }
 
 /// Unmounts every mount of a device that this process sees, those on top first, and says who keeps it alive nevertheless.
-/// The mount at `last` goes last: as long as it is there, the next attempt finds the device.
+/// The mount at `last` goes last, what is mounted below it first: as long as it is there, the next attempt finds the device.
 ///
 /// Private copies in other namespaces cannot be taken away from here; they are no reason to fail, and stand among the pins.
 /// Nothing mounted is success. Blocks for up to `limit`.
@@ -101,8 +103,16 @@ fn take_away(device: &str, last: &Path, step: Step) -> Result<(), (PathBuf, io::
         Step::Normal => MntFlags::UMOUNT_NOFOLLOW,
         Step::Lazy => MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
     };
+    let unknown = |error| (PathBuf::from("/proc/self/mountinfo"), error);
+    if Mounts::read().map_err(unknown)?.top(last).is_some_and(|top| top.device == device) {
+        // What was mounted over the file system goes with it: native mounts. Nothing of them is lost.
+        for mount in mount_tree::below(last).map_err(unknown)? {
+            umount2(&mount.point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
+                .map_err(|errno| (mount.point, errno.into()))?;
+        }
+    }
     loop {
-        let mounts = Mounts::read().map_err(|error| (PathBuf::from("/proc/self/mountinfo"), error))?;
+        let mounts = Mounts::read().map_err(unknown)?;
         let others = mounts.of_device(device).rfind(|mount| mount.point != last);
         let Some(next) = others.or_else(|| mounts.of_device(device).last()) else { return Ok(()) };
         let point = next.point.clone();

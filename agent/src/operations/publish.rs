@@ -15,14 +15,14 @@ use crate::{
     csi::request::{Leave, Publish},
     failure::AgentError,
     node::{Node, ending},
-    tenant::{Command, Place, Publication, Snapshot, bind, blocking, place, resolve, table, unbind},
+    tenant::{Command, Place, Publication, Snapshot, bind, blocking, compose, place, resolve, table, unbind},
 };
 
 /// Shows a staged tenant at the target.
 ///
 /// # Errors
 /// Where it is not staged there, or something else is at the target.
-pub(crate) async fn publish(node: &Arc<Node>, request: Publish) -> Result<(), AgentError> {
+pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration) -> Result<(), AgentError> {
     let Publish { tenant, staging_path, target_path, wish } = request;
     let seen = staged(node, tenant, &staging_path)?;
     let staging = resolve(&staging_path).map_err(AgentError::io("resolve", &staging_path))?;
@@ -56,6 +56,8 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish) -> Result<(), Ag
         }
     }
     note(node, tenant, target_path, Publication { wish: wish.clone() }).await?;
+    // They went with a mount that was lost since.
+    compose(node, &seen.staged, limit).await?;
     blocking(move || bind(&staging, &target, &wish)).await
 }
 

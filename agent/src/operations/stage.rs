@@ -1,17 +1,20 @@
 //! Staging: the tenant is mounted, and a mounter serves it. Unstaging: nothing of it is left.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use nix::mount::{MntFlags, umount2};
 use tarbox_types::TenantId;
 
 use super::wait_until;
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
-    host::{mountinfo::Mount, sentry},
+    host::mountinfo::Mount,
     node::Node,
-    tenant::{Command, Handle, Snapshot, resolve, table},
+    tenant::{Command, Handle, Snapshot, blocking, check_native, clear_stale, compose, resolve, table},
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -23,14 +26,36 @@ const UNDO_WITHIN: Duration = Duration::from_secs(10);
 /// The mounter's own last words; [`AgentError::Unfinished`] where the time does not suffice: it goes on then.
 pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> Result<(), AgentError> {
     let tenant = request.tenant;
+    let deadline = Instant::now() + limit;
+    let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
+    blocking(move || check_native(&allowed, &native)).await?;
     let Handle { mut snapshot, .. } = node.begin_stage(request).await?;
     let settled = wait_until(&mut snapshot, limit, |seen| seen.is_serving() || seen.refusal.is_some()).await;
     match settled {
-        Some(Some(seen)) if seen.is_serving() => Ok(()),
+        Some(Some(seen)) if seen.is_serving() => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            show_native(node, &seen, left, &mut snapshot).await
+        }
         Some(Some(seen)) => Err(undo(node, tenant, seen, &mut snapshot).await),
         Some(None) => Err(crate::node::ending()),
         None => Err(unfinished(tenant, "staging", &snapshot.borrow())),
     }
+}
+
+/// Mounts the tenant's native mounts. Where that is refused, a tenant that nobody uses yet is not left staged without them.
+async fn show_native(
+    node: &Arc<Node>,
+    seen: &Snapshot,
+    limit: Duration,
+    snapshot: &mut tokio::sync::watch::Receiver<Snapshot>,
+) -> Result<(), AgentError> {
+    let Err(error) = compose(node, &seen.staged, limit).await else { return Ok(()) };
+    let is_refused = !matches!(error, AgentError::Unfinished { .. });
+    if is_refused && seen.staged.published.is_empty() {
+        node.command(seen.staged.tenant, Command::Unstage)?;
+        wait_until(snapshot, UNDO_WITHIN, Snapshot::is_gone).await;
+    }
+    Err(error)
 }
 
 /// What cannot be staged leaves nothing behind.
@@ -93,14 +118,4 @@ fn refuse_while_published(seen: &Snapshot) -> Result<(), AgentError> {
             target.display()
         ))),
     }
-}
-
-/// A file system of ours that no task knows of is a dead one.
-fn clear_stale(path: &Path) -> Result<(), AgentError> {
-    let Ok(path) = resolve(path) else { return Ok(()) };
-    while table()?.top(&path).is_some_and(|mount| mount.is_tarbox()) {
-        umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(|errno| AgentError::io("clear away the dead mount at", &path)(errno.into()))?;
-    }
-    sentry::remove(&path)
 }

@@ -10,6 +10,7 @@ mod control;
 mod dump;
 mod mounters;
 mod mounting;
+mod native;
 mod observe;
 mod orders;
 mod publication;
@@ -20,8 +21,9 @@ mod staged;
 
 pub(crate) use control::Control;
 pub(crate) use mounting::{blocking, table};
+pub(crate) use native::{check as check_native, compose};
 pub(crate) use publication::{Place, bind, place, resolve, unbind};
 pub(crate) use shell::{Adopted, Command, Handle, start};
 pub(crate) use snapshot::{Snapshot, UpgradeOutcome};
 pub(crate) use spec::{Surroundings, control_socket, environment, limits, may_spare, mounter_dir, spec};
-pub(crate) use staged::{Publication, Staged, StateFile, reborn};
+pub(crate) use staged::{Publication, Staged, StateFile, clear_earlier, clear_stale, reborn};

@@ -94,6 +94,7 @@ mod tests {
             database_url: String::new(),
             options: vec![],
             user: None,
+            native: vec![],
             published: Default::default(),
         };
         let table = |device: &str, path: &Path| {

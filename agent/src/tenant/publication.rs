@@ -1,11 +1,17 @@
 //! Where a tenant is published: a bind mount of what is staged.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::{
+    fcntl::OFlag,
+    mount::{MntFlags, umount2},
+};
+use tarbox_engine::mount_tree::{Extent, Restrictions, Tree};
 
 use crate::{
     csi::capability::MountWish,
@@ -52,10 +58,10 @@ pub(super) fn guard(path: &Path) -> Result<(), AgentError> {
     if nix::unistd::geteuid().is_root() { sentry::place(path) } else { Ok(()) }
 }
 
-/// Shows at `target` what is at `staging`; made where it is missing. Blocks.
+/// Shows at `target` what is at `staging`, with all that is mounted below; made where it is missing. Blocks.
 ///
 /// # Errors
-/// As mkdir(2), mount(2).
+/// As mkdir(2), open_tree(2), move_mount(2).
 pub(crate) fn bind(staging: &Path, target: &Path, wish: &MountWish) -> Result<(), AgentError> {
     match fs::create_dir(target) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -64,26 +70,24 @@ pub(crate) fn bind(staging: &Path, target: &Path, wish: &MountWish) -> Result<()
         Ok(()) | Err(_) => {}
     }
     guard(target)?;
-    let failed = |errno: nix::Error| AgentError::io("publish at", target)(errno.into());
-    mount(Some(staging), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)?;
-    // A bind mount takes its options only when it is mounted again.
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags(wish);
-    mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(|errno| {
-        let _ = umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
-        failed(errno)
+    let MountWish { read_only, nosuid, nodev, noexec, group: _, many_readers: _ } = *wish;
+    let published = || -> io::Result<()> {
+        let (from, to) = (open_root(staging)?, open_root(target)?);
+        let restrictions = Restrictions { read_only, nosuid, nodev, noexec };
+        Tree::copy(from.as_fd(), Extent::All, restrictions)?.put(to.as_fd(), target)
+    };
+    published().map_err(|error| {
+        // A kernel that restricts only what is in place may have been cut off in between.
+        if Mounts::read().is_ok_and(|mounts| mounts.top(target).is_some()) {
+            let _ = umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+        }
+        AgentError::io("publish at", target)(error)
     })
 }
 
-fn flags(wish: &MountWish) -> MsFlags {
-    [
-        (wish.read_only, MsFlags::MS_RDONLY),
-        (wish.nosuid, MsFlags::MS_NOSUID),
-        (wish.nodev, MsFlags::MS_NODEV),
-        (wish.noexec, MsFlags::MS_NOEXEC),
-    ]
-    .into_iter()
-    .filter_map(|(wanted, flag)| wanted.then_some(flag))
-    .collect()
+/// What is at the path, without asking the file system that is mounted there.
+fn open_root(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits()).open(path)
 }
 
 /// Takes away every mount at `target`, and the directory. Who still uses it keeps what it has open. Blocks.

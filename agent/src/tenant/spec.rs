@@ -133,6 +133,7 @@ mod tests {
             database_url: "postgresql://u@h/d".into(),
             options: vec![("--cache-size".into(), "1Gi".into())],
             user: Some(1_900_000_000),
+            native: vec![],
             published: Default::default(),
         };
         let around = Surroundings {

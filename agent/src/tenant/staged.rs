@@ -1,12 +1,22 @@
 //! What was staged, as it is kept on disk beside the supervisor's record.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
-use tarbox_supervisor::{Connection, Record, State};
+use tarbox_supervisor::{Connection, Record, State, Stopping};
 use tarbox_types::TenantId;
 
-use crate::csi::capability::MountWish;
+use super::{resolve, table};
+use crate::{
+    csi::{capability::MountWish, native::NativeMount},
+    failure::AgentError,
+    host::sentry,
+};
 
 /// A tenant as it was staged. Holds no secret: those are in the keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +33,9 @@ pub(crate) struct Staged {
     pub(crate) options: Vec<(String, String)>,
     /// Who the mounter runs as; `None` = as the agent does.
     pub(crate) user: Option<u32>,
+    /// Directories of the host that are shown in it, in the order in which they are mounted.
+    #[serde(default)]
+    pub(crate) native: Vec<NativeMount>,
     /// Where it is published.
     #[serde(default)]
     pub(crate) published: BTreeMap<PathBuf, Publication>,
@@ -51,22 +64,46 @@ impl Staged {
 
 /// What holds of an earlier boot's record: what is wanted. Its times, processes and mounts mean nothing now.
 pub(crate) fn reborn(record: &Record) -> Record {
+    // An unstage that the boot cut off ends: there is nothing to flush with. What its journal may hold the next stage replays.
+    let state = match record.wanted {
+        Some(_) => State::Absent,
+        None => State::Stopping { stage: Stopping::Ending, since: Duration::ZERO },
+    };
     Record {
         wanted: record.wanted.clone(),
         build: record.build.clone(),
         memory: record.memory,
         // Kept as known until it is looked at: the mount is gone with the boot.
         connection: Connection::None,
-        state: State::Absent,
+        state,
         ..Record::default()
     }
 }
 
+/// What of an earlier boot may still be seen where the tenant was: file systems that nobody serves, and what lies under them.
+pub(crate) fn clear_earlier(staged: &Staged) -> Result<(), AgentError> {
+    [&staged.staging_path].into_iter().chain(staged.published.keys()).try_for_each(|path| clear_stale(path))
+}
+
+/// Takes away what lies at a path of ours: no task knows it, so nobody serves it.
+///
+/// # Errors
+/// As umount2(2).
+pub(crate) fn clear_stale(path: &Path) -> Result<(), AgentError> {
+    let Ok(path) = resolve(path) else { return Ok(()) };
+    while table()?.top(&path).is_some_and(|mount| mount.is_tarbox()) {
+        umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|errno| AgentError::io("clear away the dead mount at", &path)(errno.into()))?;
+    }
+    // Somebody else's mount stands where it is, and on whatever it stands.
+    if table()?.top(&path).is_some() { Ok(()) } else { sentry::remove(&path) }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tarbox_supervisor::{Build, Mounter, Process, Stage, Wanted};
+    use tarbox_supervisor::{
+        Build, Event, Mounter, Observation, Order, Outcome, Policy, Process, Stage, Tenant, Wanted,
+    };
     use tarbox_types::ByteSize;
 
     use super::*;
@@ -89,5 +126,22 @@ mod tests {
             ..Record::default()
         };
         assert_eq!(reborn(&record), Record { wanted, ..Record::default() });
+    }
+
+    #[test]
+    fn an_unstage_that_a_boot_cut_off_ends() {
+        let cut_off = Record {
+            state: State::Stopping { stage: Stopping::Flushing, since: Duration::from_secs(9) },
+            connection: Connection::Alive,
+            served: true,
+            ..Record::default()
+        };
+        let nothing = Observation { connection: Connection::None, mounters: vec![] };
+        let now = Duration::from_secs(1);
+        let (mut machine, effects) = Tenant::resume(Policy::default(), reborn(&cut_off), now, nothing);
+        let forget = effects.iter().find(|effect| matches!(effect.order, Order::ForgetState));
+        let id = forget.expect("what is left is forgotten").id;
+        machine.step(now, Event::EffectDone { id, outcome: Outcome::Done });
+        assert_eq!(machine.record().state, State::Gone);
     }
 }

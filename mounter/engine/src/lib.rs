@@ -21,6 +21,7 @@ mod handshake;
 pub mod init;
 mod link;
 pub mod mount;
+pub mod mount_tree;
 pub mod mounts;
 mod notify;
 #[cfg(feature = "nullfs")]
