@@ -5,6 +5,7 @@
 //! With `TESTS_CONTROL=1` volumes are plain directories: it proves that a test accepts a file system that is right.
 
 pub mod bench;
+pub mod chaos;
 pub mod churn;
 pub mod command;
 pub mod deadline;
@@ -12,6 +13,7 @@ pub mod differ;
 pub mod load;
 pub mod mount;
 pub mod node;
+pub mod plot;
 pub mod postgres;
 pub mod product;
 pub mod rng;
