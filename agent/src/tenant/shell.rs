@@ -1,7 +1,7 @@
 //! The task of one tenant: commands and events in, decisions by the state machine, orders out, a snapshot for everybody.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +16,8 @@ use tarbox_types::ErrorKind;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Publication, Snapshot, Staged, StateFile, mounters::Child, orders::Reports, snapshot::UpgradeOutcome,
+    Publication, Snapshot, Staged, StateFile, mounters::Child, observe::Known, orders::Reports,
+    snapshot::UpgradeOutcome,
 };
 use crate::{failure::AgentError, host::boot, node::Node};
 
@@ -152,7 +153,8 @@ impl Shell {
     /// Goes on from what an earlier agent left and the machine shows.
     async fn adopt(&mut self, record: Record) {
         let (observation, children, kept) = loop {
-            match super::observe::observe(&self.node, &self.staged, &self.inbox, BTreeSet::new()).await {
+            let known = Known::of(&record);
+            match super::observe::observe(&self.node, &self.staged, &self.inbox, known).await {
                 Ok(seen) => break seen,
                 Err(error) => {
                     tracing::error!(tenant = %self.staged.tenant, error = error.report(), "cannot look at what is there");
