@@ -131,14 +131,15 @@ impl Ground {
 
     fn kill_mounter(&mut self, tenant: usize) -> Result<String> {
         let server = self.server(tenant)?;
-        let stands_by = |pid: &u32| age(*pid).is_some_and(|age| age >= STANDS_BY_AFTER);
-        let has_stand_by = self.spares(tenant, server).iter().any(stands_by);
+        let spare = self.spares(tenant, server).into_iter().filter_map(age).max();
         signal(server, Signal::SIGKILL)?;
-        Ok(match (self.upgrades.contains_key(&tenant), has_stand_by) {
-            (true, _) => "mounter on probation".to_owned(),
-            (false, true) => "mounter, another stands by".to_owned(),
-            (false, false) => "mounter, cold start".to_owned(),
-        })
+        let label = match (self.upgrades.contains_key(&tenant), spare) {
+            (true, _) => "mounter on probation",
+            (false, Some(age)) if age >= STANDS_BY_AFTER => "mounter, another stands by",
+            (false, Some(_)) => "mounter, another is not ready",
+            (false, None) => "mounter, cold start",
+        };
+        Ok(label.to_owned())
     }
 
     fn kill_stand_by(&mut self, tenant: usize) -> Result<String> {

@@ -213,7 +213,11 @@ impl Ground {
     /// Copies what the processes have logged, for whoever looks for a cause.
     fn keep_logs(&self, dir: &Path) {
         let state = self.node.state_dir();
-        let mut logs = vec![self.node.path().join("agent.log"), state.join("keeper.log")];
+        let mut logs = vec![
+            self.node.path().join("agent.log"),
+            self.node.path().join("upgrades.log"),
+            state.join("keeper.log"),
+        ];
         let mounters = fs::read_dir(state.join("logs")).into_iter().flatten().flatten();
         logs.extend(mounters.map(|entry| entry.path()));
         let _ = fs::create_dir_all(dir);
@@ -225,17 +229,14 @@ impl Ground {
     }
 }
 
-/// Runs once; progress goes to standard error, logs into `logs` if something was wrong.
+/// Runs once; progress goes to standard error, what agent, keeper and mounters have logged into `logs`.
 ///
 /// # Errors
 /// If the run itself fails or is interrupted; what applications have seen stands in the report.
 pub fn run(options: &Options, logs: &Path, interrupted: &'static AtomicBool) -> Result<RunReport> {
     let mut ground = Ground::prepare(options, interrupted)?;
     let outcome = work(&mut ground, options);
-    let is_clean = outcome.as_ref().is_ok_and(RunReport::is_clean);
-    if !is_clean {
-        ground.keep_logs(logs);
-    }
+    ground.keep_logs(logs);
     outcome
 }
 
@@ -257,7 +258,8 @@ fn work(ground: &mut Ground, options: &Options) -> Result<RunReport> {
             tenants.iter().filter_map(longest).map(|longest| longest.saturating_sub(hold_us)).collect();
         let (operations, lost) = ground.counts();
         eprintln!(
-            "[{:6.1} s] {label}: tenants {tenants:?} paused {:?} ms; {operations} operations, {lost} clients lost",
+            "{} [{:6.1} s] {label}: tenants {tenants:?} paused {:?} ms; {operations} operations, {lost} clients lost",
+            clock(),
             begin.elapsed().as_secs_f64(),
             pauses.iter().map(|us| *us as f64 / 1e3).collect::<Vec<_>>(),
         );
@@ -272,4 +274,11 @@ fn work(ground: &mut Ground, options: &Options) -> Result<RunReport> {
     report.upgrades = ground.upgraded;
     (report.loads, report.faults) = ground.load_rows();
     Ok(report)
+}
+
+/// The time of day (UTC), as the logs have it.
+fn clock() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seconds = now.as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, now.subsec_millis())
 }
