@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -62,10 +62,10 @@ pub(super) fn disturb(ground: &mut Ground, event: &Event) -> Result<Happened> {
         Kind::Mounter => (ground.kill_mounter(event.tenant)?, one, Duration::ZERO),
         Kind::StandBy => (ground.kill_stand_by(event.tenant)?, one, Duration::ZERO),
         Kind::MounterAndStandBy => (ground.kill_both(event.tenant)?, one, Duration::ZERO),
-        Kind::Agent | Kind::MounterAndAgent | Kind::AgentAndKeeper => {
-            (ground.kill_agent(event)?, all, Duration::ZERO)
-        }
-        Kind::Keeper | Kind::MounterAndKeeper => (ground.kill_keeper(event)?, all, Duration::ZERO),
+        Kind::Agent | Kind::AgentAndKeeper => (ground.kill_agent(event)?, all, Duration::ZERO),
+        Kind::MounterAndAgent => (ground.kill_agent(event)?, one, Duration::ZERO),
+        Kind::Keeper => (ground.kill_keeper(event)?, all, Duration::ZERO),
+        Kind::MounterAndKeeper => (ground.kill_keeper(event)?, one, Duration::ZERO),
         Kind::StopMounter => {
             let server = ground.server(event.tenant)?;
             (ground.stop("mounter stopped, beyond the stop", server, event.hold)?, one, event.hold)
@@ -80,11 +80,15 @@ pub(super) fn disturb(ground: &mut Ground, event: &Event) -> Result<Happened> {
         }
         Kind::Hang => (ground.hang(event.tenant)?, one, Duration::ZERO),
         Kind::OutOfMemory => (ground.starve(event.tenant)?, one, Duration::ZERO),
-        Kind::Database => (ground.stop_database(event.hold)?, all, Duration::ZERO),
+        Kind::Database => {
+            let (label, away) = ground.stop_database(event.hold)?;
+            (label, all, away)
+        }
         Kind::Upgrade => (ground.upgrade(event.tenant)?, one, Duration::ZERO),
     };
     let done_us = now_us().max(from_us + WINDOW_US);
-    ground.healed(&tenants, done_us)?;
+    let everybody: Vec<usize> = (0..ground.tenants.len()).collect();
+    ground.healed(&everybody, done_us)?;
     Ok(Happened { label, tenants, from_us, until_us: done_us, hold })
 }
 
@@ -202,8 +206,10 @@ impl Ground {
         ended.map(|()| "mounter hangs".to_owned())
     }
 
-    fn stop_database(&mut self, hold: Duration) -> Result<String> {
-        let Some(server) = self.server.as_mut() else { return Ok("nothing".to_owned()) };
+    /// How long it was away; nothing where there is no server.
+    fn stop_database(&mut self, hold: Duration) -> Result<(String, Duration)> {
+        let begin = Instant::now();
+        let Some(server) = self.server.as_mut() else { return Ok(("nothing".to_owned(), Duration::ZERO)) };
         // In both ways: with a checkpoint, and as a crash.
         if hold.as_millis().is_multiple_of(2) {
             server.stop()?
@@ -212,7 +218,7 @@ impl Ground {
         }
         let rested = self.rest(hold);
         self.server.as_mut().context("a server")?.resume()?;
-        rested.map(|()| "database away".to_owned())
+        rested.map(|()| ("database away, beyond that".to_owned(), begin.elapsed()))
     }
 
     // === Memory ===

@@ -221,3 +221,59 @@ impl Hashes {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::FileExt};
+
+    use anyhow::Context;
+
+    use super::*;
+
+    fn is_wrong(outcome: Result<()>) -> bool {
+        matches!(outcome.map_err(|error| judged(&error)), Err(Said::Wrong(_)))
+    }
+
+    #[test]
+    fn an_error_of_the_system_is_a_failed_operation_and_a_wrong_answer_is_wrong() {
+        let gone = fs::read("/nonexistent/file").context("read");
+        assert!(matches!(judged(&gone.expect_err("no such file")), Said::Failed(_)));
+        assert!(is_wrong(Err(anyhow::anyhow!("3 is not 4"))));
+        assert!(is_wrong(Err(Wrong("other bytes".into()).into())));
+    }
+
+    #[test]
+    fn a_record_that_is_lost_doubled_or_torn_is_found() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut work = append::Append::new(directory.path().join("append")).expect("begin");
+        for _ in 0..3 {
+            work.step(&Told).expect("append");
+        }
+        work.close();
+        work.verify().expect("right");
+        let log = directory.path().join("append/plain");
+        let right = fs::read(&log).expect("read");
+        let lost = [&right[..160], &right[176..]].concat();
+        let doubled = [&right[..160], &right[144..]].concat();
+        let short = right[..right.len() - 16].to_vec();
+        for wrong in [lost, doubled, short] {
+            fs::write(&log, wrong).expect("write");
+            assert!(is_wrong(work.verify()));
+        }
+        fs::write(&log, right).expect("write");
+        work.verify().expect("right again");
+    }
+
+    #[test]
+    fn one_changed_byte_is_found() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("file");
+        fs::write(&path, vec![7; 100_000]).expect("write");
+        let mut hashes = Hashes::default();
+        hashes.note(&path).expect("note");
+        hashes.verify().expect("right");
+        let file = fs::File::options().write(true).open(&path).expect("open");
+        file.write_all_at(&[8], 77_777).expect("write");
+        assert!(is_wrong(hashes.verify()));
+    }
+}
