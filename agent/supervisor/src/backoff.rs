@@ -25,8 +25,11 @@ pub(crate) fn weight_of(cause: &Cause, words: Option<&Failure>, stage: Stage) ->
         (Cause::Clean | Cause::Drained, _) => Weight::Waits,
         (Cause::OutOfMemory, _) => Weight::Counts,
         (Cause::Code(_) | Cause::Signal(_) | Cause::Unknown, Some(words)) => weight_of_kind(words.kind),
-        // SIGKILL: from outside, for whoever kills on our behalf is a stray by then. Before it served it may be the build all the same.
-        (Cause::Signal(9) | Cause::Unknown, None) if matches!(stage, Stage::Serving | Stage::Draining) => {
+        // SIGKILL: from outside, for whoever kills on our behalf is a stray by then. Before it served it may be the build all the same;
+        // but a stand-by had read itself in, and behind it comes a cold start, which counts.
+        (Cause::Signal(9) | Cause::Unknown, None)
+            if matches!(stage, Stage::Serving | Stage::Draining | Stage::TakingOver) =>
+        {
             Weight::Nothing
         }
         (Cause::Code(_) | Cause::Signal(_) | Cause::Unknown, None) => Weight::Counts,
