@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|bench|deny|coverage|fuzz|kernels
+# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|bench|chaos|deny|coverage|fuzz|kernels
 # Debian and Ubuntu packages through apt; cargo tools once into $TESTS_TOOLS.
 set -eu
 TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
@@ -56,19 +56,20 @@ run() { packages cc:gcc fusermount3:fuse3 git:git tar:tar; fuse; }
 suites() {
     run; postgres
     packages setfattr:attr setfacl:acl /usr/include/sys/acl.h:libacl1-dev rsync:rsync sqlite3:sqlite3 stress-ng:stress-ng mkfs.ext4:e2fsprogs losetup:mount \
-        setpriv:util-linux runuser:util-linux npm:npm python3:python3
+        setpriv:util-linux runuser:util-linux npm:npm python3:python3 fio:fio
     # A module, not a command; Debian keeps it in a package of its own.
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages /nowhere:python3-venv
 }
 case "${1:-}" in
     run) run ;;
     test) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2 ;;
-    bench) suites; packages fio:fio rg:ripgrep ;;
+    bench) suites; packages rg:ripgrep ;;
+    chaos) run; postgres; packages sqlite3:sqlite3 setpriv:util-linux fio:fio; tool fsx 0.3.2 ;;
     deny) packages cc:gcc; tool cargo-deny 0.20.2 ;;
     coverage) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2; tool cargo-llvm-cov 0.9.1; rustup component add llvm-tools ;;
     fuzz) packages cc:gcc; tool cargo-fuzz 0.13.2; rustup toolchain install nightly --profile minimal ;;
     kernels)
         packages cc:gcc strip:binutils python3:python3 qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap modprobe:kmod xz:xz-utils \
             busybox:busybox-static mkfs.ext4:e2fsprogs column:bsdextrautils /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring ;;
-    *) echo "usage: $0 run|test|bench|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
+    *) echo "usage: $0 run|test|bench|chaos|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
 esac

@@ -237,6 +237,7 @@ impl Node {
             environment: &self.environment,
             limits: &self.limits,
             may_spare: self.may_spare,
+            without_resend: self.settings.without_resend,
         };
         Ok(tenant::spec(staged, around))
     }

@@ -98,6 +98,8 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// How.
     pub log_format: LogFormat,
+    /// Whether mounters do as if the kernel could not send requests again. No key: tests alone ask for it.
+    pub without_resend: bool,
 }
 
 /// A key and the text of its flag, where the flag was given.
@@ -151,6 +153,7 @@ impl Settings {
             log_format: layers
                 .read("logFormat", |text| text.parse::<LogFormat>().map_err(str::to_owned))
                 .unwrap_or(LogFormat::Text),
+            without_resend: false,
             state_dir,
         }
     }

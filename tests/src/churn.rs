@@ -78,11 +78,20 @@ impl Churn {
     /// What was wrong.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            let name = format!("n{}", self.rng.below(NAMES));
-            let begin = Instant::now();
-            self.step(&name).with_context(|| format!("after {} calls, on {name}", self.calls))?;
-            self.slowest = self.slowest.max(begin.elapsed());
+            self.once()?;
         }
+        Ok(())
+    }
+
+    /// Makes one step.
+    ///
+    /// # Errors
+    /// What was wrong.
+    pub fn once(&mut self) -> Result<()> {
+        let name = format!("n{}", self.rng.below(NAMES));
+        let begin = Instant::now();
+        self.step(&name).with_context(|| format!("after {} calls, on {name}", self.calls))?;
+        self.slowest = self.slowest.max(begin.elapsed());
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod boot;
+pub mod chaos;
 pub mod churn;
 pub mod command;
 pub mod deadline;
@@ -13,6 +14,7 @@ pub mod differ;
 pub mod load;
 pub mod mount;
 pub mod node;
+pub mod plot;
 pub mod postgres;
 pub mod product;
 pub mod rng;

@@ -32,8 +32,21 @@ pub struct Node {
     agent: Option<Child>,
     url: String,
     mounter: PathBuf,
-    more: Vec<String>,
+    run: PathBuf,
+    /// Further words of the agent's command line.
+    words: Vec<String>,
     scratch: Scratch,
+}
+
+/// How a node differs from a usual one.
+#[derive(Clone, Debug, Default)]
+pub struct NodePlan {
+    /// Its database; an SQLite database of its own where there is none.
+    pub url: Option<String>,
+    /// Whether journals lie in memory, as in production, so that no disk is measured.
+    pub in_memory: bool,
+    /// Further words of the agent's command line.
+    pub words: Vec<String>,
 }
 
 impl Node {
@@ -42,7 +55,7 @@ impl Node {
     /// # Errors
     /// If it does not serve.
     pub fn start() -> Result<Self> {
-        Self::start_with(|_| Vec::new())
+        Self::with(NodePlan::default())
     }
 
     /// As [`Self::start`], with further words for `tarbox-agent serve`, which may name places below the node's directory.
@@ -50,12 +63,29 @@ impl Node {
     /// # Errors
     /// If it does not serve.
     pub fn start_with(more: impl FnOnce(&Path) -> Vec<String>) -> Result<Self> {
+        Self::begin(NodePlan::default(), more)
+    }
+
+    /// Starts an agent as it is planned.
+    ///
+    /// # Errors
+    /// If it does not serve.
+    pub fn with(plan: NodePlan) -> Result<Self> {
+        Self::begin(plan, |_| Vec::new())
+    }
+
+    fn begin(plan: NodePlan, more: impl FnOnce(&Path) -> Vec<String>) -> Result<Self> {
         let scratch = Scratch::on_disk()?;
-        let more = more(scratch.path());
-        let url = format!("sqlite://{}", scratch.sub("db")?.display());
+        let url = match plan.url {
+            Some(url) => url,
+            None => format!("sqlite://{}", scratch.sub("db")?.display()),
+        };
         let mounter = scratch.path().join("tarbox-mount");
         fs::copy(program("tarbox-mount"), &mounter)?;
-        let mut node = Self { agent: None, url, mounter, more, scratch };
+        let name = scratch.path().file_name().context("a scratch directory has a name")?.to_owned();
+        let run = if plan.in_memory { Path::new("/dev/shm").join(name) } else { scratch.path().join("run") };
+        let words = plan.words.into_iter().chain(more(scratch.path())).collect();
+        let mut node = Self { agent: None, url, mounter, run, words, scratch };
         node.start_agent()?;
         Ok(node)
     }
@@ -90,8 +120,7 @@ impl Node {
         agent.args(["serve", "--node-id", "test-node", "--max-volumes", "200", "--topology", "zone=z"]);
         agent.args(["--endpoint", &format!("unix://{}", self.socket().display())]);
         agent.args(["--database-url", &self.url]).arg("--state-dir").arg(self.state_dir());
-        agent.arg("--run-dir").arg(self.path().join("run")).arg("--mounter").arg(&self.mounter);
-        agent.args(&self.more);
+        agent.arg("--run-dir").arg(&self.run).arg("--mounter").arg(&self.mounter).args(&self.words);
         let agent = agent.current_dir(directory).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.agent = Some(agent.spawn().context("start the agent")?);
         wait_for("the agent's answer", LIMIT, || {
@@ -131,6 +160,43 @@ impl Node {
         for (pid, _) in processes.into_iter().filter(|(_, line)| line.contains("tarbox-")) {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
+    }
+
+    /// The agent's process, where it runs.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
+    }
+
+    /// The keeper's process, where there is one.
+    #[must_use]
+    pub fn keeper_pid(&self) -> Option<u32> {
+        let is_keeper =
+            |line: &str| line.split(' ').next().is_some_and(|word| word.ends_with("tarbox-keeper"));
+        self.processes().into_iter().find(|(_, line)| is_keeper(line)).map(|(pid, _)| pid)
+    }
+
+    /// The mounters of a tenant: who serves, and who stands by.
+    #[must_use]
+    pub fn mounters(&self, id: &str) -> Vec<u32> {
+        let is_its = |line: &str| line.starts_with("tarbox-mount ") && line.contains(id);
+        self.processes().into_iter().filter(|(_, line)| is_its(line)).map(|(pid, _)| pid).collect()
+    }
+
+    /// Lets the agent end by itself, and waits for it.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn end_agent(&mut self) -> Result<()> {
+        let mut agent = self.agent.take().context("an agent runs")?;
+        kill(Pid::from_raw(agent.id().cast_signed()), Signal::SIGTERM)?;
+        let ended = wait_for("the agent's end", LIMIT, || agent.try_wait().transpose());
+        if ended.is_err() {
+            self.agent = Some(agent);
+        }
+        let status = ended??;
+        ensure!(status.success(), "the agent ended with {status}\n{}", self.log());
+        Ok(())
     }
 
     /// Makes a tenant; its id.
@@ -265,15 +331,16 @@ impl Node {
                 .filter(|(_, line)| line.starts_with("tarbox-mount"))
                 .map(|(_, line)| line),
         );
-        for directory in ["state/tenants", "run/mounters"] {
-            let entries = fs::read_dir(self.path().join(directory)).into_iter().flatten().flatten();
+        for directory in [self.state_dir().join("tenants"), self.run.join("mounters")] {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
             found.extend(entries.map(|entry| entry.path().display().to_string()));
         }
         found
     }
 
     /// Processes whose command line names this node.
-    fn processes(&self) -> Vec<(u32, String)> {
+    #[must_use]
+    pub fn processes(&self) -> Vec<(u32, String)> {
         let here = self.path().to_string_lossy().into_owned();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -312,14 +379,15 @@ impl Drop for Node {
             let _ = agent.kill();
             let _ = agent.wait();
         }
-        let here = self.path().to_string_lossy().into_owned();
         self.kill_the_rest();
         let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
-        for line in mounts.lines().rev().filter(|line| line.contains(&here)) {
+        let ours = [self.path(), &self.run].map(|path| path.to_string_lossy().into_owned());
+        for line in mounts.lines().rev().filter(|line| ours.iter().any(|path| line.contains(path))) {
             if let Some(point) = line.split(' ').nth(4) {
                 let _ = umount2(point, MntFlags::MNT_DETACH);
             }
         }
+        let _ = fs::remove_dir_all(&self.run);
     }
 }
 

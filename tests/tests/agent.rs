@@ -319,6 +319,51 @@ fn while_the_agent_is_away_the_keeper_restarts_what_dies() {
 }
 
 #[test]
+fn an_agent_that_died_with_its_keeper_leaves_everything_to_the_mounter_and_the_next_agent_finds_it_there() {
+    let (mut node, volume) = published();
+    let load = Load::begin(&volume.target);
+    for _ in 0..2 {
+        let before = node.mounter_pid(&volume.id).expect("a mounter");
+        let keeper = node.keeper_pid().expect("a keeper");
+        node.kill_agent();
+        kill_9(keeper);
+        node.start_agent().expect("start again");
+        assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "the same mounter");
+        assert_eq!(mounts_below(node.path()), 2, "nothing is mounted again");
+        // The new keeper has all that another mounter needs.
+        kill_9(before);
+        let next = || node.mounter_pid(&volume.id).ok().filter(|next| *next != before);
+        wait_for("another mounter", LIMIT, next).expect("restarted");
+    }
+    assert!(load.end() > 0);
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+    node.fsck("work").expect("fsck");
+}
+
+#[test]
+fn a_stand_by_takes_over_although_the_keeper_died_with_the_mounter() {
+    let (node, volume) = published();
+    let load = Load::begin(&volume.target);
+    let server = node.mounter_pid(&volume.id).expect("a mounter");
+    // It has read itself in when it has opened the tenant's database.
+    let has_opened = |pid: &u32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|path| path.ends_with("meta.db"))
+    };
+    let spare = || node.mounters(&volume.id).into_iter().find(|pid| *pid != server && has_opened(pid));
+    wait_for("a stand-by", LIMIT, spare).expect("a stand-by");
+    kill_9(node.keeper_pid().expect("a keeper"));
+    kill_9(server);
+    let next = || node.mounter_pid(&volume.id).ok().filter(|next| *next != server);
+    wait_for("another mounter", LIMIT, next).expect("it is served");
+    assert!(!node.log().contains("TakeOver could not be sent"), "{}", node.log());
+    assert!(load.end() > 0);
+}
+
+#[test]
 fn an_upgrade_under_load_fails_nothing_and_a_build_that_cannot_serve_is_not_taken() {
     let (node, volume) = published();
     let load = Load::begin(&volume.target);

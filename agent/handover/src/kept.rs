@@ -2,8 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::HandoverError;
+use procfs::process::Process;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
 use crate::message::{DescriptorKind, Mode, Start};
+use crate::{HandoverError, ProcessId};
 
 /// All that a mounter needs to go on where another one has died.
 #[derive(Debug)]
@@ -98,6 +101,33 @@ impl Kept {
         Self::collect("entry", names.iter().map(|name| DescriptorKind::of_name(name)), descriptors)
     }
 
+    /// Duplicates of what a mounter serves with, taken from the mounter itself: everybody else who had them is gone. Needs the rights
+    /// of ptrace(2). A mounter holds one device.
+    ///
+    /// # Errors
+    /// [`HandoverError::NoProcess`] where it is gone, [`HandoverError::Missing`] where it does not serve (yet), and where the kernel refuses.
+    pub fn of_mounter(id: ProcessId) -> Result<Self, HandoverError> {
+        let pidfd = id.open()?;
+        let hidden = |source: procfs::ProcError| HandoverError::Io {
+            doing: "list a mounter's descriptors",
+            source: std::io::Error::other(source),
+        };
+        let mut kinds = Vec::new();
+        let mut descriptors = Vec::new();
+        for open in Process::new(id.pid.cast_signed()).and_then(|process| process.fd()).map_err(hidden)? {
+            // Closed meanwhile: none of those that are looked for.
+            let Ok(open) = open else { continue };
+            let Some(kind) = kind_of(id, open.fd) else { continue };
+            if kinds.contains(&Some(kind)) {
+                continue;
+            }
+            let duplicate = pidfd_getfd(&pidfd, open.fd, PidfdGetfdFlags::empty());
+            descriptors.push(duplicate.map_err(HandoverError::io("duplicate a mounter's descriptor"))?);
+            kinds.push(Some(kind));
+        }
+        Self::collect("mounter", kinds.into_iter(), descriptors)
+    }
+
     fn collect(
         what: &'static str,
         kinds: impl ExactSizeIterator<Item = Option<DescriptorKind>>,
@@ -121,5 +151,16 @@ impl Kept {
         }
         let slots = slots.ok_or(HandoverError::Missing { what, field: "slots" })?;
         Ok(Self { devices, slots, journal, secrets })
+    }
+}
+
+/// What a mounter's descriptor is of, by the name that the kernel shows: memory files have those that they were made with.
+fn kind_of(id: ProcessId, number: i32) -> Option<DescriptorKind> {
+    let target = std::fs::read_link(format!("/proc/{}/fd/{number}", id.pid)).ok()?;
+    match target.to_str()? {
+        "/dev/fuse" => Some(DescriptorKind::Device),
+        name if name.starts_with("/memfd:tarbox-slots") => Some(DescriptorKind::Slots),
+        name if name.starts_with("/memfd:tarbox-secrets") => Some(DescriptorKind::Secrets),
+        _ => None,
     }
 }

@@ -143,6 +143,9 @@ struct ServeCommand {
     /// Log lines: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// Mounters do as if the kernel could not send requests again: for tests
+    #[arg(long, hide = true)]
+    without_resend: bool,
 }
 
 impl ServeCommand {
@@ -204,7 +207,8 @@ fn exit_code(error: &AgentError) -> u8 {
 fn run(command: Command) -> Result<bool, AgentError> {
     match command {
         Command::Serve(serve) => {
-            let settings = Settings::load(serve.into_flags())?;
+            let without_resend = serve.without_resend;
+            let settings = Settings { without_resend, ..Settings::load(serve.into_flags())? };
             telemetry::start(&settings.log_level, settings.log_format, &LogTarget::Stderr)
                 .map_err(AgentError::io("open", std::path::Path::new("the log")))?;
             // Started from within a volume, the agent and the keeper would keep it from being unmounted.

@@ -1,31 +1,65 @@
 //! What keeper, procfs and the mount table say of a tenant.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, os::fd::AsFd, sync::Arc};
 
-use tarbox_handover::{Kept, ProcessId, protocol::ROLE_STAND_BY};
-use tarbox_supervisor::{Build, Connection, Observation, Observed, Process, Role};
+use tarbox_handover::{
+    Kept, ProcessId, SupervisorLink,
+    protocol::{ROLE_SERVE, ROLE_STAND_BY},
+};
+use tarbox_supervisor::{Build, Connection, Observation, Observed, Process, Record, Role};
 use tokio::sync::mpsc;
 
 use super::{
     Staged,
     mounters::Child,
     mounting::{self, Belongs},
+    orders::process_id,
     publication,
     shell::Inbound,
 };
-use crate::{builds::Builds, failure::AgentError, host::mountinfo::Mounts, node::Node};
+use crate::{
+    builds::Builds,
+    failure::AgentError,
+    host::mountinfo::{Mount, Mounts},
+    node::Node,
+};
 
 /// What is there: for the machine, for talking to, and for handing on.
 pub(super) type Seen = (Observation, Vec<Child>, Option<Box<Kept>>);
 
-/// Looks; those in `known` can be talked to already.
+/// What this agent knows itself: a keeper that has just begun knows nothing.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Who can be talked to already.
+    pub(super) children: BTreeSet<Process>,
+    /// The descriptors, where this agent has them.
+    pub(super) kept: Option<Arc<Kept>>,
+    /// Everybody on the record, whoever serves first.
+    pub(super) recorded: Vec<(Process, Role)>,
+}
+
+impl Known {
+    /// Those of a record.
+    pub(super) fn of(record: &Record) -> Self {
+        let server = record.server.iter().map(|server| (server.process, Role::Serve));
+        let spare = record.spare.iter().map(|spare| (spare.process, Role::StandBy));
+        let strays = record.strays.iter().map(|stray| (*stray, Role::StandBy));
+        Self { recorded: server.chain(spare).chain(strays).collect(), ..Self::default() }
+    }
+}
+
+/// Looks.
 pub(super) async fn observe(
     node: &Arc<Node>,
     staged: &Staged,
     inbox: &mpsc::Sender<Inbound>,
-    known: BTreeSet<Process>,
+    known: Known,
 ) -> Result<Seen, AgentError> {
-    let kept = mounting::kept(node, staged).await?;
+    let kept = match mounting::kept(node, staged).await? {
+        None => recovered(node, staged, &known).await?,
+        found => found,
+    };
+    let Known { children: known, recorded, .. } = known;
     let connection = connection(&mounting::table()?, staged, kept.as_ref().map(|(_, belongs)| belongs));
     let key = staged.tenant.to_string();
     let children = node.keeper.ask("list the mounters", |client| client.children()).await?;
@@ -49,7 +83,68 @@ pub(super) async fn observe(
         mounters.push(Observed { process, role, build: build_of(id), linked: attended.is_some() });
         reached.extend(attended);
     }
+    for (process, role) in recorded {
+        let id = process_id(process);
+        let is_seen = mounters.iter().any(|seen| seen.process == process);
+        if is_seen || !id.is_alive() {
+            continue;
+        }
+        // One that this agent can talk to is given to the keeper with its link; another one's link is lost.
+        let linked = known.contains(&process);
+        if !linked {
+            reached.extend(orphan(node, &key, id, role, inbox).await?);
+        }
+        mounters.push(Observed { process, role, build: build_of(id), linked });
+    }
     Ok((Observation { connection, mounters }, reached, kept.map(|(kept, _)| Box::new(kept))))
+}
+
+/// What the keeper had of the tenant, had again: from this agent's duplicates, or from the mounter that serves.
+async fn recovered(
+    node: &Arc<Node>,
+    staged: &Staged,
+    known: &Known,
+) -> Result<Option<(Kept, Belongs)>, AgentError> {
+    let path = publication::resolve(&staged.staging_path).unwrap_or_else(|_| staged.staging_path.clone());
+    if !mounting::table()?.top(&path).is_some_and(Mount::is_tarbox) {
+        return Ok(None);
+    }
+    let server = known.recorded.iter().find(|(_, role)| *role == Role::Serve).map(|(process, _)| *process);
+    let kept = match (&known.kept, server) {
+        (Some(kept), _) => kept.clone(),
+        (None, Some(server)) => match Kept::of_mounter(process_id(server)) {
+            Ok(kept) => Arc::new(kept),
+            Err(error) => {
+                tracing::error!(tenant = %staged.tenant, %error, "the keeper has lost the descriptors, and so has the mounter");
+                return Ok(None);
+            }
+        },
+        (None, None) => return Ok(None),
+    };
+    tracing::warn!(tenant = %staged.tenant, "the keeper had no descriptors: it is given them again");
+    mounting::put(node, staged, kept).await?;
+    mounting::kept(node, staged).await
+}
+
+/// A mounter whose keeper and agent have died. Nobody can tell it anything any more, but it can be watched and ended.
+async fn orphan(
+    node: &Arc<Node>,
+    key: &str,
+    id: ProcessId,
+    role: Role,
+    inbox: &mpsc::Sender<Inbound>,
+) -> Result<Option<Child>, AgentError> {
+    let Ok(pidfd) = id.open() else { return Ok(None) };
+    // A link whose other end is closed, as the mounter's own is.
+    let (link, _) = SupervisorLink::pair().map_err(AgentError::handover("make a link"))?;
+    let copy = link.duplicate().map_err(AgentError::handover("duplicate a link"))?;
+    let role = if role == Role::Serve { ROLE_SERVE } else { ROLE_STAND_BY };
+    let key = key.to_owned();
+    let watched =
+        node.keeper.ask("have the mounter watched", move |client| client.watch(&key, role, id, copy.as_fd()));
+    watched.await?;
+    let process = Process { pid: id.pid, start_time: id.start_time };
+    Ok(Child::attend(process, pidfd, link, node.keeper.clone(), inbox.clone()).ok())
 }
 
 /// What a process runs; a build of no name where that cannot be seen.

@@ -23,7 +23,7 @@ use super::{
     Control, Staged, control, dump,
     mounters::Child,
     mounting::{self, blocking},
-    observe,
+    observe::{self, Known},
     shell::{Inbound, Shell},
     spec,
 };
@@ -147,8 +147,18 @@ impl Shell {
     }
 
     async fn take_over(&self, process: Process) -> Result<(), AgentError> {
-        let id = process_id(process);
-        self.node.keeper.ask("let the stand-by take over", move |client| client.promote(id)).await
+        let (id, key) = (process_id(process), self.key());
+        let link = self.children.get(&process).and_then(|child| child.link().ok());
+        self.node
+            .keeper
+            .ask("let the stand-by take over", move |client| {
+                // A keeper that was replaced a moment ago does not know it yet; one that does is told nothing new.
+                if let Some(link) = &link {
+                    client.watch(&key, ROLE_STAND_BY, id, link.as_fd())?;
+                }
+                client.promote(id)
+            })
+            .await
     }
 
     fn tell(&self, process: Process, message: &ToMounter) -> Result<(), AgentError> {
@@ -215,7 +225,8 @@ impl Shell {
 
     fn observe(&self, id: u64) {
         let (node, staged, inbox) = (self.node.clone(), self.staged.clone(), self.inbox.clone());
-        let known = self.children.keys().copied().collect();
+        let children = self.children.keys().copied().collect();
+        let known = Known { children, kept: self.kept.clone(), ..Known::of(self.machine.record()) };
         tokio::spawn(async move {
             let inbound = match observe::observe(&node, &staged, &inbox, known).await {
                 Ok((observation, children, kept)) => Inbound::Observed { observation, children, kept },

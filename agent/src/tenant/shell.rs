@@ -1,7 +1,7 @@
 //! The task of one tenant: commands and events in, decisions by the state machine, orders out, a snapshot for everybody.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +16,8 @@ use tarbox_types::ErrorKind;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Publication, Snapshot, Staged, StateFile, mounters::Child, orders::Reports, snapshot::UpgradeOutcome,
+    Publication, Snapshot, Staged, StateFile, mounters::Child, observe::Known, orders::Reports,
+    snapshot::UpgradeOutcome,
 };
 use crate::{failure::AgentError, host::boot, node::Node};
 
@@ -152,7 +153,8 @@ impl Shell {
     /// Goes on from what an earlier agent left and the machine shows.
     async fn adopt(&mut self, record: Record) {
         let (observation, children, kept) = loop {
-            match super::observe::observe(&self.node, &self.staged, &self.inbox, BTreeSet::new()).await {
+            let known = Known::of(&record);
+            match super::observe::observe(&self.node, &self.staged, &self.inbox, known).await {
                 Ok(seen) => break seen,
                 Err(error) => {
                     tracing::error!(tenant = %self.staged.tenant, error = error.report(), "cannot look at what is there");
@@ -210,10 +212,10 @@ impl Shell {
 
     /// SIGKILL may have been the kernel's, for want of memory: only the control group knows.
     fn judged(&mut self, event: Event) -> Event {
-        let Event::Exited { process, cause: Cause::Signal(9) } = event else { return event };
+        let Event::Exited { process, cause } = event else { return event };
+        // Counted at every end: what is left over would be blamed on the next.
         let before = std::mem::replace(&mut self.oom_kills, self.node.oom_kills(self.staged.tenant));
-        let cause = if self.oom_kills > before { Cause::OutOfMemory } else { Cause::Signal(9) };
-        Event::Exited { process, cause }
+        Event::Exited { process, cause: verdict(cause, self.oom_kills > before) }
     }
 
     async fn command(&mut self, command: Command) {
@@ -414,5 +416,29 @@ impl Shell {
         let record = self.machine.record();
         let is_gone = matches!(record.state, tarbox_supervisor::State::Gone) && record.wanted.is_none();
         is_gone && self.node.forget(self.staged.tenant, &self.commands)
+    }
+}
+
+/// Why a mounter ended, where the kernel `has_killed` one for want of memory. Of a mounter that another keeper had started, nobody knows the signal.
+fn verdict(cause: Cause, has_killed: bool) -> Cause {
+    match cause {
+        Cause::Signal(9) | Cause::Unknown if has_killed => Cause::OutOfMemory,
+        cause => cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_end_that_may_have_been_the_kernels_is_one_for_want_of_memory() {
+        for cause in [Cause::Signal(9), Cause::Unknown] {
+            assert_eq!(verdict(cause.clone(), true), Cause::OutOfMemory);
+            assert_eq!(verdict(cause.clone(), false), cause);
+        }
+        for cause in [Cause::Code(1), Cause::Signal(11), Cause::Clean, Cause::Drained] {
+            assert_eq!(verdict(cause.clone(), true), cause);
+        }
     }
 }

@@ -39,11 +39,13 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) limits: &'a [Limit],
     /// Whether it may be spared when memory is short.
     pub(crate) may_spare: bool,
+    /// Whether it does as if the kernel could not send requests again.
+    pub(crate) without_resend: bool,
 }
 
 /// How the tenant's mounter is started. Descriptor 0 of the message is the executable, 1 its log.
 pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
-    let Surroundings { run_dir, cgroups, environment, limits, may_spare } = around;
+    let Surroundings { run_dir, cgroups, environment, limits, may_spare, without_resend } = around;
     let mut argv = vec![
         "tarbox-mount".to_owned(),
         "--tenant-id".to_owned(),
@@ -60,6 +62,9 @@ pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
     }
     if staged.wish.many_readers {
         argv.push("--read-only".to_owned());
+    }
+    if without_resend {
+        argv.push("--without-resend".to_owned());
     }
     argv.push(staged.staging_path.to_string_lossy().into_owned());
     SpawnSpec {
@@ -142,6 +147,7 @@ mod tests {
             environment: &["TZ=UTC".into()],
             limits: &[],
             may_spare: false,
+            without_resend: true,
         };
         let spec = spec(&staged, around);
         assert_eq!(spec.oom_score_adj, None);
@@ -151,7 +157,8 @@ mod tests {
             line,
             format!(
                 "tarbox-mount --tenant-id {tenant} --control-fd 3 --state-dir /run/t/mounters/{tenant} \
-                 --database-url postgresql://u@h/d --cache-size 1Gi --read-only /staging"
+                 --database-url postgresql://u@h/d --cache-size 1Gi --read-only \
+                 --without-resend /staging"
             )
         );
         assert_eq!((spec.uid, spec.gid, spec.new_session), (Some(1_900_000_000), Some(1_900_000_000), true));

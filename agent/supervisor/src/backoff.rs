@@ -28,8 +28,11 @@ pub(crate) fn weight_of(cause: &Cause, words: Option<&Failure>, stage: Stage) ->
         (Cause::Clean | Cause::Drained, _) => Weight::Waits,
         (Cause::OutOfMemory, _) => Weight::Counts,
         (Cause::Code(_) | Cause::Signal(_) | Cause::Unknown, Some(words)) => weight_of_kind(words.kind),
-        // SIGKILL: from outside, for whom we kill is a stray by then, and the kernel's own for want of memory is told apart.
-        (Cause::Signal(9) | Cause::Unknown, None) if matches!(stage, Stage::Serving | Stage::Draining) => {
+        // SIGKILL: from outside, for whom we kill is a stray by then, and the kernel's own for want of memory is told apart. Who was about
+        // to take over had read itself in, and behind it comes a cold start.
+        (Cause::Signal(9) | Cause::Unknown, None)
+            if matches!(stage, Stage::Serving | Stage::Draining | Stage::TakingOver) =>
+        {
             Weight::Nothing
         }
         (Cause::Signal(9), None) => Weight::Killed,

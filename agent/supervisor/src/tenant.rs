@@ -348,9 +348,12 @@ impl Tenant {
             self.record.server.as_ref().filter(|server| server.process == process).map(|server| server.stage);
         match stage {
             Some(Stage::Draining) => self.discard_server(),
-            Some(Stage::TakingOver) => {
-                self.condemn(now, format!("TakeOver could not be sent: {why}"), crate::backoff::Weight::Waits)
-            }
+            // It died with the one whose place it was to take: that says nothing about the one that is started now.
+            Some(Stage::TakingOver) => self.condemn(
+                now,
+                format!("TakeOver could not be sent: {why}"),
+                crate::backoff::Weight::Nothing,
+            ),
             Some(Stage::Spawned | Stage::StandingBy | Stage::Serving) | None => {}
         }
     }

@@ -100,6 +100,30 @@ fn with_a_stand_by_a_crash_is_a_take_over() {
 }
 
 #[test]
+fn a_stand_by_that_is_killed_with_the_server_delays_nothing_and_is_no_crash() {
+    let mut world = serving_with(Policy { keep_stand_by: true, ..Policy::default() });
+    for _ in 0..10 {
+        world.run_until(40 * SECOND, "a stand-by", |world| world.procs.len() == 2);
+        world.run(SECOND);
+        let spare = world.procs.iter().find(|proc| !proc.told).expect("a stand-by").process;
+        kill_server(&mut world, Cause::Signal(9));
+        world.end(spare, Cause::Signal(9));
+        let pause = world.run_until(SECOND, "it serves again", World::is_serving);
+        assert!(pause <= 6 * world::STEP, "{pause:?}");
+    }
+    // Also where it dies a moment later, told already.
+    world.run_until(40 * SECOND, "a stand-by", |world| world.procs.len() == 2);
+    world.run(SECOND);
+    kill_server(&mut world, Cause::Signal(9));
+    world.run_until(SECOND, "TakeOver", |world| world.procs.iter().any(|proc| proc.told));
+    kill_server(&mut world, Cause::Signal(9));
+    let pause = world.run_until(SECOND, "it serves again", World::is_serving);
+    assert!(pause <= 6 * world::STEP, "{pause:?}");
+    let crashes = &world.agent.as_ref().expect("an agent").record().crashes;
+    assert!(crashes.is_empty(), "{crashes:?}\n{}", world.story());
+}
+
+#[test]
 fn a_crash_loop_backs_off_breaks_answers_errors_and_is_repaired_by_another_build() {
     let mut world = serving();
     world.manners.insert(build("a"), Manner::CrashesAfter(Duration::ZERO));

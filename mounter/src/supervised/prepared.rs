@@ -131,10 +131,11 @@ impl Prepared {
     }
 
     /// Goes on where the predecessor has died: takes the lease and the journal, answers what was left, serves.
-    pub(super) async fn take_over(self, kept: Kept, channel: &Channel) -> Result<Served, Failure> {
+    pub(super) async fn take_over(self, mut kept: Kept, channel: &Channel) -> Result<Served, Failure> {
         let directory = lock(&self.settings, &self.tenant).await?;
+        let secrets = kept.secrets.take();
         match self.serve(&directory, kept, channel).await {
-            Ok(parts) => Ok(Served::new(self.database, self.session, directory, parts)),
+            Ok(parts) => Ok(Served::new(self.database, self.session, directory, parts, secrets)),
             Err(failure) => {
                 // Gives the lease back at once: the next attempt has not to wait for it.
                 self.give_up().await;

@@ -1,6 +1,6 @@
 //! Serving, until it ends in one of the ways there are.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tarbox_engine::{Activity, Ended, Recovered, Session};
 use tarbox_fs::FileSystem;
@@ -51,6 +51,8 @@ pub(super) struct Served {
     session: Session,
     subject: Arc<Subject>,
     _control: service::Serving,
+    /// For a supervisor that has lost its own: it finds them here, as it finds device and slots.
+    _secrets: Option<OwnedFd>,
     orders: mpsc::Receiver<Duration>,
     pub(super) replayed: u64,
     pub(super) recovered: Recovered,
@@ -62,6 +64,7 @@ impl Served {
         session_id: SessionId,
         directory: TenantDir,
         parts: Parts,
+        _secrets: Option<OwnedFd>,
     ) -> Self {
         let Parts { file_system, session, subject, control: _control, orders, replayed, recovered } = parts;
         Self {
@@ -72,6 +75,7 @@ impl Served {
             session,
             subject,
             _control,
+            _secrets,
             orders,
             replayed,
             recovered,

@@ -1,10 +1,11 @@
 //! Writes the figures down: a Markdown table, a plot, and the raw numbers.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Result;
 
 use super::workloads::{Figure, GOALS};
+use crate::plot::{self, Bars, Row};
 
 /// All figures of a run.
 #[derive(Debug, Default)]
@@ -90,11 +91,7 @@ impl Report {
     }
 
     fn verdict(&self, workload: &str, system: &str, ratio: f64) -> &'static str {
-        let goal = GOALS
-            .iter()
-            .find(|goal| goal.0 == workload)
-            .map(|goal| if system.contains("PostgreSQL") { goal.2 } else { goal.1 });
-        match goal {
+        match goal(workload, system) {
             Some(goal) if system.starts_with("Tarbox") && ratio > goal => " **over**",
             _ => "",
         }
@@ -103,72 +100,18 @@ impl Report {
     /// The plot: a bar per workload and system, on a logarithmic scale, with the goal as a line.
     #[must_use]
     pub fn svg(&self) -> String {
-        const COLOURS: [&str; 6] = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f"];
-        let shown: Vec<_> = self.systems.iter().skip(1).collect();
-        let (bar, left, width) = (14.0, 260.0, 1000.0);
-        let row = bar * shown.len() as f64 + 12.0;
-        let height = row * self.workloads.len() as f64 + 80.0;
-        let x = |ratio: f64| {
-            left + (ratio.clamp(0.2, 200.0).log10() - 0.2_f64.log10()) / 1000_f64.log10()
-                * (width - left - 80.0)
+        let series: Vec<String> = self.systems.iter().skip(1).cloned().collect();
+        let row = |workload: &&'static str| Row {
+            label: (*workload).to_owned(),
+            values: series.iter().map(|system| self.ratio(workload, system)).collect(),
+            marks: series
+                .iter()
+                .map(|system| goal(workload, system).filter(|_| system.starts_with("Tarbox")))
+                .collect(),
         };
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\"><rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-        );
-        for tick in [0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0] {
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{0}\" y1=\"40\" x2=\"{0}\" y2=\"{1}\" stroke=\"{2}\"/><text x=\"{0}\" y=\"34\" text-anchor=\"middle\">{tick}×</text>",
-                x(tick),
-                height - 20.0,
-                if tick == 1.0 { "black" } else { "#ddd" }
-            );
-        }
-        for (i, system) in shown.iter().enumerate() {
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{0}\" y=\"6\" width=\"12\" height=\"12\" fill=\"{1}\"/><text x=\"{2}\" y=\"16\">{system}</text>",
-                left + 160.0 * i as f64,
-                COLOURS[i % COLOURS.len()],
-                left + 160.0 * i as f64 + 16.0
-            );
-        }
-        for (r, workload) in self.workloads.iter().enumerate() {
-            let top = 46.0 + row * r as f64;
-            let _ = writeln!(
-                svg,
-                "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{workload}</text>",
-                left - 8.0,
-                top + row / 2.0
-            );
-            for (i, system) in shown.iter().enumerate() {
-                let Some(ratio) = self.ratio(workload, system) else { continue };
-                let y = top + bar * i as f64;
-                let _ = writeln!(
-                    svg,
-                    "<rect x=\"{}\" y=\"{y}\" width=\"{}\" height=\"{}\" fill=\"{}\"/><text x=\"{}\" y=\"{}\">{ratio:.2}</text>",
-                    x(0.2),
-                    x(ratio) - x(0.2),
-                    bar - 2.0,
-                    COLOURS[i % COLOURS.len()],
-                    x(ratio) + 4.0,
-                    y + bar - 4.0
-                );
-                let goal = GOALS
-                    .iter()
-                    .find(|goal| goal.0 == *workload)
-                    .map(|goal| if system.contains("PostgreSQL") { goal.2 } else { goal.1 });
-                if let (Some(goal), true) = (goal, system.starts_with("Tarbox")) {
-                    let _ = writeln!(
-                        svg,
-                        "<line x1=\"{0}\" y1=\"{y}\" x2=\"{0}\" y2=\"{1}\" stroke=\"black\" stroke-width=\"2\"/>",
-                        x(goal),
-                        y + bar - 2.0
-                    );
-                }
-            }
-        }
-        svg + "</svg>\n"
+        let rows = self.workloads.iter().map(row).collect();
+        let ticks = vec![0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0];
+        Bars { rows, series, scale: (0.2, 200.0), ticks, unit: "×", base: Some(1.0), digits: 2 }.svg()
     }
 
     /// Writes `report.md`, `report.svg` and `figures.csv`.
@@ -176,18 +119,19 @@ impl Report {
     /// # Errors
     /// If they cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        fs::create_dir_all(dir)?;
-        fs::write(
-            dir.join("report.md"),
-            self.markdown() + "\n![times as multiples of ext4's](report.svg)\n",
-        )?;
-        fs::write(dir.join("report.svg"), self.svg())?;
         let mut csv = String::from("workload,system,seconds,units\n");
         for ((workload, system), figures) in &self.figures {
             for figure in figures {
                 let _ = writeln!(csv, "{workload},{system},{},{}", figure.seconds, figure.units);
             }
         }
-        Ok(fs::write(dir.join("figures.csv"), csv)?)
+        let text = self.markdown() + "\n![times as multiples of ext4's](report.svg)\n";
+        plot::write(dir, &[("report.md", &text), ("report.svg", &self.svg()), ("figures.csv", &csv)])
     }
+}
+
+/// The goal of a system in a workload, as a multiple of ext4's time.
+fn goal(workload: &str, system: &str) -> Option<f64> {
+    let goal = GOALS.iter().find(|goal| goal.0 == workload);
+    goal.map(|goal| if system.contains("PostgreSQL") { goal.2 } else { goal.1 })
 }
