@@ -266,7 +266,9 @@ fn work(ground: &mut Ground, options: &Options) -> Result<RunReport> {
     report.upgrades = ground.upgraded;
     (report.loads, report.faults) = ground.load_rows();
     // A node that cannot go on is a fault like any other: what applications saw until then belongs in the report.
-    report.faults.extend(outcome.err().map(|error| format!("the run ended early: {error:#}")));
+    // In between stand whole logs, which are kept anyhow.
+    let early = |error: anyhow::Error| format!("the run ended early: {error}: {}", error.root_cause());
+    report.faults.extend(outcome.err().map(early));
     Ok(report)
 }
 
