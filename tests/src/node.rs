@@ -13,6 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::{
@@ -35,6 +36,8 @@ pub struct Node {
     run: PathBuf,
     /// Further words of the agent's command line.
     words: Vec<String>,
+    /// The tenants that were made.
+    tenants: Mutex<Vec<String>>,
     scratch: Scratch,
 }
 
@@ -85,7 +88,7 @@ impl Node {
         let name = scratch.path().file_name().context("a scratch directory has a name")?.to_owned();
         let run = if plan.in_memory { Path::new("/dev/shm").join(name) } else { scratch.path().join("run") };
         let words = plan.words.into_iter().chain(more(scratch.path())).collect();
-        let mut node = Self { agent: None, url, mounter, run, words, scratch };
+        let mut node = Self { agent: None, url, mounter, run, words, tenants: Mutex::default(), scratch };
         node.start_agent()?;
         Ok(node)
     }
@@ -214,7 +217,9 @@ impl Node {
     pub fn tenant_with(&self, name: &str, options: &[&str]) -> Result<String> {
         let made = self.tarbox(&[&["tenant", "create", name, "-o", "json"], options].concat())?;
         let made: Value = serde_json::from_str(&made)?;
-        Ok(made["id"].as_str().context("an id")?.to_owned())
+        let id = made["id"].as_str().context("an id")?.to_owned();
+        self.tenants.lock().push(id.clone());
+        Ok(id)
     }
 
     /// What the command line says of the database, by somebody who does not know of this node's mounters.
@@ -315,7 +320,7 @@ impl Node {
         Ok(published)
     }
 
-    /// All mounts, processes and files that speak of this node; the agent and the keeper themselves left out.
+    /// All mounts, processes, control groups and files that speak of this node; the agent and the keeper themselves left out.
     #[must_use]
     pub fn left_over(&self) -> Vec<String> {
         let here = self.path().to_string_lossy().into_owned();
@@ -334,6 +339,24 @@ impl Node {
         for directory in [self.state_dir().join("tenants"), self.run.join("mounters")] {
             let entries = fs::read_dir(directory).into_iter().flatten().flatten();
             found.extend(entries.map(|entry| entry.path().display().to_string()));
+        }
+        found.extend(self.groups().into_iter().map(|group| group.display().to_string()));
+        found
+    }
+
+    /// Control groups of its tenants, in whatever hierarchy.
+    fn groups(&self) -> Vec<PathBuf> {
+        let tenants = self.tenants.lock();
+        let mut found = Vec::new();
+        let mut below = vec![PathBuf::from("/sys/fs/cgroup")];
+        while let Some(directory) = below.pop() {
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    found.extend(tenants.iter().any(|id| name.contains(id)).then(|| entry.path()));
+                    below.push(entry.path());
+                }
+            }
         }
         found
     }
@@ -388,6 +411,12 @@ impl Drop for Node {
             }
         }
         let _ = fs::remove_dir_all(&self.run);
+        // Who was killed above is in its group until it is dead.
+        let _ = wait_for("empty control groups", Duration::from_secs(10), || {
+            let groups = self.groups();
+            groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+            groups.is_empty().then_some(())
+        });
     }
 }
 

@@ -1,11 +1,6 @@
 //! The end of a run: everything is compared, given back and checked, and nothing may be left.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -169,7 +164,6 @@ fn nothing_left(ground: &mut Ground) -> Result<()> {
     let mut found = Vec::new();
     let gone = ground.until("nothing left", LIMIT, |ground| {
         found = ground.node.left_over();
-        found.extend(ground.tenants.iter().flat_map(|tenant| groups_of(&tenant.volume.id)));
         found.is_empty().then_some(())
     });
     gone.with_context(|| format!("{found:#?}"))
@@ -184,21 +178,4 @@ fn all_ended(ground: &mut Ground) -> Result<()> {
         found.is_empty().then_some(())
     });
     gone.with_context(|| format!("{found:?}"))
-}
-
-/// Control groups of a tenant, in whatever hierarchy.
-fn groups_of(id: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut below: Vec<PathBuf> = vec![Path::new("/sys/fs/cgroup").to_owned()];
-    while let Some(directory) = below.pop() {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name().to_string_lossy().contains(id) {
-                    found.push(entry.path().display().to_string());
-                }
-                below.push(entry.path());
-            }
-        }
-    }
-    found
 }

@@ -185,6 +185,15 @@ impl Ground {
         bail!("no progress of tenants {tenants:?}, and no probe of theirs is lost")
     }
 
+    /// How long each tenant concerned was paused, microseconds.
+    fn pauses(&self, happened: &Happened) -> Vec<u64> {
+        let Happened { tenants, from_us, until_us, hold, .. } = happened;
+        let samples = |tenant: &usize| self.probe(*tenant).map(Client::samples).unwrap_or_default();
+        let longest =
+            tenants.iter().filter_map(|tenant| observe::longest(&samples(tenant), *from_us, *until_us));
+        longest.map(|longest| longest.saturating_sub(hold.as_micros() as u64)).collect()
+    }
+
     fn counts(&self) -> (u64, usize) {
         let lost = self.clients.iter().filter(|client| client.is_lost()).count();
         (self.clients.iter().map(Client::operations).sum(), lost)
@@ -243,20 +252,37 @@ pub fn run(options: &Options, logs: &Path, interrupted: &'static AtomicBool) -> 
 fn work(ground: &mut Ground, options: &Options) -> Result<RunReport> {
     let before = Descriptors::settled(ground)?;
     ground.start_loads(options)?;
-    let begin = Instant::now();
     let mut report = RunReport::new(options.resend);
+    let begin = Instant::now();
+    let outcome = events(ground, options, &mut report);
+    report.seconds = begin.elapsed().as_secs_f64();
+    let outcome = match outcome {
+        Ok(()) => ending::end(ground, &before).map(|checks| report.checks = checks),
+        failed => failed,
+    };
+    if ground.interrupted.load(Ordering::SeqCst) {
+        bail!("interrupted");
+    }
+    report.upgrades = ground.upgraded;
+    (report.loads, report.faults) = ground.load_rows();
+    // A node that cannot go on is a fault like any other: what applications saw until then belongs in the report.
+    // In between stand whole logs, which are kept anyhow.
+    let early = |error: anyhow::Error| format!("the run ended early: {error}: {}", error.root_cause());
+    report.faults.extend(outcome.err().map(early));
+    Ok(report)
+}
+
+/// Lets events happen until the time is over, or every client is lost.
+fn events(ground: &mut Ground, options: &Options, report: &mut RunReport) -> Result<()> {
+    let begin = Instant::now();
     let mut plan = Plan::new(options.seed, &options.groups, options.tenants);
     while begin.elapsed() < options.time {
         let event = plan.next(begin.elapsed());
         ground.rest(event.after)?;
-        let Happened { label, tenants, from_us, until_us, hold } =
-            disturb(ground, &event).with_context(|| format!("{event:?}"))?;
-        let samples = |tenant: &usize| ground.probe(*tenant).map(Client::samples).unwrap_or_default();
-        let longest = |tenant: &usize| observe::longest(&samples(tenant), from_us, until_us);
-        let hold_us = hold.as_micros() as u64;
-        let pauses: Vec<u64> =
-            tenants.iter().filter_map(longest).map(|longest| longest.saturating_sub(hold_us)).collect();
+        let happened = disturb(ground, &event).with_context(|| format!("{event:?}"))?;
+        let pauses = ground.pauses(&happened);
         let (operations, lost) = ground.counts();
+        let Happened { label, tenants, .. } = happened;
         eprintln!(
             "{} [{:6.1} s] {label}: tenants {tenants:?} paused {:?} ms; {operations} operations, {lost} clients lost",
             clock(),
@@ -269,11 +295,7 @@ fn work(ground: &mut Ground, options: &Options) -> Result<RunReport> {
             break;
         }
     }
-    report.seconds = begin.elapsed().as_secs_f64();
-    report.checks = ending::end(ground, &before)?;
-    report.upgrades = ground.upgraded;
-    (report.loads, report.faults) = ground.load_rows();
-    Ok(report)
+    Ok(())
 }
 
 /// The time of day (UTC), as the logs have it.
