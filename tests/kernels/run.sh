@@ -5,7 +5,8 @@
 #   SUITES="PACKAGE:TARGET…"  test targets as Cargo names them; `host` is the trial of the launcher of that name
 #   TESTS_KILLS=4             kills in each test of the recovery suite: an emulated machine is slow
 #   TESTS_PATIENCE=5          factor on the time limits of tests
-#   FILTER="words…"           only these tests
+#   FILTER="words…"           only these tests, as their harness takes them: "--skip postgres" halves the time
+#   KERNELS_SUITE_LIMIT=1500  seconds that a suite may take
 # Images and kernels are kept in ~/.cache/tarbox/kernels; what is there is not fetched again.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
@@ -123,6 +124,11 @@ judge() {
         fail "$release" "(kernel)" - - "$(wc -l <"$of/complaints") complaints: see $of/complaints"
     fi
 }
+
+# Nothing that hangs in there is waited for without end.
+suite_limit=${KERNELS_SUITE_LIMIT:-1500}
+KERNELS_LIMIT=$((600 + suite_limit * $(wc -l <"$in/suites")))
+export KERNELS_LIMIT
 
 rm -rf "$logs"
 for version in $KERNELS; do

@@ -22,11 +22,12 @@ while read -r name path; do
     listed=$("$path" --list --format terse $FILTER | grep -c ': test$')
     (sleep "$SUITE_LIMIT"; tell_who_hangs | tee "$out/$name.hangs") &
     watch=$!
+    # Not captured: of a suite that does not come to its end, it would be lost.
     # shellcheck disable=SC2086
     systemd-run --quiet --wait --pipe --unit="suite-$name" --property=Delegate=yes --property=RuntimeMaxSec="$((SUITE_LIMIT + 20))" \
         --property=TimeoutStopSec=20 --setenv=HOME=/root --setenv=RUST_BACKTRACE=1 --setenv=TESTS_BIN_DIR="$BIN_DIR" \
         --setenv=TESTS_KILLS="$KILLS" --setenv=TESTS_PATIENCE="$PATIENCE" --setenv=LAUNCHER="$LAUNCHER" --working-directory=/ \
-        "$path" --test-threads "$THREADS" $FILTER </dev/null 2>&1 | tee "$out/$name.log"
+        "$path" --nocapture --test-threads "$THREADS" $FILTER </dev/null 2>&1 | tee "$out/$name.log"
     status=${PIPESTATUS[0]}
     kill "$watch" 2>/dev/null
     printf '%s %s %s\n' "$name" "$status" "$listed" >>"$out/results"
