@@ -272,6 +272,13 @@ impl Node {
         found
     }
 
+    /// All mounters, stand-bys as well.
+    #[must_use]
+    pub fn mounters(&self) -> Vec<u32> {
+        let of_a_mounter = |(_, line): &(u32, String)| line.starts_with("tarbox-mount");
+        self.processes().into_iter().filter(of_a_mounter).map(|(pid, _)| pid).collect()
+    }
+
     /// Processes whose command line names this node.
     fn processes(&self) -> Vec<(u32, String)> {
         let here = self.path().to_string_lossy().into_owned();
