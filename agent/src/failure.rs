@@ -8,7 +8,7 @@ use tarbox_rpc::Refusal;
 use tarbox_runtime::config::ConfigError;
 use tarbox_store::StoreError;
 pub use tarbox_types::Chain;
-use tarbox_types::{ErrorKind, TenantId};
+use tarbox_types::{ByteSize, ErrorKind, TenantId};
 
 use crate::{csi::request::RequestError, host::state::StateError};
 
@@ -85,6 +85,19 @@ pub enum AgentError {
         /// Most.
         most: usize,
     },
+    /// The node has promised as much memory as it may.
+    #[error(
+        "the volume needs {needed} of memory (the agent's `memory`, its cache and its journal); of this node's memoryBudget of {budget}, \
+         {promised} is promised to other volumes"
+    )]
+    OverBudget {
+        /// What the volume would be promised.
+        needed: ByteSize,
+        /// What the others are.
+        promised: ByteSize,
+        /// What there is.
+        budget: ByteSize,
+    },
     /// Nothing that fits the request is there.
     #[error("{0}")]
     NotFound(String),
@@ -128,7 +141,7 @@ impl AgentError {
             Self::Control { source, .. } => source.kind(),
             Self::Unfinished { .. } => ErrorKind::Unavailable,
             Self::State(_) => ErrorKind::Internal,
-            Self::Full { .. } => ErrorKind::Exhausted,
+            Self::Full { .. } | Self::OverBudget { .. } => ErrorKind::Exhausted,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::AlreadyExists,
             Self::Denied(_) => ErrorKind::PermissionDenied,

@@ -177,7 +177,7 @@ impl Node {
         let (staged, secrets) = self.staged(&request)?;
         let node = self.clone();
         let build = tenant::blocking(move || node.builds.install(&node.settings.mounter)).await?;
-        let memory = ByteSize(self.settings.memory.bytes() + request.parameters.working_bytes());
+        let memory = staged.memory;
         let (reply, answer) = oneshot::channel();
         let command = Command::Stage {
             staged: Box::new(staged.clone()),
@@ -192,14 +192,41 @@ impl Node {
             if is_full {
                 return Err(AgentError::Full { most });
             }
-            let handle = tenants
-                .entry(staged.tenant)
-                .or_insert_with(|| tenant::start(self.clone(), staged.clone(), None));
+            self.check_budget(&tenants, staged.tenant, memory)?;
+            let handle = tenants.entry(staged.tenant).or_insert_with(|| {
+                let handle = tenant::start(self.clone(), staged.clone(), None);
+                Handle { promised: memory, ..handle }
+            });
             send(staged.tenant, handle, command)?;
             handle.clone()
         };
         answer.await.unwrap_or_else(|_| Err(ending()))?;
         Ok(handle)
+    }
+
+    /// Refuses a tenant that is not there yet where the node has not that much memory left to promise. (A stand-by has a limit of
+    /// its own, and is not counted: it holds next to nothing until it serves.)
+    fn check_budget(
+        &self,
+        tenants: &BTreeMap<TenantId, Handle>,
+        tenant: TenantId,
+        needed: ByteSize,
+    ) -> Result<(), AgentError> {
+        let Some(budget) = self.settings.memory_budget else { return Ok(()) };
+        let promised = promised(tenants, tenant);
+        let is_over = promised.bytes().saturating_add(needed.bytes()) > budget.bytes();
+        if is_over && !tenants.contains_key(&tenant) {
+            return Err(AgentError::OverBudget { needed, promised, budget });
+        }
+        Ok(())
+    }
+
+    /// What of `wanted` there is for a tenant that has been promised `least` in any case: one that was killed for want of memory gets
+    /// more only out of what nobody else was promised.
+    fn affordable(&self, tenant: TenantId, least: ByteSize, wanted: ByteSize) -> ByteSize {
+        let Some(budget) = self.settings.memory_budget else { return wanted };
+        let others = promised(&self.tenants.lock(), tenant);
+        wanted.min(ByteSize(budget.bytes().saturating_sub(others.bytes())).max(least))
     }
 
     fn staged(&self, request: &Stage) -> Result<(Staged, Option<String>), AgentError> {
@@ -220,6 +247,7 @@ impl Node {
             database_url: public,
             options: parameters.options.clone(),
             native: request.native.clone(),
+            memory: ByteSize(self.settings.memory.bytes() + request.parameters.working_bytes()),
             published: BTreeMap::new(),
         };
         Ok((staged, had_secret.then(|| url.clone())))
@@ -233,7 +261,7 @@ impl Node {
     pub(crate) fn spec(&self, staged: &Staged, memory: ByteSize) -> Result<SpawnSpec, AgentError> {
         let around = Surroundings {
             run_dir: &self.settings.run_dir,
-            cgroups: self.limited(staged.tenant, memory),
+            cgroups: self.limited(staged.tenant, self.affordable(staged.tenant, staged.memory, memory)),
             environment: &self.environment,
             limits: &self.limits,
             may_spare: self.may_spare,
@@ -322,6 +350,12 @@ impl Node {
         }
         self.builds.prune(&keep);
     }
+}
+
+/// What all but one are promised.
+fn promised(tenants: &BTreeMap<TenantId, Handle>, but: TenantId) -> ByteSize {
+    let others = tenants.iter().filter(|(tenant, _)| **tenant != but);
+    ByteSize(others.map(|(_, handle)| handle.memory().bytes()).sum())
 }
 
 fn send(tenant: TenantId, handle: &Handle, command: Command) -> Result<(), AgentError> {

@@ -30,6 +30,7 @@ pub const KEYS: &[&str] = &[
     "maxVolumes",
     "topology",
     "memory",
+    "memoryBudget",
     "nativeSources",
     "standBy",
     "upgrade",
@@ -88,6 +89,8 @@ pub struct Settings {
     pub topology: BTreeMap<String, String>,
     /// Memory of a mounter beside its cache and its journal.
     pub memory: ByteSize,
+    /// Memory that all volumes of this node may be promised together; `None` = no limit.
+    pub memory_budget: Option<ByteSize>,
     /// Directories of the host that volumes may show inside them; none by default.
     pub native_sources: Vec<NativeSource>,
     /// Whether a stand-by is kept beside each mounter.
@@ -144,6 +147,7 @@ impl Settings {
             max_volumes: layers.read("maxVolumes", count).unwrap_or(0),
             topology,
             memory: layers.read("memory", memory).unwrap_or(ByteSize::mib(256)),
+            memory_budget: layers.read("memoryBudget", memory_budget).unwrap_or(None),
             native_sources: layers.read("nativeSources", native_sources).unwrap_or_default(),
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
@@ -224,6 +228,14 @@ fn memory(text: &str) -> Result<ByteSize, String> {
     size.ok_or_else(|| "a size of 64Mi or more".to_owned())
 }
 
+fn memory_budget(text: &str) -> Result<Option<ByteSize>, String> {
+    if text == "unlimited" {
+        return Ok(None);
+    }
+    let size = text.parse::<ByteSize>().ok().filter(|size| *size >= ByteSize::mib(64));
+    size.map(Some).ok_or_else(|| "a size of 64Mi or more, or unlimited".to_owned())
+}
+
 /// `/directory=rw,/directory=ro`.
 fn native_sources(text: &str) -> Result<Vec<NativeSource>, String> {
     let allowed = || "/directory=rw,/directory=ro with absolute paths without `..`".to_owned();
@@ -280,6 +292,7 @@ mod tests {
             ("maxVolumes", "-1", "a whole number"),
             ("memory", "1Mi", "64Mi or more"),
             ("topology", "zone", "key=value"),
+            ("memoryBudget", "0", "64Mi or more, or unlimited"),
             ("nativeSources", "/srv", "/directory=rw"),
             ("nativeSources", "srv=rw", "absolute paths"),
             ("nativeSources", "/srv/../etc=rw", "without `..`"),

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod archive;
 pub mod cli;
+pub mod confinement;
 pub mod control;
 pub mod daemon;
 pub mod engine;

@@ -8,7 +8,7 @@ use tarbox_runtime::telemetry::{self, LogLevel, LogTarget};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    daemon,
+    confinement, daemon,
     failure::{Failure, OK},
     keeping,
     settings::{Flags, Settings},
@@ -162,6 +162,8 @@ impl MountCommand {
         }
         let log = start_logging(&settings, log_file, is_child)?;
         if let Some(link) = link {
+            // Before there are threads: they all inherit it.
+            confinement::confine()?;
             let runtime = start_runtime(Builder::new_multi_thread().worker_threads(2))?;
             let outcome = runtime.block_on(supervised::run(link, settings, session, mount_point));
             // What waits stays in its slots.

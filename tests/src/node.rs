@@ -361,6 +361,13 @@ impl Node {
         found
     }
 
+    /// All mounters, stand-bys as well.
+    #[must_use]
+    pub fn mounters(&self) -> Vec<u32> {
+        let of_a_mounter = |(_, line): &(u32, String)| line.starts_with("tarbox-mount");
+        self.processes().into_iter().filter(of_a_mounter).map(|(pid, _)| pid).collect()
+    }
+
     /// Processes whose command line names this node.
     #[must_use]
     pub fn processes(&self) -> Vec<(u32, String)> {

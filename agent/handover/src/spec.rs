@@ -44,6 +44,9 @@ pub struct SpawnSpec {
     /// Which of the message's descriptors is its standard output and error; `/dev/null` by default.
     #[prost(uint32, optional, tag = "12")]
     pub log: Option<u32>,
+    /// Whether it has no capabilities even if it is root: it is root's files that it needs, not root's rights.
+    #[prost(bool, tag = "13")]
+    pub without_capabilities: bool,
 }
 
 /// One resource limit (`setrlimit(2)`).

@@ -70,6 +70,8 @@ fn spec() -> SpawnSpec {
         nice: Some(-1),
         new_session: true,
         log: Some(1),
+        // Later than the recording: left out where it is false.
+        without_capabilities: false,
     }
 }
 

@@ -133,7 +133,7 @@ impl Ready {
     /// Whoever becomes another user than root can get none of root's rights again, by whatever it executes.
     fn drop_capability_bounds(&self) -> io::Result<()> {
         prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)?;
-        if !self.is_root || self.orders.spec.uid.is_none_or(|uid| uid == 0) {
+        if !self.loses_capabilities() {
             return Ok(());
         }
         for capability in 0..64 {
@@ -147,6 +147,13 @@ impl Ready {
             }
         }
         Ok(())
+    }
+
+    /// Whether root's rights are given up: by becoming somebody else, or on order. Root that executes has none where its bounding set
+    /// has none.
+    fn loses_capabilities(&self) -> bool {
+        let spec = &self.orders.spec;
+        self.is_root && (spec.without_capabilities || spec.uid.is_some_and(|uid| uid != 0))
     }
 
     fn set_groups(&self) -> io::Result<()> {
@@ -166,10 +173,11 @@ impl Ready {
     }
 
     fn set_user(&self) -> io::Result<()> {
-        let Some(uid) = self.orders.spec.uid else { return Ok(()) };
-        // SAFETY: no memory is involved.
-        done(unsafe { libc::setresuid(uid, uid, uid) })?;
-        if uid == 0 || !self.is_root { Ok(()) } else { clear_capabilities() }
+        if let Some(uid) = self.orders.spec.uid {
+            // SAFETY: no memory is involved.
+            done(unsafe { libc::setresuid(uid, uid, uid) })?;
+        }
+        if self.loses_capabilities() { clear_capabilities() } else { Ok(()) }
     }
 
     fn arrange_descriptors(&self) -> io::Result<()> {

@@ -62,6 +62,8 @@ struct Volume {
     block: bool,
     #[arg(long)]
     readonly: bool,
+    #[arg(long, default_value = "")]
+    group: String,
     #[arg(long = "flag", value_name = "OPTION")]
     flags: Vec<String>,
     #[arg(long = "context", value_name = "KEY=VALUE", value_parser = pair)]
@@ -85,7 +87,11 @@ impl Volume {
             Access::ManyReaders => Mode::MultiNodeReaderOnly,
             Access::ManyWriters => Mode::MultiNodeMultiWriter,
         };
-        let mount = MountVolume { mount_flags: self.flags.clone(), ..Default::default() };
+        let mount = MountVolume {
+            mount_flags: self.flags.clone(),
+            volume_mount_group: self.group.clone(),
+            ..Default::default()
+        };
         Some(VolumeCapability {
             access_mode: Some(AccessMode { mode: mode.into() }),
             access_type: Some(if self.block {

@@ -125,6 +125,9 @@ struct ServeCommand {
     /// Memory of a mounter beside its cache and journal [default: 256Mi]
     #[arg(long, value_name = "QUANTITY")]
     memory: Option<String>,
+    /// Memory that all volumes of this node may be promised together, or unlimited [default: unlimited]
+    #[arg(long, value_name = "QUANTITY")]
+    memory_budget: Option<String>,
     /// Host directories that volumes may show inside them: /directory=rw,/directory=ro [default: none]
     #[arg(long, value_name = "DIRS")]
     native_sources: Option<String>,
@@ -164,6 +167,7 @@ impl ServeCommand {
             ("maxVolumes", self.max_volumes),
             ("topology", self.topology),
             ("memory", self.memory),
+            ("memoryBudget", self.memory_budget),
             ("nativeSources", self.native_sources),
             ("standBy", self.stand_by),
             ("upgrade", self.upgrade),

@@ -70,6 +70,7 @@ fn capabilities() -> Vec<csi::NodeServiceCapability> {
         Can::ExpandVolume,
         Can::VolumeCondition,
         Can::SingleNodeMultiWriter,
+        Can::VolumeMountGroup,
     ]
     .into_iter()
     .map(|can| csi::NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: can.into() })) })

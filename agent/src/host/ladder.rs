@@ -104,8 +104,10 @@ fn take_away(device: &str, last: &Path, step: Step) -> Result<(), (PathBuf, io::
         Step::Lazy => MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
     };
     let unknown = |error| (PathBuf::from("/proc/self/mountinfo"), error);
-    if Mounts::read().map_err(unknown)?.top(last).is_some_and(|top| top.device == device) {
-        // What was mounted over the file system goes with it: native mounts. Nothing of them is lost.
+    let is_ours = |mounts: &Mounts| mounts.top(last).is_some_and(|top| top.device == device);
+    if step == Step::Normal && is_ours(&Mounts::read().map_err(unknown)?) {
+        // What was mounted over the file system goes with it: native mounts. Nothing of them is lost. The lazy way takes them along,
+        // and asks the file system for none of their names.
         for mount in mount_tree::below(last).map_err(unknown)? {
             umount2(&mount.point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
                 .map_err(|errno| (mount.point, errno.into()))?;

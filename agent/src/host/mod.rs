@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod cgroup;
+pub mod fusectl;
 pub mod ladder;
 pub mod mountinfo;
 pub mod sentry;

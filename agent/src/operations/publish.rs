@@ -15,7 +15,10 @@ use crate::{
     csi::request::{Leave, Publish},
     failure::AgentError,
     node::{Node, ending},
-    tenant::{Command, Place, Publication, Snapshot, bind, blocking, compose, place, resolve, table, unbind},
+    tenant::{
+        Command, Place, Publication, Snapshot, bind, blocking, compose, give_group, place, resolve, table,
+        unbind,
+    },
 };
 
 /// Shows a staged tenant at the target.
@@ -58,6 +61,15 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
     note(node, tenant, target_path, Publication { wish: wish.clone() }).await?;
     // They went with a mount that was lost since.
     compose(node, &seen.staged, limit).await?;
+    if let Some(group) = wish.group.filter(|_| !seen.staged.wish.many_readers) {
+        let root = staging.clone();
+        let given = blocking(move || {
+            give_group(&root, group).map_err(AgentError::io(&format!("give to the group {group}"), &root))
+        });
+        let why = "the tenant is walked through for `volume_mount_group`".to_owned();
+        let late = |_| Err(AgentError::Unfinished { tenant, what: "publishing", why });
+        tokio::time::timeout(limit, given).await.unwrap_or_else(late)?;
+    }
     blocking(move || bind(&staging, &target, &wish)).await
 }
 

@@ -8,6 +8,7 @@
 
 mod control;
 mod dump;
+mod group;
 mod mounters;
 mod mounting;
 mod native;
@@ -20,6 +21,7 @@ mod spec;
 mod staged;
 
 pub(crate) use control::Control;
+pub(crate) use group::give as give_group;
 pub(crate) use mounting::{blocking, table};
 pub(crate) use native::{check as check_native, compose};
 pub(crate) use publication::{Place, bind, place, resolve, unbind};

@@ -11,12 +11,15 @@ use tarbox_supervisor::UnmountStep;
 use super::{Staged, publication};
 use crate::{
     failure::AgentError,
-    host::{ladder, mountinfo::Mounts, sentry},
+    host::{fusectl, ladder, mountinfo::Mounts, sentry},
     node::Node,
 };
 
 /// How long one attempt to unmount may take: an answer comes before the machine stops waiting for one.
 const UNMOUNTS_WITHIN: Duration = Duration::from_secs(8);
+
+/// The same once its connection is aborted; both together before the machine stops waiting.
+const ABORTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the keeper is given beside the descriptors: which mount they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +215,14 @@ pub(super) async fn unmount(
                 UnmountStep::Normal => ladder::Step::Normal,
                 UnmountStep::Lazy => ladder::Step::Lazy,
             };
-            for pin in ladder::unmount(&device, &path, step, UNMOUNTS_WITHIN)? {
+            let mut outcome = ladder::unmount(&device, &path, step, UNMOUNTS_WITHIN);
+            if step == ladder::Step::Lazy && outcome.as_ref().is_err_and(is_wedged) {
+                // All that can be committed is: whoever still waits for an answer will never get one.
+                tracing::error!(tenant = %staged.tenant, device, "the kernel does not let go: the connection is aborted");
+                fusectl::abort(&device).map_err(AgentError::io("abort the connection of", &path))?;
+                outcome = ladder::unmount(&device, &path, step, ABORTS_WITHIN);
+            }
+            for pin in outcome? {
                 tracing::info!(tenant = %staged.tenant, %pin, "unmounted, but still held");
             }
         }
@@ -222,6 +232,10 @@ pub(super) async fn unmount(
         Ok(())
     })
     .await
+}
+
+fn is_wedged(error: &AgentError) -> bool {
+    matches!(error, AgentError::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// Whether the device is still the tenant's: once it is mounted nowhere, the kernel gives its number to another.

@@ -190,6 +190,7 @@ mod tests {
             options: vec![],
             user: None,
             native: vec![],
+            memory: tarbox_types::ByteSize(0),
             published: Default::default(),
         };
         let table = |device: &str, path: &Path| {

@@ -12,7 +12,7 @@ use tarbox_supervisor::{
     Build, Cause, Effect, Event, Failure, Notice, Observation, Order, Outcome, Process, Record, Report,
     Stage, Tenant, Wanted,
 };
-use tarbox_types::ErrorKind;
+use tarbox_types::{ByteSize, ErrorKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -62,6 +62,8 @@ pub(super) enum Inbound {
 /// A tenant's task, from outside.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
+    /// The memory that it was promised when it was begun with.
+    pub(crate) promised: ByteSize,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
 }
@@ -98,6 +100,7 @@ pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Adopted>) -
     let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (inbox, events) = mpsc::channel(EVENTS);
     let record = adopted.as_ref().map(|adopted| adopted.record.clone()).unwrap_or_default();
+    let promised = record.memory;
     let (snapshot, seen) = watch::channel(Snapshot::new(staged.clone(), record));
     let machine = Tenant::new(node.policy.clone());
     let oom_kills = node.oom_kills(staged.tenant);
@@ -117,7 +120,16 @@ pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Adopted>) -
         paused: None,
     };
     tokio::spawn(shell.run(adopted));
-    Handle { commands: command_sender, snapshot: seen }
+    Handle { promised, commands: command_sender, snapshot: seen }
+}
+
+impl Handle {
+    /// The most memory that its mounter may take, as far as is known.
+    pub(crate) fn memory(&self) -> ByteSize {
+        let seen = self.snapshot.borrow();
+        let wanted = seen.record.wanted.as_ref().map_or(self.promised, |wanted| wanted.memory);
+        wanted.max(seen.record.memory)
+    }
 }
 
 impl Shell {

@@ -80,6 +80,7 @@ pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
         nice: None,
         new_session: true,
         log: Some(1),
+        without_capabilities: true,
     }
 }
 
@@ -139,6 +140,7 @@ mod tests {
             options: vec![("--cache-size".into(), "1Gi".into())],
             user: Some(1_900_000_000),
             native: vec![],
+            memory: tarbox_types::ByteSize(0),
             published: Default::default(),
         };
         let around = Surroundings {

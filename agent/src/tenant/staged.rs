@@ -9,7 +9,7 @@ use std::{
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use tarbox_supervisor::{Connection, Record, State, Stopping};
-use tarbox_types::TenantId;
+use tarbox_types::{ByteSize, TenantId};
 
 use super::{resolve, table};
 use crate::{
@@ -36,6 +36,9 @@ pub(crate) struct Staged {
     /// Directories of the host that are shown in it, in the order in which they are mounted.
     #[serde(default)]
     pub(crate) native: Vec<NativeMount>,
+    /// The memory that it is promised.
+    #[serde(default)]
+    pub(crate) memory: ByteSize,
     /// Where it is published.
     #[serde(default)]
     pub(crate) published: BTreeMap<PathBuf, Publication>,
@@ -55,9 +58,14 @@ pub(crate) struct StateFile {
 }
 
 impl Staged {
-    /// Whether another stage request asks for the same; what is published plays no part.
+    /// Whether another stage request asks for the same; what is published plays no part, nor what an agent with other settings had
+    /// promised.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let plain = |staged: &Self| Self { published: BTreeMap::new(), ..staged.clone() };
+        let plain = |staged: &Self| Self {
+            published: BTreeMap::new(),
+            memory: ByteSize::default(),
+            ..staged.clone()
+        };
         plain(self) == plain(other)
     }
 }
@@ -104,7 +112,6 @@ mod tests {
     use tarbox_supervisor::{
         Build, Event, Mounter, Observation, Order, Outcome, Policy, Process, Stage, Tenant, Wanted,
     };
-    use tarbox_types::ByteSize;
 
     use super::*;
 

@@ -74,6 +74,19 @@ fn a_child_has_exactly_what_it_was_given() {
 }
 
 #[test]
+fn a_root_without_capabilities_has_none_after_exec_either() {
+    let place = Place::new();
+    let mut client = place.client();
+    let (spec, program, log) = shell("grep -h Cap /proc/self/status; id -u; exec sleep 1000");
+    let spec = SpawnSpec { without_capabilities: true, ..spec };
+    client.spawn("k", "serve", &spec, &[program.as_fd(), log.as_fd()]).expect("spawn");
+    let said = wait_for("its output", || Some(text(&log)).filter(|text| text.ends_with("0\n0\n")));
+    let sets: Vec<_> = said.lines().filter(|line| line.starts_with("Cap")).collect();
+    assert_eq!(sets.len(), 5, "{said}");
+    assert!(sets.iter().all(|set| set.ends_with("\t0000000000000000")), "{said}");
+}
+
+#[test]
 fn a_child_enters_its_cgroup() {
     let Some(parent) = cgroup_parent() else { panic!("no cgroup hierarchy can be written on this machine") };
     let group = parent.join(format!("tarbox-keeper-test-{}", std::process::id()));
