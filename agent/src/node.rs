@@ -69,8 +69,9 @@ impl Node {
         for directory in [&settings.state_dir, &settings.run_dir] {
             private_directory(directory)?;
         }
-        let tenants = settings.state_dir.join("tenants");
-        private_directory(&tenants)?;
+        for directory in [&settings.state_dir, &settings.run_dir] {
+            private_directory(&directory.join("tenants"))?;
+        }
         // Mounters of other users have to come through to their own directories.
         reachable_directory(&settings.run_dir)?;
         reachable_directory(&settings.run_dir.join("mounters"))?;
@@ -102,9 +103,12 @@ impl Node {
         for file in files {
             match file {
                 Ok(saved) => {
-                    let StateFile { staged, record } = saved.value;
                     // Processes and mounts of an earlier boot are gone; what is to be staged is not.
-                    let record = if saved.boot_id == self.boot_id { record } else { tenant::reborn(&record) };
+                    let StateFile { staged, record } = match self.recent(saved.value.staged.tenant) {
+                        Some(recent) => recent,
+                        None if saved.boot_id == self.boot_id => saved.value,
+                        None => StateFile { record: tenant::reborn(&saved.value.record), ..saved.value },
+                    };
                     let tenant = staged.tenant;
                     tenants.insert(tenant, tenant::start(self.clone(), staged, Some(Adopted { record })));
                 }
@@ -118,6 +122,15 @@ impl Node {
 
     fn tenants_dir(&self) -> PathBuf {
         self.settings.state_dir.join("tenants")
+    }
+
+    /// Where the records of this boot are: in memory.
+    fn recent_dir(&self) -> PathBuf {
+        self.settings.run_dir.join("tenants")
+    }
+
+    fn recent(&self, tenant: TenantId) -> Option<StateFile> {
+        state::of_this_boot(&self.recent_dir(), &tenant.to_string(), &self.boot_id)
     }
 
     /// Whether the database has been reached once, or there is none to be reached.
@@ -264,11 +277,21 @@ impl Node {
 
     // === State on disk ===
 
-    pub(crate) async fn save(self: &Arc<Self>, file: StateFile) -> Result<(), AgentError> {
+    /// Saves what is known of a tenant so that the next agent finds it. Only what also `outlives_the_boot` goes to the disk: while a mounter
+    /// is being replaced applications wait, and a busy disk takes longer than all the rest.
+    pub(crate) async fn save(
+        self: &Arc<Self>,
+        file: StateFile,
+        outlives_the_boot: bool,
+    ) -> Result<(), AgentError> {
         let node = self.clone();
         tenant::blocking(move || {
             let name = file.staged.tenant.to_string();
-            state::save(&node.tenants_dir(), &name, &node.boot_id, &file).map_err(AgentError::from)
+            state::save_for_this_boot(&node.recent_dir(), &name, &node.boot_id, &file)?;
+            if outlives_the_boot {
+                state::save(&node.tenants_dir(), &name, &node.boot_id, &file)?;
+            }
+            Ok(())
         })
         .await
     }
@@ -280,6 +303,7 @@ impl Node {
             for group in node.groups(tenant) {
                 group.remove(GROUP_ENDS_WITHIN)?;
             }
+            state::remove(&node.recent_dir(), &tenant.to_string())?;
             state::remove(&node.tenants_dir(), &tenant.to_string()).map_err(AgentError::from)
         })
         .await?;
