@@ -69,8 +69,9 @@ impl Node {
         for directory in [&settings.state_dir, &settings.run_dir] {
             private_directory(directory)?;
         }
-        let tenants = settings.state_dir.join("tenants");
-        private_directory(&tenants)?;
+        for directory in [&settings.state_dir, &settings.run_dir] {
+            private_directory(&directory.join("tenants"))?;
+        }
         // Mounters of other users have to come through to their own directories.
         reachable_directory(&settings.run_dir)?;
         reachable_directory(&settings.run_dir.join("mounters"))?;
@@ -102,10 +103,12 @@ impl Node {
         for file in files {
             match file {
                 Ok(saved) => {
-                    let StateFile { mut staged, mut record } = saved.value;
+                    let recent = self.recent(saved.value.staged.tenant);
+                    let is_of_this_boot = recent.is_some() || saved.boot_id == self.boot_id;
+                    let StateFile { mut staged, mut record } = recent.unwrap_or(saved.value);
                     let tenant = staged.tenant;
                     // Processes and mounts of an earlier boot are gone; what is to be staged is not.
-                    if saved.boot_id != self.boot_id {
+                    if !is_of_this_boot {
                         tracing::info!(%tenant, "staged in an earlier boot");
                         if let Err(error) = tenant::clear_earlier(&staged) {
                             tracing::warn!(%tenant, error = error.report(), "something of an earlier boot is left");
@@ -125,6 +128,15 @@ impl Node {
 
     fn tenants_dir(&self) -> PathBuf {
         self.settings.state_dir.join("tenants")
+    }
+
+    /// Where the records of this boot are: in memory.
+    fn recent_dir(&self) -> PathBuf {
+        self.settings.run_dir.join("tenants")
+    }
+
+    fn recent(&self, tenant: TenantId) -> Option<StateFile> {
+        state::of_this_boot(&self.recent_dir(), &tenant.to_string(), &self.boot_id)
     }
 
     /// Whether the database has been reached once, or there is none to be reached.
@@ -300,11 +312,21 @@ impl Node {
 
     // === State on disk ===
 
-    pub(crate) async fn save(self: &Arc<Self>, file: StateFile) -> Result<(), AgentError> {
+    /// Saves what is known of a tenant so that the next agent finds it. Only what also `outlives_the_boot` goes to the disk: while a mounter
+    /// is being replaced applications wait, and a busy disk takes longer than all the rest.
+    pub(crate) async fn save(
+        self: &Arc<Self>,
+        file: StateFile,
+        outlives_the_boot: bool,
+    ) -> Result<(), AgentError> {
         let node = self.clone();
         tenant::blocking(move || {
             let name = file.staged.tenant.to_string();
-            state::save(&node.tenants_dir(), &name, &node.boot_id, &file).map_err(AgentError::from)
+            state::save_for_this_boot(&node.recent_dir(), &name, &node.boot_id, &file)?;
+            if outlives_the_boot {
+                state::save(&node.tenants_dir(), &name, &node.boot_id, &file)?;
+            }
+            Ok(())
         })
         .await
     }
@@ -316,7 +338,9 @@ impl Node {
             for group in node.groups(tenant) {
                 group.remove(GROUP_ENDS_WITHIN)?;
             }
+            // The one that says that there is something to be looked for goes first: without it nobody reads the other.
             state::remove(&node.tenants_dir(), &tenant.to_string())?;
+            state::remove(&node.recent_dir(), &tenant.to_string())?;
             node.prune();
             Ok(())
         })

@@ -335,7 +335,8 @@ impl Node {
                 .filter(|(_, line)| line.starts_with("tarbox-mount"))
                 .map(|(_, line)| line),
         );
-        for directory in [self.state_dir().join("tenants"), self.run.join("mounters")] {
+        let run = &self.run;
+        for directory in [self.state_dir().join("tenants"), run.join("tenants"), run.join("mounters")] {
             let entries = fs::read_dir(directory).into_iter().flatten().flatten();
             found.extend(entries.map(|entry| entry.path().display().to_string()));
         }

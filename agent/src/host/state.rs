@@ -86,6 +86,29 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateEr
 /// # Errors
 /// As write(2), fsync(2), rename(2).
 pub fn save<T: Serialize>(directory: &Path, name: &str, boot_id: &str, value: &T) -> Result<(), StateError> {
+    write(directory, name, boot_id, value, File::sync_all)
+}
+
+/// Writes a tenant's file so that it outlives this process, but not the machine: no disk is waited for.
+///
+/// # Errors
+/// As write(2), rename(2).
+pub fn save_for_this_boot<T: Serialize>(
+    directory: &Path,
+    name: &str,
+    boot_id: &str,
+    value: &T,
+) -> Result<(), StateError> {
+    write(directory, name, boot_id, value, |_| Ok(()))
+}
+
+fn write<T: Serialize>(
+    directory: &Path,
+    name: &str,
+    boot_id: &str,
+    value: &T,
+    sync: impl Fn(&File) -> io::Result<()>,
+) -> Result<(), StateError> {
     let target = path(directory, name);
     let text = serde_json::to_vec_pretty(&Envelope { format: FORMAT, boot_id, value })
         .map_err(|source| StateError::Malformed { path: target.clone(), source })?;
@@ -93,9 +116,9 @@ pub fn save<T: Serialize>(directory: &Path, name: &str, boot_id: &str, value: &T
     let written = || -> io::Result<()> {
         let mut file = File::create(&draft)?;
         file.write_all(&text)?;
-        file.sync_all()?;
+        sync(&file)?;
         fs::rename(&draft, &target)?;
-        File::open(directory)?.sync_all()
+        sync(&File::open(directory)?)
     };
     written().map_err(failed("write", &target))
 }
@@ -125,6 +148,13 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Saved<T>, StateError> {
     }
     let Opened { boot_id, value } = serde_json::from_slice(&text).map_err(malformed)?;
     Ok(Saved { boot_id, value })
+}
+
+/// Reads the file of this name, where it is there, can be understood and is of this boot.
+#[must_use]
+pub fn of_this_boot<T: DeserializeOwned>(directory: &Path, name: &str, boot_id: &str) -> Option<T> {
+    let saved = load(&path(directory, name)).ok().filter(|saved| saved.boot_id == boot_id);
+    saved.map(|saved| saved.value)
 }
 
 /// Reads all files of a directory, each for itself.
@@ -159,6 +189,15 @@ mod tests {
         remove(directory.path(), "a").expect("remove");
         remove(directory.path(), "a").expect("twice");
         assert!(load_all::<i32>(directory.path()).expect("list").is_empty());
+    }
+
+    #[test]
+    fn what_is_good_for_one_boot_is_found_in_no_other() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        save_for_this_boot(directory.path(), "a", "boot", &1).expect("save");
+        assert_eq!(of_this_boot(directory.path(), "a", "boot"), Some(1));
+        assert_eq!(of_this_boot::<i32>(directory.path(), "a", "another boot"), None);
+        assert_eq!(of_this_boot::<i32>(directory.path(), "b", "boot"), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Publication, Snapshot, Staged, StateFile, mounters::Child, observe::Known, orders::Reports,
-    snapshot::UpgradeOutcome,
+    snapshot::UpgradeOutcome, staged::reborn,
 };
 use crate::{failure::AgentError, host::boot, node::Node};
 
@@ -89,6 +89,8 @@ pub(super) struct Shell {
     events: mpsc::Receiver<Inbound>,
     snapshot: watch::Sender<Snapshot>,
     pub(super) timer: Option<Duration>,
+    /// What is on the disk of what outlives the boot; nothing is known of an earlier agent's.
+    lasting: Option<StateFile>,
     /// How often mounters were killed for want of memory, as last seen.
     oom_kills: u64,
     /// Since when nobody serves who did.
@@ -105,6 +107,7 @@ pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Adopted>) -
     let machine = Tenant::new(node.policy.clone());
     let oom_kills = node.oom_kills(staged.tenant);
     let shell = Shell {
+        lasting: None,
         oom_kills,
         node,
         machine,
@@ -366,12 +369,16 @@ impl Shell {
         });
     }
 
-    async fn persist(&self, record: &Record) -> Result<(), AgentError> {
+    async fn persist(&mut self, record: &Record) -> Result<(), AgentError> {
         let file = StateFile { staged: self.staged.clone(), record: record.clone() };
-        self.node.save(file).await
+        let lasting = StateFile { record: reborn(record), ..file.clone() };
+        let outlives_the_boot = self.lasting.as_ref() != Some(&lasting);
+        self.node.save(file, outlives_the_boot).await?;
+        self.lasting = Some(lasting);
+        Ok(())
     }
 
-    async fn save(&self) -> Result<(), AgentError> {
+    async fn save(&mut self) -> Result<(), AgentError> {
         self.persist(&self.machine.record().clone()).await
     }
 
