@@ -363,7 +363,7 @@ impl Node {
 
     /// All mounters, stand-bys as well.
     #[must_use]
-    pub fn mounters(&self) -> Vec<u32> {
+    pub fn all_mounters(&self) -> Vec<u32> {
         let of_a_mounter = |(_, line): &(u32, String)| line.starts_with("tarbox-mount");
         self.processes().into_iter().filter(of_a_mounter).map(|(pid, _)| pid).collect()
     }
