@@ -182,8 +182,7 @@ impl Node {
     /// The mounters of a tenant: who serves, and who stands by.
     #[must_use]
     pub fn mounters(&self, id: &str) -> Vec<u32> {
-        let is_its = |line: &str| line.starts_with("tarbox-mount ") && line.contains(id);
-        self.processes().into_iter().filter(|(_, line)| is_its(line)).map(|(pid, _)| pid).collect()
+        self.mounters_with(|line| line.contains(id))
     }
 
     /// Lets the agent end by itself, and waits for it.
@@ -364,8 +363,12 @@ impl Node {
     /// All mounters, stand-bys as well.
     #[must_use]
     pub fn all_mounters(&self) -> Vec<u32> {
-        let of_a_mounter = |(_, line): &(u32, String)| line.starts_with("tarbox-mount");
-        self.processes().into_iter().filter(of_a_mounter).map(|(pid, _)| pid).collect()
+        self.mounters_with(|_| true)
+    }
+
+    fn mounters_with(&self, is_meant: impl Fn(&str) -> bool) -> Vec<u32> {
+        let mounters = self.processes().into_iter().filter(|(_, line)| line.starts_with("tarbox-mount "));
+        mounters.filter(|(_, line)| is_meant(line)).map(|(pid, _)| pid).collect()
     }
 
     /// Processes whose command line names this node.
