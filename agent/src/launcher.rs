@@ -1,6 +1,7 @@
 //! How the agent comes to a keeper: one trait, one launcher per way.
 
 mod child;
+mod host;
 mod proof;
 mod runtime;
 
@@ -9,6 +10,8 @@ use std::{fmt, time::Duration};
 use tarbox_handover::Client;
 
 pub use child::Child;
+pub use host::Host;
+pub(crate) use host::{Way, way};
 pub(crate) use proof::prove;
 pub use runtime::Runtime;
 
@@ -40,6 +43,7 @@ pub trait Launcher: Send + Sync + fmt::Debug {
 pub fn of(settings: &Settings) -> Box<dyn Launcher> {
     match settings.launcher {
         LauncherKind::Child => Box::new(Child::new(settings)),
+        LauncherKind::Host => Box::new(Host::new(settings)),
         LauncherKind::Runtime => Box::new(Runtime::new(settings.keeper_socket.clone())),
     }
 }

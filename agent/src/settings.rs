@@ -43,6 +43,8 @@ pub const KEYS: &[&str] = &[
 pub enum LauncherKind {
     /// The agent, where none is there; it outlives the agent.
     Child,
+    /// The agent, but outside of its own control groups: it outlives what the agent runs in, too.
+    Host,
     /// Somebody else: a second DaemonSet.
     Runtime,
 }
@@ -213,8 +215,9 @@ fn node_id(text: &str) -> Result<String, String> {
 fn launcher(text: &str) -> Result<LauncherKind, String> {
     match text {
         "child" => Ok(LauncherKind::Child),
+        "host" => Ok(LauncherKind::Host),
         "runtime" => Ok(LauncherKind::Runtime),
-        _ => Err("child or runtime".to_owned()),
+        _ => Err("child, host or runtime".to_owned()),
     }
 }
 
@@ -288,7 +291,7 @@ mod tests {
         for (key, value, allowed) in [
             ("endpoint", "tcp://0.0.0.0:1", "unix:///absolute/path"),
             ("nodeId", "a b", "without blanks"),
-            ("launcher", "systemd", "child or runtime"),
+            ("launcher", "systemd", "child, host or runtime"),
             ("maxVolumes", "-1", "a whole number"),
             ("memory", "1Mi", "64Mi or more"),
             ("topology", "zone", "key=value"),

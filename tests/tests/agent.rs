@@ -304,6 +304,41 @@ fn a_target_whose_directory_is_gone_is_unpublished() {
 }
 
 #[test]
+fn a_keeper_on_the_host_stands_outside_of_the_agents_control_groups_and_outlives_them() {
+    require_root();
+    let mut node = Node::start_with(|_| vec!["--launcher".into(), "host".into()]).expect("a node");
+    let id = node.tenant("work").expect("a tenant");
+    let volume = node.publish(&id, "work").expect("published");
+    let load = Load::begin(&volume.target);
+    let agent = groups(node.agent_pid().expect("an agent"));
+    let keeper = node.keeper_pid().expect("a keeper");
+    let mounter = node.mounter_pid(&id).expect("a mounter");
+    for (whose, pid) in [("keeper", keeper), ("mounter", mounter)] {
+        let own = groups(pid);
+        // Of its own in the hierarchy that limits memory, and nowhere below a group of the agent's.
+        let memory =
+            own.iter().find(|line| line.contains(":memory:") || line.starts_with("0::")).expect("a group");
+        assert!(memory.contains("tarbox"), "{whose}: {own:?}");
+        assert!(!agent.contains(memory), "{whose}: {own:?}, agent: {agent:?}");
+    }
+    node.kill_agent();
+    kill_9(mounter);
+    node.start_agent().expect("start again");
+    assert_eq!(node.keeper_pid(), Some(keeper), "the same keeper");
+    assert!(load.end() > 0);
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    node.end_agent().expect("the agent ends, and the idle keeper with it");
+    wait_for("the keeper's end", LIMIT, || node.keeper_pid().is_none().then_some(())).expect("it ends");
+}
+
+/// The control groups of a process, a line for each hierarchy.
+fn groups(pid: u32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its groups");
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
 fn while_the_agent_is_away_the_keeper_restarts_what_dies() {
     let (mut node, volume) = published();
     let load = Load::begin(&volume.target);

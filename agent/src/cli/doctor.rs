@@ -11,7 +11,11 @@ use tarbox_handover::Client;
 use tarbox_proto::agent::v1::{ListRequest, ListResponse};
 
 use super::{AskCommand, operator};
-use crate::{failure::AgentError, settings::Settings};
+use crate::{
+    failure::AgentError,
+    launcher::{self, Way},
+    settings::Settings,
+};
 
 /// Below this the state directory is called short of room.
 const LITTLE_ROOM: u64 = 1 << 30;
@@ -43,7 +47,7 @@ fn fault(what: &'static str, found: impl Into<String>, advice: &'static str) -> 
 pub(super) async fn doctor(ask: AskCommand) -> Result<bool, AgentError> {
     let state_dir = ask.state_dir.to_string_lossy().into_owned();
     let settings = Settings::load(vec![("stateDir", Some(state_dir))])?;
-    let mut findings = vec![kernel(), device(), mounter(&settings), keeper(&settings)];
+    let mut findings = vec![kernel(), device(), mounter(&settings), keeper(&settings), launcher_host()];
     findings.push(state_directory(&settings.state_dir));
     findings.push(run_directory(&settings.run_dir));
     findings.extend(agent(&ask).await);
@@ -100,8 +104,21 @@ fn keeper(settings: &Settings) -> Finding {
         Err(error) => warning(
             "keeper",
             format!("{}: {error}", settings.keeper_socket.display()),
-            "it is started by the agent (launcher child) or by the runtime's pod",
+            "it is started by the agent (launchers child and host) or by the runtime's pod",
         ),
+    }
+}
+
+/// Whether the launcher `host` could work here.
+fn launcher_host() -> Finding {
+    const WHAT: &str = "launcher host";
+    match launcher::way() {
+        Ok(Way::Scope) => fine(WHAT, "a scope of systemd, over the system bus"),
+        Ok(Way::Groups(hierarchies)) => fine(
+            WHAT,
+            format!("no systemd here: a control group of its own in {} hierarchies", hierarchies.len()),
+        ),
+        Err(error) => warning(WHAT, error.report(), "only of interest with --launcher host"),
     }
 }
 

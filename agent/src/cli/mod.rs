@@ -104,7 +104,8 @@ struct ServeCommand {
     /// Database of volumes that name none; better in the environment or the file
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// Who starts the keeper: child (the agent) or runtime (it is there) [default: child]
+    /// Who starts the keeper: child (the agent), host (the agent, in a scope of systemd or a control group of its own, so that it outlives
+    /// the agent's pod or service) or runtime (it is there) [default: child]
     #[arg(long, value_name = "KIND")]
     launcher: Option<String>,
     /// Where the keeper listens [default: keeper.sock in the state directory]

@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use parking_lot::Mutex;
-use tarbox_handover::{Client, ProcessId};
+use tarbox_handover::{Client, HandoverError, ProcessId};
 
 use super::{LISTENS_WITHIN, Launcher};
 use crate::{failure::AgentError, settings::Settings};
@@ -41,7 +41,13 @@ impl Child {
         }
     }
 
-    fn start(&self) -> Result<(), AgentError> {
+    /// The keeper that is there already.
+    pub(super) fn reach(&self) -> Result<Client, HandoverError> {
+        Client::connect(&self.socket)
+    }
+
+    /// Starts one; its pid.
+    pub(super) fn start(&self) -> Result<u32, AgentError> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(AgentError::io("open the keeper's log", &self.log))?;
         let mut started = self.started.lock();
@@ -56,14 +62,23 @@ impl Child {
             .process_group(0)
             .spawn()
             .map_err(AgentError::io("start the keeper", &self.program))?;
+        let pid = child.id();
         started.push(child);
-        Ok(())
+        Ok(pid)
     }
 
-    fn wait_for_it(&self) -> Result<Client, AgentError> {
+    /// Ends the one that was started last: nobody has come to it yet.
+    pub(super) fn abandon(&self) {
+        if let Some(mut child) = self.started.lock().pop() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub(super) fn wait_for_it(&self) -> Result<Client, AgentError> {
         let deadline = Instant::now() + LISTENS_WITHIN;
         loop {
-            match Client::connect(&self.socket) {
+            match self.reach() {
                 Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
                 outcome => return outcome.map_err(AgentError::handover("reach the keeper that was started")),
             }
@@ -77,7 +92,7 @@ impl Launcher for Child {
     }
 
     fn connect(&self) -> Result<Client, AgentError> {
-        if let Ok(client) = Client::connect(&self.socket) {
+        if let Ok(client) = self.reach() {
             return Ok(client);
         }
         self.start()?;
