@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
+    errno::Errno,
     mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -18,6 +19,19 @@ use crate::{deadline::wait_for, product};
 
 /// How long a mounter may take to serve, and to end. A journal of a busy test has to be replayed or flushed.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Unmounts what nobody uses (umount(2) without flags). A process that another test is just starting has our descriptors until it
+/// executes its program: a mount that is busy is tried again.
+///
+/// # Errors
+/// If it stays busy, or is none.
+pub fn unmount(point: &Path) -> Result<()> {
+    wait_for("the mount to be free", LIMIT, || match umount2(point, MntFlags::empty()) {
+        Err(Errno::EBUSY) => None,
+        outcome => Some(outcome),
+    })?
+    .with_context(|| format!("umount {}", point.display()))
+}
 
 /// What to mount, and how.
 #[derive(Clone, Debug)]
@@ -139,8 +153,7 @@ impl Mount {
     /// # Errors
     /// If the mount is busy, or the mounter fails.
     pub fn unmount(mut self) -> Result<()> {
-        umount2(&self.mountpoint, MntFlags::empty())
-            .with_context(|| format!("umount {}", self.mountpoint.display()))?;
+        unmount(&self.mountpoint)?;
         let status =
             wait_for("tarbox-mount to end after umount", LIMIT, || self.child.try_wait().transpose())
                 .with_context(|| self.said())??;

@@ -421,6 +421,11 @@ impl Drop for Node {
                 let _ = umount2(point, MntFlags::MNT_DETACH);
             }
         }
+        // Who was killed may write for a moment yet, and may have been about to start another one: the directory could not be removed.
+        let _ = wait_for("the end of all processes", Duration::from_secs(10), || {
+            self.kill_the_rest();
+            self.processes().is_empty().then_some(())
+        });
         let _ = fs::remove_dir_all(&self.run);
         // Who was killed above is in its group until it is dead.
         let _ = wait_for("empty control groups", Duration::from_secs(10), || {

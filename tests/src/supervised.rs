@@ -14,7 +14,6 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
-    errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
     mount::{MntFlags, umount2},
 };
@@ -339,11 +338,7 @@ impl Supervised {
     /// # Errors
     /// If the mount is busy, or the mounter fails.
     pub fn unmount(&mut self) -> Result<()> {
-        // A process that another test is just starting has our descriptors until it executes its program.
-        wait_for("the mount to be free", LIMIT, || match umount2(&self.mountpoint, MntFlags::empty()) {
-            Err(Errno::EBUSY) => None,
-            done => Some(done.context("umount")),
-        })??;
+        crate::mount::unmount(&self.mountpoint)?;
         let mut mounter = self.serving.take().context("nobody serves")?;
         let status = mounter.end()?;
         ensure!(status.code() == Some(0), "it ended with {status} after umount\n{}", self.said());

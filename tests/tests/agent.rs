@@ -13,7 +13,6 @@ use std::{
 };
 
 use nix::{
-    mount::umount,
     sys::{
         signal::{Signal, kill},
         statvfs::statvfs,
@@ -22,6 +21,7 @@ use nix::{
 };
 use tarbox_tests::{
     deadline::wait_for,
+    mount::unmount,
     node::{Node, Published},
     scratch::require_root,
 };
@@ -275,7 +275,7 @@ fn an_agent_that_was_started_within_a_volume_does_not_keep_it() {
 fn a_volume_whose_staging_path_was_unmounted_by_somebody_stays_published_until_it_is_unpublished() {
     let (node, volume) = published();
     fs::write(volume.target.join("f"), "x").expect("write");
-    umount(&volume.staging).expect("unmount behind the agent's back");
+    unmount(&volume.staging).expect("unmount behind the agent's back");
     let refused = node.csi("unstage", &volume.words()).expect("an answer");
     assert!(refused.stderr.starts_with("FailedPrecondition"), "{}", refused.stderr);
     assert_eq!(fs::read_to_string(volume.target.join("f")).expect("served still"), "x");
@@ -294,9 +294,9 @@ fn a_target_whose_directory_is_gone_is_unpublished() {
     fs::create_dir(node.path().join("pod")).expect("mkdir");
     node.call("stage", &volume.words()).expect("stage");
     node.call("publish", &volume.words()).expect("publish");
-    umount(&volume.target).expect("unmount");
+    unmount(&volume.target).expect("unmount");
     // The read-only directory under it.
-    umount(&volume.target).expect("unmount");
+    unmount(&volume.target).expect("unmount");
     fs::remove_dir_all(node.path().join("pod")).expect("remove");
     node.call("unpublish", &volume.words()).expect("unpublish");
     assert!(node.ps().expect("ps")[0]["published"].as_array().expect("a list").is_empty());

@@ -202,7 +202,7 @@ fn without_a_supervisor_it_serves_on_and_gives_everything_back_when_unmounted() 
     let mut supervised = Supervised::start(Database::Sqlite, &[]);
     supervised.forsake();
     fs::write(supervised.path().join("file"), "content").expect("write");
-    nix::mount::umount2(supervised.path(), nix::mount::MntFlags::empty()).expect("umount");
+    tarbox_tests::mount::unmount(supervised.path()).expect("umount");
     assert_eq!(supervised.end().expect("it ends").code(), Some(0));
     assert!(!supervised.tenant_dir().join("journal").exists(), "the journal is given back");
     supervised.fsck();

@@ -226,7 +226,7 @@ fn a_mount_goes_on_when_its_keeper_is_killed() {
     let serving = mount.kill_keeper().expect("kill");
     fs::write(point.join("after"), "kept").expect("write");
     assert_eq!(fs::read(point.join("before")).expect("read"), b"kept");
-    umount2(&point, MntFlags::empty()).expect("umount");
+    tarbox_tests::mount::unmount(&point).expect("umount");
     wait_for("the serving process to end", LIMIT, || {
         (!Path::new(&format!("/proc/{serving}/fd/0")).exists()).then_some(())
     })
