@@ -12,7 +12,7 @@ set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 project=$(realpath "$here/../..")
 : "${KERNELS:=5.10 6.1 6.12}"
-: "${SUITES:=tarbox-engine:recovery tarbox-agent:tarbox_agent tarbox-tests:recovery tarbox-tests:agent tarbox-tests:workstation}"
+: "${SUITES:=tarbox-engine:recovery tarbox-agent:tarbox_agent tarbox-tests:recovery tarbox-tests:agent tarbox-tests:workstation host}"
 cache=${KERNELS_CACHE:-$HOME/.cache/tarbox/kernels}
 logs=$project/target/kernels
 [ "$(id -u)" = 0 ] || { echo "run.sh: making a root file system takes root: run as root, or with sudo" >&2; exit 1; }
