@@ -32,7 +32,7 @@ use crate::{
 /// How often memory is kept in bounds and orphans are looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// Unlinked files are removed this long after the kernel has forgotten the first of them, many at once.
-const REAP_DELAY: Duration = Duration::from_millis(250);
+const REAP_DELAY: Duration = Duration::from_millis(100);
 /// Known extents of one content are dropped beyond this number.
 const EXTENTS_MAX: usize = 200_000;
 /// Writers are never slowed below this many bytes in the journal.
@@ -217,6 +217,13 @@ impl FileSystem {
     pub fn settled(&self) {
         self.shared.told.clear();
         self.shared.journal.settled();
+        // Those that were unlinked under predecessors: were each killed before its housekeeping, they would become more and more, and
+        // each successor reads them all.
+        let left = self.shared.reapable();
+        if !left.is_empty() {
+            self.shared.forgotten.lock().extend(left);
+            self.shared.reap.notify_one();
+        }
     }
 
     /// Returns when the database has everything that was acknowledged before the call; its position.
