@@ -359,6 +359,7 @@ async fn commit_some(shared: &Shared) {
         tokio::time::sleep(HOUSEKEEPING).await;
         return;
     }
+    shared.journal.retire();
     let elapsed = before.elapsed().as_secs_f64();
     if bytes >= SOFT_LIMIT_MIN / 4 && elapsed > 0.0 {
         let rate = bytes as f64 / elapsed;

@@ -300,6 +300,16 @@ impl JournalReader {
         Ok(true)
     }
 
+    /// Gives back segments whose records are committed and not retained, but for the last of them: from that one a database that was set
+    /// back a little can be caught up with. Whoever takes the journal up reads all that is left in it, and applications wait meanwhile.
+    pub fn retire(&self) {
+        let mut chain = self.shared.chain.lock();
+        while chain.used.len() > 2
+            && self.shared.is_free(&chain.used[1])
+            && self.shared.retire_oldest(&mut chain)
+        {}
+    }
+
     /// Frees what an idle journal does not need: all segments but the one that is appended to, as far as their records are
     /// committed and not retained.
     pub fn trim(&self) {

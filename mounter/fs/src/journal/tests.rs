@@ -283,6 +283,29 @@ fn a_database_set_back_between_two_lives_is_replayed_from_the_retained_tail() {
 }
 
 #[test]
+fn of_what_is_committed_one_segment_is_left_to_be_read_by_a_successor() {
+    let dir = scratch();
+    let config = config(&dir, 64);
+    let mut journal = open(&config, 1, 0).journal;
+    let reader = journal.reader();
+    (1..=10_000).for_each(|n| drop(append(&mut journal, n)));
+    let before = reader.bytes_in_use();
+    reader.retire();
+    assert_eq!(reader.bytes_in_use(), before, "nothing is committed");
+    reader.committed(9_999);
+    reader.retain_from(5_000);
+    reader.retire();
+    check(reader.records_after(4_999).expect("retained"), 5_000..=10_000);
+    reader.retain_from(10_000);
+    reader.retire();
+    let first = (1..10_000).find(|&n| reader.records_after(n).is_some()).expect("a tail");
+    assert!((8_000..9_999).contains(&first), "the tail begins behind {first}");
+    check(reader.records_after(first).expect("a tail"), first + 1..=10_000);
+    drop((journal, reader));
+    check(open(&config, 2, 9_999).recovered(), 10_000..=10_000);
+}
+
+#[test]
 fn an_idle_journal_holds_one_segment_and_goes_on_in_it() {
     let dir = scratch();
     let config = config(&dir, 64);
