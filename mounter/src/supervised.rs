@@ -21,7 +21,7 @@ use std::{
 use tarbox_engine::SessionConfig;
 use tarbox_handover::{
     FromMounter, Kept, MounterLink, ToMounter,
-    format::LINK_FORMATS,
+    format::LINK_FORMAT,
     message::{Ended, Failed, Hello, Mode, Serving, StandingBy, exit},
 };
 use tarbox_runtime::Shutdown;
@@ -94,9 +94,9 @@ fn hello() -> Hello {
     Hello {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        journal: Some(tarbox_fs::journal::FORMATS.into()),
-        slots: Some(tarbox_engine::SLOTS_FORMATS.into()),
-        link: Some(LINK_FORMATS.into()),
+        journal: Some(tarbox_fs::journal::FORMAT.read().into()),
+        slots: Some(tarbox_engine::SLOTS_FORMAT.read().into()),
+        link: Some(LINK_FORMAT.read().into()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use crate::format::{self, KEEPER_FORMATS};
+use crate::format::{self, KEEPER_FORMAT};
 use crate::link::{SupervisorLink, wait_readable};
 use crate::packet::{self, Arrival, Packet};
 use crate::protocol::{self as say, Reason, Reply, ReplyPacket, Request, RequestPacket};
@@ -74,17 +74,14 @@ impl Client {
     /// Where the keeper does not speak a format of ours.
     pub fn new(socket: OwnedFd) -> Result<Self, HandoverError> {
         let mut client =
-            Self { socket, format: *KEEPER_FORMATS.start(), next: 1, welcome: say::Welcome::default() };
-        let hello = say::Hello { formats: Some(KEEPER_FORMATS.into()) };
+            Self { socket, format: KEEPER_FORMAT.written(), next: 1, welcome: say::Welcome::default() };
+        let hello = say::Hello { formats: Some(KEEPER_FORMAT.read().into()) };
         let (Reply::Welcome(welcome), _) = client.ask(Request::Hello(hello), &[])? else {
             return Err(HandoverError::OtherReply("Hello"));
         };
         let theirs = welcome.formats.unwrap_or_default().into();
-        client.format = format::agree(&KEEPER_FORMATS, &theirs).ok_or(HandoverError::Format {
-            found: *theirs.end(),
-            oldest: *KEEPER_FORMATS.start(),
-            newest: *KEEPER_FORMATS.end(),
-        })?;
+        client.format = format::agree(&KEEPER_FORMAT.read(), &theirs)
+            .ok_or_else(|| format::unknown(*theirs.end(), KEEPER_FORMAT))?;
         client.welcome = welcome;
         Ok(client)
     }
@@ -362,7 +359,7 @@ impl AsFd for Client {
 fn understand(bytes: &[u8], id: u64) -> Result<Option<Reply>, HandoverError> {
     let packet = ReplyPacket::decode(bytes)
         .map_err(|source| HandoverError::Malformed { bytes: bytes.len(), source })?;
-    format::check(packet.format, &KEEPER_FORMATS)?;
+    format::check(packet.format, KEEPER_FORMAT)?;
     if packet.id != id {
         return Ok(None);
     }

@@ -1,13 +1,16 @@
-//! Versions of what is said: release N reads N and N−1, and writes what both sides read.
+//! Versions of what is said.
 
 use std::ops::RangeInclusive;
 
+use tarbox_types::Format;
+
 use crate::HandoverError;
 
-/// Formats of the link between a mounter and its supervisor that are read; the last one is the newest.
-pub const LINK_FORMATS: RangeInclusive<u32> = 1..=1;
-/// Formats of the keeper's protocol that are read; the last one is the newest.
-pub const KEEPER_FORMATS: RangeInclusive<u32> = 1..=1;
+/// The link between a mounter and its supervisor. Nothing is agreed on: the other side may be another process, of another release, at
+/// the next message.
+pub const LINK_FORMAT: Format = Format::only(1);
+/// The keeper's protocol. A client writes what both sides read, from its second message on.
+pub const KEEPER_FORMAT: Format = Format::only(1);
 
 /// The newest format that both sides read; None if there is none.
 #[must_use]
@@ -16,15 +19,16 @@ pub fn agree(ours: &RangeInclusive<u32>, theirs: &RangeInclusive<u32>) -> Option
     (newest >= *ours.start() && newest >= *theirs.start()).then_some(newest)
 }
 
-/// Refuses a packet of a format that is not among `read`.
+/// Refuses a packet whose format is not read.
 ///
 /// # Errors
 /// [`HandoverError::Format`], which names what is read.
-pub fn check(found: u32, read: &RangeInclusive<u32>) -> Result<(), HandoverError> {
-    if read.contains(&found) {
-        return Ok(());
-    }
-    Err(HandoverError::Format { found, oldest: *read.start(), newest: *read.end() })
+pub fn check(found: u32, format: Format) -> Result<(), HandoverError> {
+    if format.reads(found) { Ok(()) } else { Err(unknown(found, format)) }
+}
+
+pub(crate) fn unknown(found: u32, format: Format) -> HandoverError {
+    HandoverError::Format { found, oldest: *format.read().start(), newest: *format.read().end() }
 }
 
 #[cfg(test)]
@@ -42,9 +46,9 @@ mod tests {
 
     #[test]
     fn a_packet_of_an_unknown_format_is_refused_with_what_is_read() {
-        assert!(check(2, &(1..=2)).is_ok());
-        let told = check(3, &(1..=2)).unwrap_err().to_string();
-        assert_eq!(told, "a packet of format 3; this version reads 1 to 2");
-        assert!(check(0, &(1..=2)).is_err());
+        assert!(check(2, Format::only(2)).is_ok());
+        let told = check(3, Format::only(2)).unwrap_err().to_string();
+        assert_eq!(told, "a packet of format 3; this version reads 2 to 2");
+        assert!(check(1, Format::only(2)).is_err());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! link (supervisor ↔ mounter) ── message ─┐
-//! client (anybody → keeper) ── protocol ──┼── packet: one message, its descriptors     format: N and N−1
+//! client (anybody → keeper) ── protocol ──┼── packet: one message, its descriptors     format: see `format.rs`
 //! kept, spec: what is handed over         ┘
 //! memfd, process: what the descriptors are
 //! ```

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::format::{self, LINK_FORMATS};
+use crate::format::{self, LINK_FORMAT};
 use crate::message::{DownPacket, FromMounter, ToMounter, UpPacket};
 use crate::packet::{self, Arrival, Packet};
 use crate::{HandoverError, send_packet};
@@ -23,8 +23,8 @@ pub const CONTROL_FD: i32 = 3;
 
 /// A message that one side of a link sends.
 pub trait LinkMessage: Sized {
-    /// The bytes of a packet of this format.
-    fn encode(&self, format: u32) -> Vec<u8>;
+    /// The bytes of a packet.
+    fn encode(&self) -> Vec<u8>;
 
     /// Reads a packet.
     ///
@@ -42,7 +42,6 @@ pub type MounterLink = Link<FromMounter, ToMounter>;
 #[derive(Debug)]
 pub struct Link<S, R> {
     socket: OwnedFd,
-    format: u32,
     messages: PhantomData<fn(S) -> R>,
 }
 
@@ -71,24 +70,10 @@ impl SupervisorLink {
 }
 
 impl<S: LinkMessage, R: LinkMessage> Link<S, R> {
-    /// Takes an end that was handed over or inherited. Writes the oldest format until [`Link::agree`].
+    /// Takes an end that was handed over or inherited.
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, format: *LINK_FORMATS.start(), messages: PhantomData }
-    }
-
-    /// Writes from now on the newest format that both sides read, after what the other side has said that it reads.
-    ///
-    /// # Errors
-    /// Where there is none.
-    pub fn agree(&mut self, theirs: impl Into<std::ops::RangeInclusive<u32>>) -> Result<(), HandoverError> {
-        let theirs = theirs.into();
-        self.format = format::agree(&LINK_FORMATS, &theirs).ok_or(HandoverError::Format {
-            found: *theirs.end(),
-            oldest: *LINK_FORMATS.start(),
-            newest: *LINK_FORMATS.end(),
-        })?;
-        Ok(())
+        Self { socket, messages: PhantomData }
     }
 
     /// Another descriptor of this end, for somebody else to hold.
@@ -106,7 +91,7 @@ impl<S: LinkMessage, R: LinkMessage> Link<S, R> {
     /// # Errors
     /// [`HandoverError::Closed`] where the other side is gone.
     pub fn send(&self, message: &S, descriptors: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
-        send_packet(&self.socket, &message.encode(self.format), descriptors, true).map(drop)
+        send_packet(&self.socket, &message.encode(), descriptors, true).map(drop)
     }
 
     /// Sends a message; false if there is no room at the moment, because nobody reads.
@@ -114,7 +99,7 @@ impl<S: LinkMessage, R: LinkMessage> Link<S, R> {
     /// # Errors
     /// [`HandoverError::Closed`] where the other side is gone.
     pub fn try_send(&self, message: &S, descriptors: &[BorrowedFd<'_>]) -> Result<bool, HandoverError> {
-        send_packet(&self.socket, &message.encode(self.format), descriptors, false)
+        send_packet(&self.socket, &message.encode(), descriptors, false)
     }
 
     /// Waits for a message. None when the other side is gone.
@@ -168,8 +153,8 @@ impl<S, R> std::os::fd::AsRawFd for Link<S, R> {
 }
 
 impl LinkMessage for ToMounter {
-    fn encode(&self, format: u32) -> Vec<u8> {
-        DownPacket { format, body: Some(self.clone()) }.encode_to_vec()
+    fn encode(&self) -> Vec<u8> {
+        DownPacket { format: LINK_FORMAT.written(), body: Some(self.clone()) }.encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, HandoverError> {
@@ -179,8 +164,8 @@ impl LinkMessage for ToMounter {
 }
 
 impl LinkMessage for FromMounter {
-    fn encode(&self, format: u32) -> Vec<u8> {
-        UpPacket { format, body: Some(self.clone()) }.encode_to_vec()
+    fn encode(&self) -> Vec<u8> {
+        UpPacket { format: LINK_FORMAT.written(), body: Some(self.clone()) }.encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, HandoverError> {
@@ -195,7 +180,7 @@ fn malformed(bytes: &[u8]) -> impl FnOnce(prost::DecodeError) -> HandoverError {
 }
 
 fn known<T>(format: u32, body: Option<T>) -> Result<T, HandoverError> {
-    format::check(format, &LINK_FORMATS)?;
+    format::check(format, LINK_FORMAT)?;
     body.ok_or(HandoverError::UnknownMessage { format })
 }
 

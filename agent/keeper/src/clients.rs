@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use prost::Message;
 use rustix::net::sockopt::socket_peercred;
-use tarbox_handover::format::{self, KEEPER_FORMATS};
+use tarbox_handover::format::{self, KEEPER_FORMAT};
 use tarbox_handover::protocol::{Reply, ReplyPacket, Request, RequestPacket};
 use tarbox_handover::{HandoverError, Packet, send_packet};
 
@@ -54,7 +54,7 @@ impl Client {
             }
         };
         let request = self.admitted().and_then(|()| {
-            format::check(asked.format, &KEEPER_FORMATS)?;
+            format::check(asked.format, KEEPER_FORMAT)?;
             let unknown = HandoverError::UnknownMessage { format: asked.format };
             Ok((asked.body.ok_or(unknown)?, descriptors))
         });
@@ -71,7 +71,7 @@ impl Client {
     /// # Errors
     /// Where it is gone, or does not read its answers: the keeper waits for nobody.
     pub(crate) fn tell(&self, id: u64, reply: Reply, descriptors: &[OwnedFd]) -> Result<(), HandoverError> {
-        let packet = ReplyPacket { format: *KEEPER_FORMATS.start(), id, body: Some(reply) };
+        let packet = ReplyPacket { format: KEEPER_FORMAT.written(), id, body: Some(reply) };
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         let sent = send_packet(&self.socket, &packet.encode_to_vec(), &descriptors, false)?;
         if sent { Ok(()) } else { Err(HandoverError::Closed) }

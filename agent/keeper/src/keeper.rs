@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use tarbox_handover::format::KEEPER_FORMATS;
+use tarbox_handover::format::KEEPER_FORMAT;
 use tarbox_handover::message::{Mode, TakeOver};
 use tarbox_handover::process::send_signal;
 use tarbox_handover::protocol::{self as say, Done, ROLE_SERVE, Reply, Request};
@@ -368,7 +368,7 @@ fn reached(child: &Child) -> Result<Answer, KeeperError> {
 
 fn welcome() -> say::Welcome {
     say::Welcome {
-        formats: Some(KEEPER_FORMATS.into()),
+        formats: Some(KEEPER_FORMAT.read().into()),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

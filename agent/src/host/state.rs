@@ -7,10 +7,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tarbox_types::Format;
 
-/// The format that is written, and the oldest that is read.
-const FORMAT: u32 = 1;
-const OLDEST: u32 = 1;
+/// The state files.
+const FORMAT: Format = Format::only(1);
 
 /// Why a state file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// Of another release.
-    #[error("the state file {} has format {found}; this release reads {OLDEST} to {FORMAT}", .path.display())]
+    #[error("the state file {} has format {found}; this release reads {} to {}", .path.display(), FORMAT.read().start(), FORMAT.read().end())]
     Format {
         /// Which file.
         path: PathBuf,
@@ -110,7 +110,7 @@ fn write<T: Serialize>(
     sync: impl Fn(&File) -> io::Result<()>,
 ) -> Result<(), StateError> {
     let target = path(directory, name);
-    let text = serde_json::to_vec_pretty(&Envelope { format: FORMAT, boot_id, value })
+    let text = serde_json::to_vec_pretty(&Envelope { format: FORMAT.written(), boot_id, value })
         .map_err(|source| StateError::Malformed { path: target.clone(), source })?;
     let draft = directory.join(format!("{name}.json.new"));
     let written = || -> io::Result<()> {
@@ -143,7 +143,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Saved<T>, StateError> {
     let text = fs::read(path).map_err(failed("read", path))?;
     let malformed = |source| StateError::Malformed { path: path.to_owned(), source };
     let Head { format } = serde_json::from_slice(&text).map_err(malformed)?;
-    if !(OLDEST..=FORMAT).contains(&format) {
+    if !FORMAT.reads(format) {
         return Err(StateError::Format { path: path.to_owned(), found: format });
     }
     let Opened { boot_id, value } = serde_json::from_slice(&text).map_err(malformed)?;

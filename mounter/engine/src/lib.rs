@@ -43,5 +43,5 @@ pub use mount::{MountError, MountOptions, mount, unmount};
 pub use notify::Caches;
 pub use recovery::Recovered;
 pub use session::{Ended, Observer, Session, SessionConfig, SessionParts};
-pub use slots::{FORMATS as SLOTS_FORMATS, SlotsLayout, connection, create_slots, is_agreed};
+pub use slots::{FORMAT as SLOTS_FORMAT, SlotsLayout, connection, create_slots, is_agreed};
 pub use statistics::{LATENCY_CLASSES, OperationStatistics};

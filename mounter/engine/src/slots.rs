@@ -4,7 +4,7 @@
 //! predecessor had read. The file is a header page, then *big* slots (any request), then *small* ones:
 //!
 //! ```text
-//! file   = page { magic u64, version u32, big u32, small u32, big_size u32, small_size u32, _ .. 64, saved: INIT [40], _ .. 128,
+//! file   = page { magic u64, format u32, big u32, small u32, big_size u32, small_size u32, _ .. 64, saved: INIT [40], _ .. 128,
 //!                 nonce u64, lowest u64 } big* small*
 //! slot   = state u32, device u32, result_len u32, _ u32, alias u64, _ .. 64, result [448], request
 //! ```
@@ -34,6 +34,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munlock, munmap};
 use parking_lot::{Condvar, Mutex};
+use tarbox_types::Format;
 
 use crate::abi::{IN_HEADER_SIZE, MIN_READ_BUFFER};
 use crate::decode::Header;
@@ -42,9 +43,9 @@ use crate::init::SavedInit;
 pub use left::{connection, is_agreed};
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"tbxslots");
-const VERSION: u32 = 1;
-/// Formats of the slots file that are read. What is only added to it needs no other number.
-pub const FORMATS: std::ops::RangeInclusive<u32> = VERSION..=VERSION;
+/// The slots file.
+pub const FORMAT: Format = Format::only(1);
+const FORMAT_OFFSET: usize = 8;
 const PAGE: usize = 4096;
 const NONCE_OFFSET: usize = 128;
 const LOWEST_OFFSET: usize = 136;
@@ -101,7 +102,7 @@ pub fn create_slots(layout: SlotsLayout) -> io::Result<OwnedFd> {
     use std::os::unix::fs::FileExt;
     let mut header = [0_u8; 28];
     header[0..8].copy_from_slice(&MAGIC.to_ne_bytes());
-    let numbers = [VERSION, sizes.big, sizes.small, sizes.big_size, sizes.small_size];
+    let numbers = [FORMAT.written(), sizes.big, sizes.small, sizes.big_size, sizes.small_size];
     for (place, number) in header[8..].chunks_exact_mut(4).zip(numbers) {
         place.copy_from_slice(&number.to_ne_bytes());
     }
@@ -158,8 +159,14 @@ impl Sizes {
         let number =
             |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let sizes = Self { big: number(12), small: number(16), big_size: number(20), small_size: number(24) };
+        let format = number(FORMAT_OFFSET);
+        if header[0..8] == MAGIC.to_ne_bytes() && !FORMAT.reads(format) {
+            let read = FORMAT.read();
+            let text =
+                format!("it has format {format}; this program reads {} to {}", read.start(), read.end());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         let right = header[0..8] == MAGIC.to_ne_bytes()
-            && number(8) == VERSION
             && (2..4096).contains(&sizes.big)
             && (2..65536).contains(&sizes.small)
             && (3 * PAGE..=64 << 20).contains(&(sizes.big_size as usize))
@@ -168,7 +175,7 @@ impl Sizes {
             && file.metadata()?.len() >= sizes.file_length() as u64;
         right
             .then_some(sizes)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no slots file of this version"))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no slots file"))
     }
 }
 
@@ -218,7 +225,14 @@ impl Slots {
             Self { file, base: base.cast(), sizes, resident, free: Mutex::default(), freed: Condvar::new() };
         slots.populate(0, PAGE + resident.0 * sizes.big_size as usize);
         slots.populate(sizes.small_offset(), resident.1 * SMALL_SIZE);
+        // A connection may live for many releases: whoever serves it writes as its own release does.
+        slots.format().store(FORMAT.written(), Ordering::Release);
         Ok(Arc::new(slots))
+    }
+
+    fn format(&self) -> &AtomicU32 {
+        // SAFETY: inside the header page, aligned, and lives as long as `self`.
+        unsafe { AtomicU32::from_ptr(self.base.add(FORMAT_OFFSET).cast().as_ptr()) }
     }
 
     /// Makes pages present in the page table for writing, and keeps them there if the limits allow it.

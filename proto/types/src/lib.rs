@@ -1,12 +1,14 @@
 //! The domain's words: identifiers, quantities, error kinds. Pure: no I/O, no clock.
 
 pub mod error;
+pub mod format;
 pub mod fuse;
 pub mod id;
 pub mod kernel;
 pub mod quantity;
 
 pub use error::{Chain, ErrorKind};
+pub use format::Format;
 pub use id::*;
 pub use kernel::{Connection, KernelCache, Unanswered};
 pub use quantity::{ByteSize, HumanDuration, QuantityError};

@@ -16,7 +16,7 @@ use tarbox_types::{Epoch, Seq, TenantId};
 
 use super::{
     JournalError,
-    format::{FORMAT, OLDEST_FORMAT, half, word},
+    format::{FORMAT, half, word},
     segment::{Mapping, io_error},
 };
 
@@ -92,13 +92,8 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Control, JournalError> {
         return Err(damaged("this is no control file of a journal"));
     }
     let found = half(bytes, 8);
-    if !(OLDEST_FORMAT..=FORMAT).contains(&found) {
-        return Err(JournalError::Incompatible {
-            file: path.to_owned(),
-            found,
-            oldest: OLDEST_FORMAT,
-            newest: FORMAT,
-        });
+    if !FORMAT.reads(found) {
+        return Err(JournalError::incompatible(path, found));
     }
     if crc32c::crc32c(&bytes[..CHECKED]) != half(bytes, CHECKED) {
         return Err(damaged("the checksum of the control file is wrong"));
@@ -115,7 +110,7 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Control, JournalError> {
 fn encode(control: &Control) -> Vec<u8> {
     let mut out = vec![0; BYTES];
     out[..8].copy_from_slice(&MAGIC.to_le_bytes());
-    out[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    out[8..12].copy_from_slice(&FORMAT.written().to_le_bytes());
     out[16..32].copy_from_slice(&control.journal.to_le_bytes());
     out[32..48].copy_from_slice(&control.owner.tenant.to_le_bytes());
     out[48..64].copy_from_slice(&control.owner.token.to_le_bytes());

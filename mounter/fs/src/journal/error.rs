@@ -1,9 +1,13 @@
 //! What can be wrong with a journal.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use tarbox_types::{ErrorKind, Seq};
 
+use super::format::FORMAT;
 use crate::effect_codec::CodecError;
 
 /// Why a journal could not be opened, extended or read. Whatever it is, nothing on disk was thrown away.
@@ -81,6 +85,11 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    pub(super) fn incompatible(file: &Path, found: u32) -> Self {
+        let read = FORMAT.read();
+        Self::Incompatible { file: file.to_owned(), found, oldest: *read.start(), newest: *read.end() }
+    }
+
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

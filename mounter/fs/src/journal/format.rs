@@ -17,12 +17,10 @@
 
 use std::ops::Range;
 
-use tarbox_types::Seq;
+use tarbox_types::{Format, Seq};
 
-/// Version that is written.
-pub(super) const FORMAT: u32 = 1;
-/// Oldest version that is read.
-pub(super) const OLDEST_FORMAT: u32 = 1;
+/// The journal: its control file and its segments, each of which has a number of its own.
+pub const FORMAT: Format = Format::only(1);
 
 /// First word of a segment that is in use; 0 = a spare one.
 pub(super) const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"TBXJSEG\x1a");
@@ -36,6 +34,8 @@ pub(super) const FRAME_MAGIC: u64 = 0x5bc3_a71f;
 /// Header of a segment in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    /// Format of all that is in it.
+    pub(super) format: u32,
     /// Which journal it belongs to.
     pub(super) journal: u128,
     /// Place in the order of the segments.
@@ -57,8 +57,8 @@ pub(super) enum HeaderFound {
     Spare,
     /// In use.
     Used(SegmentHeader),
-    /// Of another format.
-    Version(u32),
+    /// Of a format that is not read.
+    OtherFormat(u32),
     /// Neither.
     Damaged,
 }
@@ -66,7 +66,7 @@ pub(super) enum HeaderFound {
 /// Header without its magic word, which is stored last, at 0..8.
 pub(super) fn encode_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER] {
     let mut out = [0; SEGMENT_HEADER];
-    out[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    out[8..12].copy_from_slice(&header.format.to_le_bytes());
     out[16..32].copy_from_slice(&header.journal.to_le_bytes());
     out[32..40].copy_from_slice(&header.ordinal.to_le_bytes());
     out[40..48].copy_from_slice(&header.first_seq.to_le_bytes());
@@ -94,14 +94,15 @@ pub(super) fn decode_header(bytes: &[u8]) -> HeaderFound {
         SEGMENT_MAGIC => {}
         _ => return HeaderFound::Damaged,
     }
-    let version = half(bytes, 8);
-    if !(OLDEST_FORMAT..=FORMAT).contains(&version) {
-        return HeaderFound::Version(version);
+    let format = half(bytes, 8);
+    if !FORMAT.reads(format) {
+        return HeaderFound::OtherFormat(format);
     }
     if crc32c::crc32c(&bytes[8..64]) != half(bytes, 64) {
         return HeaderFound::Damaged;
     }
     let header = SegmentHeader {
+        format,
         journal: u128::from(word(bytes, 16)) | u128::from(word(bytes, 24)) << 64,
         ordinal: word(bytes, 32),
         first_seq: word(bytes, 40),

@@ -40,8 +40,7 @@ pub use recovery::{Cut, Opened, Reason, Rejected, Told};
 use self::{control::ControlFile, reader::Shared, segment::Tail};
 use crate::{effect::Record, effect_codec};
 
-/// Formats of the journal that are read. What is only added to it needs no other number.
-pub const FORMATS: std::ops::RangeInclusive<u32> = format::OLDEST_FORMAT..=format::FORMAT;
+pub use format::FORMAT;
 /// The usual size of a segment.
 pub const SEGMENT_BYTES: u64 = 8 << 20;
 /// The least size of a segment: a record of 64 KiB with a payload of 1 MiB fits.
@@ -158,8 +157,12 @@ impl Journal {
 
     fn append_encoded(&mut self, unique: u64, body: &[u8], payload: &[u8]) -> Result<Appended, AppendError> {
         let nonce = self.shared.nonce;
-        // A segment answers requests of one connection only.
-        let fits = |tail: &Tail| tail.segment().nonce() == nonce && tail.fits(body.len(), payload.len());
+        // A segment answers requests of one connection only, and is of one format throughout.
+        let fits = |tail: &Tail| {
+            let segment = tail.segment();
+            let is_ours = segment.nonce() == nonce && segment.format() == FORMAT.written();
+            is_ours && tail.fits(body.len(), payload.len())
+        };
         if !self.tail.as_ref().is_some_and(fits) {
             self.rotate(body.len(), payload.len())?;
         }
@@ -182,6 +185,7 @@ impl Journal {
         }
         let spare = self.next_spare(bytes)?;
         let header = format::SegmentHeader {
+            format: FORMAT.written(),
             journal: self.id,
             ordinal: self.next_ordinal,
             first_seq: self.last_seq() + 1,

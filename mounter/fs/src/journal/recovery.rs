@@ -253,14 +253,7 @@ fn load(files: &[PathBuf], journal: u128, lock: &DirectoryLock) -> Result<Loaded
                 return Err(damaged("a segment has the wrong size"));
             }
             HeaderFound::Used(header) => used.push((found, header)),
-            HeaderFound::Version(version) => {
-                return Err(JournalError::Incompatible {
-                    file: path.clone(),
-                    found: version,
-                    oldest: format::OLDEST_FORMAT,
-                    newest: format::FORMAT,
-                });
-            }
+            HeaderFound::OtherFormat(found) => return Err(JournalError::incompatible(path, found)),
             HeaderFound::Damaged => return Err(damaged("the header of a segment is no such")),
         }
     }

@@ -302,6 +302,10 @@ impl Segment {
         self.last_seq.load(Ordering::Acquire)
     }
 
+    pub(super) fn format(&self) -> u32 {
+        self.header.format
+    }
+
     pub(super) fn nonce(&self) -> u64 {
         self.header.nonce
     }

@@ -96,8 +96,15 @@ fn another_connection_neither_finds_the_records_nor_keeps_them() {
 
 #[test]
 fn a_segment_of_a_release_that_knew_no_connections_reads_as_of_none() {
-    let header =
-        format::SegmentHeader { journal: 1, ordinal: 2, first_seq: 3, bytes: 4096, salt: 5, nonce: 6 };
+    let header = format::SegmentHeader {
+        format: 1,
+        journal: 1,
+        ordinal: 2,
+        first_seq: 3,
+        bytes: 4096,
+        salt: 5,
+        nonce: 6,
+    };
     let mut bytes = format::encode_header(&header);
     bytes[..8].copy_from_slice(&format::SEGMENT_MAGIC.to_le_bytes());
     assert_eq!(format::decode_header(&bytes), format::HeaderFound::Used(header));
