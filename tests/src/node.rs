@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     command::{Ended, end_of, succeed},
     deadline::wait_for,
-    product::program,
+    product::{Release, program},
     scratch::Scratch,
 };
 
@@ -33,12 +33,24 @@ pub struct Node {
     agent: Option<Child>,
     url: String,
     mounter: PathBuf,
+    releases: Releases,
     run: PathBuf,
     /// Further words of the agent's command line.
     words: Vec<String>,
     /// The tenants that were made.
     tenants: Mutex<Vec<String>>,
     scratch: Scratch,
+}
+
+/// Which release each part of a node is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Releases {
+    /// Of the agent.
+    pub agent: Release,
+    /// Of the keeper.
+    pub keeper: Release,
+    /// Of the mounters.
+    pub mounter: Release,
 }
 
 /// How a node differs from a usual one.
@@ -48,6 +60,8 @@ pub struct NodePlan {
     pub url: Option<String>,
     /// Whether journals lie in memory, as in production, so that no disk is measured.
     pub in_memory: bool,
+    /// Which release each part of it is of.
+    pub releases: Releases,
     /// Further words of the agent's command line.
     pub words: Vec<String>,
 }
@@ -84,11 +98,13 @@ impl Node {
             None => format!("sqlite://{}", scratch.sub("db")?.display()),
         };
         let mounter = scratch.path().join("tarbox-mount");
-        fs::copy(program("tarbox-mount"), &mounter)?;
         let name = scratch.path().file_name().context("a scratch directory has a name")?.to_owned();
         let run = if plan.in_memory { Path::new("/dev/shm").join(name) } else { scratch.path().join("run") };
         let words = plan.words.into_iter().chain(more(scratch.path())).collect();
-        let mut node = Self { agent: None, url, mounter, run, words, tenants: Mutex::default(), scratch };
+        let releases = plan.releases;
+        let mut node =
+            Self { agent: None, url, mounter, releases, run, words, tenants: Mutex::default(), scratch };
+        node.install(releases)?;
         node.start_agent()?;
         Ok(node)
     }
@@ -105,6 +121,18 @@ impl Node {
         &self.mounter
     }
 
+    /// Puts the mounters' executable in its place; agent and keeper are of their release when they are started next.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn install(&mut self, releases: Releases) -> Result<()> {
+        let draft = self.mounter.with_extension("draft");
+        fs::copy(releases.mounter.program("tarbox-mount"), &draft)?;
+        fs::rename(draft, &self.mounter)?;
+        self.releases = releases;
+        Ok(())
+    }
+
     /// Starts the agent, and waits until it answers.
     ///
     /// # Errors
@@ -119,8 +147,9 @@ impl Node {
     /// If it does not answer.
     pub fn start_agent_in(&mut self, directory: &Path) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.path().join("agent.log"))?;
-        let mut agent = Command::new(program("tarbox-agent"));
-        agent.args(["serve", "--node-id", "test-node", "--max-volumes", "200", "--topology", "zone=z"]);
+        let mut agent = Command::new(self.releases.agent.program("tarbox-agent"));
+        agent.arg("serve").arg("--keeper").arg(self.releases.keeper.program("tarbox-keeper"));
+        agent.args(["--node-id", "test-node", "--max-volumes", "200", "--topology", "zone=z"]);
         agent.args(["--endpoint", &format!("unix://{}", self.socket().display())]);
         agent.args(["--database-url", &self.url]).arg("--state-dir").arg(self.state_dir());
         agent.arg("--run-dir").arg(&self.run).arg("--mounter").arg(&self.mounter).args(&self.words);

@@ -92,7 +92,7 @@ impl Ground {
         let mut words = vec!["--upgrade".to_owned(), "false".to_owned()];
         words.extend((!options.resend).then(|| "--without-resend".to_owned()));
         let url = server.as_ref().map(PostgresServer::url);
-        let node = Node::with(NodePlan { url, in_memory: true, words })?;
+        let node = Node::with(NodePlan { url, in_memory: true, words, ..NodePlan::default() })?;
         let mut ground = Self {
             node,
             clients: Vec::new(),
