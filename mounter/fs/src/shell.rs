@@ -361,6 +361,7 @@ impl Shared {
         let mut tree = Tree::new(old.block_size as u32, old.limits, counters, found);
         tree.evictions = old.evictions + 1;
         tree.orphans.clone_from(&old.orphans);
+        tree.all_orphans = old.all_orphans;
         for recovered in records.flatten() {
             tree.apply(recovered.seq, &recovered.record, &recovered.payload);
         }
@@ -391,13 +392,28 @@ impl Shared {
 
     /// Removes orphans that nobody has open.
     pub(crate) async fn reap_now(&self) -> Result<(), FsError> {
-        if self.reap(self.reapable()).await? == 0 { Err(FsError::NoSpace) } else { Ok(()) }
+        if self.reap_all().await? == 0 { Err(FsError::NoSpace) } else { Ok(()) }
     }
 
-    /// Orphans that the kernel has known.
-    pub(crate) fn reapable(&self) -> Vec<Ino> {
+    /// Removes all orphans that the kernel has known and has forgotten; how many.
+    pub(crate) async fn reap_all(&self) -> Result<usize, FsError> {
+        self.load_orphans().await?;
         let nameless = self.nameless.lock().clone();
-        self.core.lock().tree.orphans.iter().filter(|ino| !nameless.contains(ino)).copied().collect()
+        let known: Vec<Ino> =
+            self.core.lock().tree.orphans.iter().filter(|ino| !nameless.contains(ino)).copied().collect();
+        if known.is_empty() { Ok(0) } else { self.reap(known).await }
+    }
+
+    /// Takes what was unlinked under predecessors into memory.
+    pub(crate) async fn load_orphans(&self) -> Result<(), FsError> {
+        if self.core.lock().tree.all_orphans {
+            return Ok(());
+        }
+        // Nothing is committed meanwhile: the tree would forget what was removed, and take a row for there that no longer is.
+        let _flusher = self.flusher.lock().await;
+        let rows = self.patiently(|| self.store.orphans(&self.view)).await?;
+        self.core.lock().tree.load_orphans(rows);
+        Ok(())
     }
 
     /// Removes those of `candidates` that the kernel does not know any more; how many.
@@ -411,8 +427,14 @@ impl Shared {
         Ok(closed.len())
     }
 
-    /// Removes orphans, open or not.
-    pub(crate) async fn remove_orphans(&self, inos: &[Ino]) -> Result<(), FsError> {
+    /// Removes all orphans, open or not.
+    pub(crate) async fn remove_all_orphans(&self) -> Result<(), FsError> {
+        self.load_orphans().await?;
+        let orphans: Vec<Ino> = self.core.lock().tree.orphans.iter().copied().collect();
+        self.remove_orphans(&orphans).await
+    }
+
+    async fn remove_orphans(&self, inos: &[Ino]) -> Result<(), FsError> {
         for inos in inos.chunks(256) {
             self.change(&[], |tree| tree.reap(inos), |_, _| Ok(())).await?;
         }

@@ -106,9 +106,8 @@ impl Prepared {
             let database = tarbox_store::open(&settings_now.database_url).await?;
             let tenant = admission::admit(&database, settings_now, point_now).await?;
             let store = database.open_tenant(tenant.id).await?;
-            // Reads what the first requests will need, and what comes with the first query: plans, pages, a connection.
-            let (_, head) = store.head().await?;
-            store.orphans(&head).await?;
+            // What comes with the first query: plans, pages, a connection.
+            store.head().await?;
             let session = lease::open_session(&database).await?;
             Ok((database, tenant, session, store))
         })
