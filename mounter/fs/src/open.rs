@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -181,6 +181,7 @@ impl FileSystem {
             fence: lease.fence.clone(),
             view: lease.head.clone(),
             work: Arc::default(),
+            is_watched: AtomicBool::new(false),
             on_their_way: OnTheirWay::default(),
             forgotten: Mutex::new(FxHashSet::default()),
             reap: Arc::default(),
@@ -315,10 +316,15 @@ async fn flush_in_background(weak: std::sync::Weak<Shared>) {
     loop {
         let Some(shared) = weak.upgrade() else { return };
         let interval = shared.config.flush_interval;
+        // First of all, so that whoever appends after the look below wakes us.
+        shared.is_watched.swap(false, Ordering::SeqCst);
         let wait = match shared.journal.oldest_uncommitted_at() {
             // Nothing to do: asked again now and then, because the file system may have been dropped.
             None => HOUSEKEEPING,
-            Some(at) => interval.saturating_sub(at.elapsed()),
+            Some(at) => {
+                shared.is_watched.store(true, Ordering::SeqCst);
+                interval.saturating_sub(at.elapsed())
+            }
         };
         let is_idle = shared.journal.oldest_uncommitted_at().is_none();
         let much =

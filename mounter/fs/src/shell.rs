@@ -3,7 +3,13 @@
 //! Lock order: `flusher` (held over awaits) before `core` (never held over one). Inside `core` a change is planned,
 //! appended to the journal and applied, so that the journal's order is the order in which changes became visible.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
@@ -58,6 +64,8 @@ pub(crate) struct Shared {
     pub view: View,
     /// There is something to commit.
     pub work: Arc<Notify>,
+    /// Whether who commits in the background looks again within the flush interval: waking it costs a writer more than its record.
+    pub is_watched: AtomicBool,
     /// What is fetched ahead.
     pub on_their_way: OnTheirWay,
     /// Orphans that the kernel has forgotten, perhaps.
@@ -69,7 +77,7 @@ pub(crate) struct Shared {
     pub told: ToldTable,
     pub kernel: std::sync::OnceLock<Arc<dyn KernelCache>>,
     /// Bytes that may wait in the journal before writers are slowed; follows the measured rate of commits.
-    pub soft_limit: std::sync::atomic::AtomicU64,
+    pub soft_limit: AtomicU64,
 }
 
 impl Core {
@@ -168,16 +176,19 @@ impl Shared {
         };
         core.tree.apply(appended.seq, &record, &appended.payload);
         core.unflushed += RECORD_BYTES + used.len() as u64;
-        if appended.seq == core.tree.committed + 1 || core.unflushed >= FLUSH_BYTES {
+        let is_much = core.unflushed >= FLUSH_BYTES;
+        if is_much || appended.seq == core.tree.committed + 1 {
             core.unflushed = 0;
-            self.work.notify_one();
+            if !self.is_watched.swap(true, Ordering::SeqCst) || is_much {
+                self.work.notify_one();
+            }
         }
         Ok(Ok(Changed { value: answer(&core.tree, record.outcome)?, seq: appended.seq }))
     }
 
     /// Slows a writer the more, the fuller the journal is from 60 % of what may wait on.
     async fn throttle(&self) {
-        let limit = self.soft_limit.load(std::sync::atomic::Ordering::Relaxed).max(1);
+        let limit = self.soft_limit.load(Ordering::Relaxed).max(1);
         let used = self.journal.bytes_in_use();
         if used * 10 > limit * 6 {
             let over = ((used * 10 - limit * 6) as f64 / (limit * 4) as f64).min(1.0);
