@@ -215,6 +215,28 @@ fn a_read_only_publication_cannot_be_written_and_a_writable_one_beside_it_can() 
 }
 
 #[test]
+fn a_volume_that_is_only_read_answers_and_is_unstaged() {
+    let node = node();
+    let id = node.tenant("work").expect("a tenant");
+    let volume = Published::new(node.path(), &id, "work");
+    let words = [&volume.words()[..], &["--access", "many-readers"]].concat();
+    node.call("stage", &words).expect("stage");
+    node.call("publish", &words).expect("publish");
+    // Said by the mounter itself: one that did not answer would be taken for one that hangs.
+    let stats = node.call("stats", &words).expect("stats");
+    assert!(stats.contains("abnormal: false") && stats.contains("Inodes"), "{stats}");
+    let before = node.mounter_pid(&id).expect("a mounter");
+    kill_9(before);
+    wait_for("another mounter", LIMIT, || node.mounter_pid(&id).ok().filter(|next| *next != before))
+        .expect("restarted");
+    assert!(fs::read_dir(&volume.target).expect("list").next().is_none());
+    node.call("unpublish", &words).expect("unpublish");
+    node.call("unstage", &words).expect("unstage: nobody has to flush, and somebody says so");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+}
+
+#[test]
 fn unpublishing_commits_everything_first() {
     let (node, volume) = published();
     fs::write(volume.target.join("f"), vec![7; 1 << 20]).expect("write");

@@ -7,7 +7,6 @@
 //! ```
 
 mod control;
-mod dump;
 mod group;
 mod mounters;
 mod mounting;

@@ -80,7 +80,7 @@ impl Control for Service {
     }
 
     async fn flush(&self, _: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {
-        match self.subject.file_system.flush().await {
+        match self.subject.file_system().flush().await {
             Ok(committed_sequence) => Ok(Response::new(FlushResponse { committed_sequence })),
             Err(error) => Err(status(error.kind(), Chain(&error).to_string())),
         }
@@ -91,7 +91,7 @@ impl Control for Service {
         request: Request<SetQuotaRequest>,
     ) -> Result<Response<SetQuotaResponse>, Status> {
         let SetQuotaRequest { quota_bytes, quota_inodes, max_file_bytes } = request.into_inner();
-        self.subject.file_system.set_limits(Limits {
+        self.subject.file_system().set_limits(Limits {
             bytes: quota_bytes,
             inodes: quota_inodes,
             file_bytes: max_file_bytes,

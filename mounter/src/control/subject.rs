@@ -23,10 +23,10 @@ const SHOWN: usize = 64;
 pub struct Subject {
     /// What was noted of it.
     pub note: Note,
-    /// Epoch of its lease.
+    /// Epoch of its lease, or of the one that it reads beside.
     pub epoch: u64,
-    /// What is served.
-    pub file_system: Arc<FileSystem>,
+    /// What is served: a reader shows one view after the other.
+    shown: Box<dyn Fn() -> FileSystem + Send + Sync>,
     /// Where it is kept.
     pub database: Arc<dyn Database>,
     observer: OnceLock<Observer>,
@@ -40,12 +40,18 @@ impl Subject {
     pub fn new(
         note: Note,
         epoch: u64,
-        file_system: Arc<FileSystem>,
+        shown: impl Fn() -> FileSystem + Send + Sync + 'static,
         database: Arc<dyn Database>,
         drains: Option<mpsc::Sender<Duration>>,
     ) -> Arc<Self> {
         let phase = AtomicI32::new(Phase::Starting.into());
-        Arc::new(Self { note, epoch, file_system, database, observer: OnceLock::new(), phase, drains })
+        let shown = Box::new(shown);
+        Arc::new(Self { note, epoch, shown, database, observer: OnceLock::new(), phase, drains })
+    }
+
+    /// What is served now.
+    pub fn file_system(&self) -> FileSystem {
+        (self.shown)()
     }
 
     /// Its requests, once there is a session.
@@ -68,7 +74,7 @@ impl Subject {
     }
 
     pub(super) fn status(&self) -> StatusResponse {
-        let now = self.file_system.status();
+        let now = self.file_system().status();
         let mut flights = self.observer.get().map(Observer::in_flight).unwrap_or_default();
         flights.sort_unstable_by_key(|flight| std::cmp::Reverse(flight.age));
         StatusResponse {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tarbox_engine::{Session, SessionConfig, SessionParts};
+use tarbox_fs::FileSystem;
 use tarbox_handover::{FromMounter, Kept, message::Waiting};
 use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Backoff;
@@ -161,8 +162,8 @@ impl Prepared {
         steps.done("journal");
         directory.write_note(&note)?;
         let (drains, orders) = mpsc::channel(1);
-        let (shown, database) = (Arc::clone(&file_system), Arc::clone(&self.database));
-        let subject = Subject::new(note, epoch, shown, database, Some(drains));
+        let (shown, database) = (FileSystem::clone(&file_system), Arc::clone(&self.database));
+        let subject = Subject::new(note, epoch, move || shown.clone(), database, Some(drains));
         let control = service::serve(directory.socket(), Arc::clone(&subject))?;
         steps.done("note");
         let attach = |session: &Session| {

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod config;
 pub mod directories;
 pub mod shutdown;
+pub mod stacks;
 pub mod telemetry;
 
 pub use backoff::Backoff;
