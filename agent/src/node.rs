@@ -32,7 +32,7 @@ use crate::{
     keeper::Keeper,
     launcher,
     settings::Settings,
-    tenant::{self, Adopted, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
+    tenant::{self, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
 };
 
 /// The first of the users that mounters run as, one for each tenant; no system gives these numbers to people.
@@ -116,7 +116,7 @@ impl Node {
                         staged.published.clear();
                         record = tenant::reborn(&record);
                     }
-                    tenants.insert(tenant, tenant::start(self.clone(), staged, Some(Adopted { record })));
+                    tenants.insert(tenant, tenant::start(self.clone(), staged, Some(record)));
                 }
                 Err(error) => {
                     tracing::error!(%error, "a tenant cannot be taken up; its mounter goes on unattended")

@@ -17,7 +17,7 @@ mod supervising;
 
 use std::{fmt, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
-use tarbox_handover::{Kept, sealed};
+use tarbox_handover::Kept;
 use tarbox_runtime::Shutdown;
 use tarbox_store::{Database, Tenant};
 use tarbox_types::ErrorKind;
@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::order::Output;
 use self::{order::Order, supervising::Keeping};
-use crate::{admission, engine, failure::Failure, mount_point, serve, settings, settings::Settings};
+use crate::{admission, engine, failure::Failure, mount_point, secrets, serve, settings, settings::Settings};
 
 /// What is told when the mount serves.
 #[derive(Debug)]
@@ -95,12 +95,7 @@ async fn admit(settings: &Settings, point: &std::path::Path) -> Result<(Tenant, 
 }
 
 fn mount(settings: &Settings, tenant: &Tenant, point: &std::path::Path) -> Result<Kept, Failure> {
-    let secret = format!("database_url = {}\n", toml::Value::from(settings.database_url.as_str()));
-    let secrets = sealed("tarbox-secrets", secret.as_bytes()).map_err(|error| Failure::Part {
-        kind: error.kind(),
-        doing: "put the database's URL into a sealed memory file".to_owned(),
-        source: error.into(),
-    })?;
+    let secrets = secrets::seal(&settings.database_url)?;
     let slots = engine::new_slots().map_err(|source| Failure::Io {
         doing: "make the file that requests are read into".to_owned(),
         source,

@@ -53,7 +53,18 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("tarbox-supervisor", &["tarbox-handover", "tarbox-types"]),
     // The programs are tested from outside; only fuse3's session needs the file system itself, and who supervises a mounter
     // mounts and talks as a supervisor does.
-    ("tarbox-tests", &["tarbox-engine", "tarbox-fs", "tarbox-handover", "tarbox-store", "tarbox-types"]),
+    (
+        "tarbox-tests",
+        &[
+            "tarbox-engine",
+            "tarbox-fs",
+            "tarbox-handover",
+            "tarbox-proto",
+            "tarbox-rpc",
+            "tarbox-store",
+            "tarbox-types",
+        ],
+    ),
 ];
 
 /// Something that may be written only in certain places.

@@ -371,6 +371,7 @@ fn welcome() -> say::Welcome {
         formats: Some(KEEPER_FORMATS.into()),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        start_time: ProcessId::own().map_or(0, |id| id.start_time),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use tarbox_proto::control::v1::{
-    FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
-    control_client::ControlClient,
+    DrainRequest, FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
+    StopRequest, control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
 use tarbox_supervisor::Answer;
@@ -55,6 +55,18 @@ impl Control {
         let request = SetCredentialsRequest { database_url };
         let asked = async { self.client(limit).await?.set_credentials(request).await };
         self.answer("take the new password", limit, asked).await.map(drop)
+    }
+
+    /// Lets it leave the rest to a successor, what executes finished within so many milliseconds.
+    pub(crate) async fn drain(&self, millis: u64, limit: Duration) -> Result<(), AgentError> {
+        let asked = async { self.client(limit).await?.drain(DrainRequest { millis }).await };
+        self.answer("leave the rest to a successor", limit, asked).await.map(drop)
+    }
+
+    /// Lets it commit everything, give everything back, and end.
+    pub(crate) async fn stop(&self, limit: Duration) -> Result<(), AgentError> {
+        let asked = async { self.client(limit).await?.stop(StopRequest {}).await };
+        self.answer("end", limit, asked).await.map(drop)
     }
 
     async fn client(&self, limit: Duration) -> Result<ControlClient<Channel>, Status> {

@@ -18,14 +18,16 @@ use tokio::{
 use super::shell::Inbound;
 use crate::keeper::Keeper;
 
-/// How long the keeper may take to say how a dead process ended.
-const VERDICT_WITHIN: Duration = Duration::from_secs(2);
+/// How long the keeper may take to say how a dead process ended: it knows, and is only slow while it starts others.
+const VERDICT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A process of the tenant that is listened to and watched.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) process: Process,
     link: Arc<AsyncFd<SupervisorLink>>,
+    /// Whether the mounter has the other end of the link: it died with the keeper and the agent that held ours.
+    pub(super) is_linked: bool,
     task: JoinHandle<()>,
 }
 
@@ -43,7 +45,23 @@ impl Child {
     ) -> io::Result<Self> {
         let (link, pidfd) = (Arc::new(readable(link)?), readable(pidfd)?);
         let task = tokio::spawn(attend(process, pidfd, link.clone(), keeper, inbox));
-        Ok(Self { process, link, task })
+        Ok(Self { process, link, is_linked: true, task })
+    }
+
+    /// As [`Child::attend`], for one whose link is lost: what it is told goes over its control socket.
+    ///
+    /// # Errors
+    /// As [`Child::attend`].
+    pub(super) fn watch(
+        process: Process,
+        pidfd: OwnedFd,
+        link: SupervisorLink,
+        keeper: Arc<Keeper>,
+        inbox: mpsc::Sender<Inbound>,
+    ) -> io::Result<Self> {
+        let mut child = Self::attend(process, pidfd, link, keeper, inbox)?;
+        child.is_linked = false;
+        Ok(child)
     }
 
     /// Tells it something.
@@ -114,8 +132,8 @@ async fn attend(
 async fn drain(process: Process, link: &SupervisorLink, inbox: &mpsc::Sender<Inbound>) -> bool {
     loop {
         match link.try_receive() {
-            Ok(Received::Message(message, _)) => {
-                for inbound in inbound(process, message) {
+            Ok(Received::Message(message, descriptors)) => {
+                for inbound in inbound(process, message, descriptors) {
                     let _ = inbox.send(inbound).await;
                 }
             }
@@ -126,15 +144,16 @@ async fn drain(process: Process, link: &SupervisorLink, inbox: &mpsc::Sender<Inb
     }
 }
 
-fn inbound(process: Process, message: FromMounter) -> Vec<Inbound> {
+fn inbound(process: Process, message: FromMounter, descriptors: Vec<OwnedFd>) -> Vec<Inbound> {
     if let FromMounter::Serving(serving) = &message {
         let (replayed, recovered, micros) = (serving.replayed, serving.recovered, serving.micros);
         tracing::info!(pid = process.pid, replayed, recovered, micros, "the mounter serves");
     }
     let event = Event::heard(process, &message).map(Inbound::Event);
-    let version = match message {
+    let other = match message {
         FromMounter::Hello(hello) => Some(Inbound::Version(process, hello.version)),
+        FromMounter::Renewed(_) => descriptors.into_iter().next().map(Inbound::Renewed),
         _ => None,
     };
-    version.into_iter().chain(event).collect()
+    other.into_iter().chain(event).collect()
 }

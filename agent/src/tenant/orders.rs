@@ -67,9 +67,9 @@ impl Shell {
             Order::SendTakeOver(process) => return of(self.take_over(process).await),
             Order::SendDrain(process, limit) => {
                 let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                return of(self.tell(process, &ToMounter::Drain(Drain { millis })));
+                return self.tell(id, process, ToMounter::Drain(Drain { millis }));
             }
-            Order::SendStop(process) => return of(self.tell(process, &ToMounter::Stop(Stop {}))),
+            Order::SendStop(process) => return self.tell(id, process, ToMounter::Stop(Stop {})),
             Order::Kill(process) => kill(process),
             Order::Ping(process) => self.ping(process),
             Order::StackDump(process) => self.stack_dump(process),
@@ -163,14 +163,35 @@ impl Shell {
             .await
     }
 
-    fn tell(&self, process: Process, message: &ToMounter) -> Result<(), AgentError> {
-        let Some(child) = self.children.get(&process) else {
-            return Err(AgentError::Unusable(format!(
-                "there is no channel to the mounter (pid {})",
-                process.pid
-            )));
-        };
-        child.tell(message).map_err(AgentError::handover("tell the mounter what to do"))
+    fn tell(&self, id: u64, process: Process, message: ToMounter) -> Reports {
+        match self.children.get(&process) {
+            Some(child) if child.is_linked => {
+                of(child.tell(&message).map_err(AgentError::handover("tell the mounter what to do")))
+            }
+            Some(_) => {
+                self.tell_by_call(id, process, message);
+                Reports::Nothing
+            }
+            None => of(Err(no_channel(process))),
+        }
+    }
+
+    /// Tells a mounter over its control socket what it cannot be told over its link.
+    fn tell_by_call(&self, id: u64, process: Process, message: ToMounter) {
+        let (control, inbox, limit) =
+            (self.control(process), self.inbox.clone(), self.node.policy.ping_limit);
+        tokio::spawn(async move {
+            let told = match message {
+                ToMounter::Drain(drain) => control.drain(drain.millis, limit).await,
+                ToMounter::Stop(_) => control.stop(limit).await,
+                // Who has lost its link before it served has ended.
+                ToMounter::Start(_) | ToMounter::TakeOver(_) => Err(no_channel(process)),
+            };
+            if let Err(error) = told {
+                let _ =
+                    inbox.send(Inbound::Event(Event::EffectFailed { id, failure: failure(&error) })).await;
+            }
+        });
     }
 
     fn ping(&self, process: Process) {
@@ -268,6 +289,15 @@ impl Shell {
         });
     }
 
+    /// Keeps what the mounter was given by somebody, or by this agent: the next one is to have it as well.
+    pub(super) async fn keep_secrets(&mut self, secrets: OwnedFd) {
+        let Some(copy) = self.kept.as_ref().and_then(|kept| kept.duplicate().ok()) else { return };
+        let kept = Arc::new(Kept { secrets: Some(secrets), ..copy });
+        self.kept = Some(kept.clone());
+        let put = mounting::put(&self.node, &self.staged, kept).await;
+        self.complain(put);
+    }
+
     /// The same descriptors, with the secrets that are known now.
     pub(super) fn with_secrets(&self, kept: Arc<Kept>) -> Arc<Kept> {
         let renewed = || {
@@ -299,6 +329,10 @@ impl Shell {
         let left = self.ticket(ticket).await;
         self.complain(left);
     }
+}
+
+fn no_channel(process: Process) -> AgentError {
+    AgentError::Unusable(format!("there is no channel to the mounter (pid {})", process.pid))
 }
 
 /// What is to be started.

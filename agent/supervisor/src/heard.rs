@@ -38,7 +38,7 @@ impl Event {
             FromMounter::Hello(_) => Self::Hello { process },
             FromMounter::StandingBy(_) => Self::StandingBy { process },
             FromMounter::Serving(_) => Self::Serving { process },
-            FromMounter::Draining(_) | FromMounter::Drained(_) => return None,
+            FromMounter::Draining(_) | FromMounter::Drained(_) | FromMounter::Renewed(_) => return None,
             FromMounter::Failed(Failed { kind, message }) => {
                 let kind = ErrorKind::of_name(kind).unwrap_or(ErrorKind::Internal);
                 Self::Failed { process, failure: Failure { kind, message: message.clone() } }

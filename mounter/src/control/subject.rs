@@ -1,6 +1,7 @@
 //! What the control socket shows, and what can be ordered over it.
 
 use std::{
+    os::fd::OwnedFd,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI32, Ordering},
@@ -12,12 +13,26 @@ use tarbox_engine::{Activity, InFlight, Observer, OperationStatistics};
 use tarbox_fs::FileSystem;
 use tarbox_proto::control::v1::{self as wire, Phase, StatusResponse};
 use tarbox_store::Database;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::tenant_dir::Note;
 
 /// So many requests in flight are shown at most.
 const SHOWN: usize = 64;
+
+/// Orders that may wait: there is one supervisor, and hardly ever somebody else.
+pub const ORDERS: usize = 4;
+
+/// What is ordered over the control socket.
+#[derive(Debug)]
+pub enum Ordered {
+    /// Leave the rest to a successor, what executes finished within this time.
+    Drain(Duration),
+    /// Commit everything, give everything back, end.
+    Stop,
+    /// Hand these secrets on; told when that is done.
+    Renew(OwnedFd, oneshot::Sender<()>),
+}
 
 /// One mounted tenant.
 pub struct Subject {
@@ -31,8 +46,7 @@ pub struct Subject {
     pub database: Arc<dyn Database>,
     observer: OnceLock<Observer>,
     phase: AtomicI32,
-    /// Takes orders to drain; `None` where nobody could go on.
-    drains: Option<mpsc::Sender<Duration>>,
+    orders: mpsc::Sender<Ordered>,
 }
 
 impl Subject {
@@ -42,11 +56,11 @@ impl Subject {
         epoch: u64,
         shown: impl Fn() -> FileSystem + Send + Sync + 'static,
         database: Arc<dyn Database>,
-        drains: Option<mpsc::Sender<Duration>>,
+        orders: mpsc::Sender<Ordered>,
     ) -> Arc<Self> {
         let phase = AtomicI32::new(Phase::Starting.into());
         let shown = Box::new(shown);
-        Arc::new(Self { note, epoch, shown, database, observer: OnceLock::new(), phase, drains })
+        Arc::new(Self { note, epoch, shown, database, observer: OnceLock::new(), phase, orders })
     }
 
     /// What is served now.
@@ -64,9 +78,9 @@ impl Subject {
         self.phase.store(phase.into(), Ordering::Relaxed);
     }
 
-    /// Orders it to leave the rest to a successor; false where there is none, or it is ordered already.
-    pub(super) fn drain(&self, limit: Duration) -> bool {
-        self.drains.as_ref().is_some_and(|drains| drains.try_send(limit).is_ok())
+    /// Orders something; false where it ends already.
+    pub(super) async fn order(&self, order: Ordered) -> bool {
+        self.orders.send(order).await.is_ok()
     }
 
     pub(super) fn statistics(&self) -> Vec<OperationStatistics> {

@@ -51,7 +51,7 @@ impl Keeping {
         loop {
             tokio::select! {
                 Some(inbound) = self.events.recv() => match inbound {
-                    Inbound::Says(process, message) if process == life.process => note_words(&mut life, message),
+                    Inbound::Says(process, message, _) if process == life.process => note_words(&mut life, message),
                     Inbound::Died(process, how) if process == life.process => {
                         return self.ended(how, life.words.take());
                     }

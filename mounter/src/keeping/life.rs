@@ -45,7 +45,7 @@ struct Handles {
 #[derive(Debug)]
 pub(super) enum Inbound {
     /// A serving process says something.
-    Says(Process, FromMounter),
+    Says(Process, FromMounter, Vec<OwnedFd>),
     /// It is dead, and reaped. Its last words came before, and nothing comes after.
     Died(Process, Exited),
     /// For the state machine.
@@ -129,8 +129,8 @@ impl Handles {
             while is_listening {
                 match self.link.try_receive() {
                     // Nobody may listen any more to one that is to end: its death is waited for all the same.
-                    Ok(Received::Message(message, _)) => {
-                        drop(inbox.blocking_send(Inbound::Says(process, message)));
+                    Ok(Received::Message(message, descriptors)) => {
+                        drop(inbox.blocking_send(Inbound::Says(process, message, descriptors)));
                     }
                     Ok(Received::Nothing) => break,
                     Ok(Received::Closed) => is_listening = false,

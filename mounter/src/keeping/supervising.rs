@@ -136,8 +136,8 @@ impl Keeping {
         loop {
             tokio::select! {
                 Some(inbound) = self.events.recv() => match inbound {
-                    Inbound::Says(_, FromMounter::Serving(_)) => break,
-                    Inbound::Says(_, message) => note_words(&mut life, message),
+                    Inbound::Says(_, FromMounter::Serving(_), _) => break,
+                    Inbound::Says(_, message, _) => note_words(&mut life, message),
                     // Unmounted, or asked to end, before it came to that.
                     Inbound::Died(_, Exited { code: Some(exit::ENDED), .. }) => return Ok(None),
                     Inbound::Died(_, how) => {
@@ -208,7 +208,11 @@ impl Keeping {
     fn take(&mut self, inbound: Inbound) -> Option<Result<(), Failure>> {
         match inbound {
             Inbound::Event(event) => self.advance(event),
-            Inbound::Says(process, message) => self.hear(process, message),
+            Inbound::Says(_, FromMounter::Renewed(_), secrets) => {
+                // For the next process; this one has them.
+                self.kept.secrets = secrets.into_iter().next().or(self.kept.secrets.take());
+            }
+            Inbound::Says(process, message, _) => self.hear(process, message),
             Inbound::Died(process, how) => {
                 let life = self.lives.remove(&process);
                 let server = self.machine.record().server.as_ref();

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     admission,
-    control::{service, subject::Subject},
+    control::{
+        service,
+        subject::{ORDERS, Subject},
+    },
     engine,
     failure::{Chain, Failure},
     lease,
@@ -161,9 +164,9 @@ impl Prepared {
         let (file_system, recovery) = opened?;
         steps.done("journal");
         directory.write_note(&note)?;
-        let (drains, orders) = mpsc::channel(1);
+        let (sender, orders) = mpsc::channel(ORDERS);
         let (shown, database) = (FileSystem::clone(&file_system), Arc::clone(&self.database));
-        let subject = Subject::new(note, epoch, move || shown.clone(), database, Some(drains));
+        let subject = Subject::new(note, epoch, move || shown.clone(), database, sender);
         let control = service::serve(directory.socket(), Arc::clone(&subject))?;
         steps.done("note");
         let attach = |session: &Session| {

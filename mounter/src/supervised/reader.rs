@@ -1,14 +1,15 @@
 //! A supervised mounter that only reads: no lease, no journal, nothing to commit, so that there is little to hand over.
 
 use std::{
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tarbox_engine::{Session, SessionParts};
 use tarbox_handover::{
     FromMounter, Kept, ToMounter,
-    message::{Drained, Draining},
+    message::{Drained, Draining, Renewed},
 };
 use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Shutdown;
@@ -22,7 +23,10 @@ use super::{
     serving,
 };
 use crate::{
-    control::{service, subject::Subject},
+    control::{
+        service,
+        subject::{ORDERS, Ordered, Subject},
+    },
     engine,
     failure::{Chain, Failure},
     reader::Reader,
@@ -60,8 +64,10 @@ struct Begun {
     session: Session,
     subject: Arc<Subject>,
     _control: service::Serving,
-    /// Orders to drain that come over the control socket.
-    orders: mpsc::Receiver<Duration>,
+    /// For a supervisor that has lost its own: it finds them here, as it finds device and slots.
+    secrets: Option<OwnedFd>,
+    /// What comes over the control socket.
+    orders: mpsc::Receiver<Ordered>,
 }
 
 async fn begin(
@@ -77,10 +83,10 @@ async fn begin(
     let reader = Arc::new(Reader::open(database, store, prepared.session, config).await?);
     let note = serve::note(&prepared.tenant, prepared.session, prepared.mount_point.clone(), true);
     directory.write_note(&note)?;
-    let (drains, orders) = mpsc::channel(1);
+    let (sender, orders) = mpsc::channel(ORDERS);
     let (shown, database) = (Arc::clone(&reader), Arc::clone(&prepared.database));
     let epoch = prepared.tenant.epoch.cast_unsigned();
-    let subject = Subject::new(note, epoch, move || shown.current(), database, Some(drains));
+    let subject = Subject::new(note, epoch, move || shown.current(), database, sender);
     let control = service::serve(directory.socket(), Arc::clone(&subject))?;
     let parts = SessionParts { devices: kept.devices, slots: kept.slots, init: None };
     let begun = engine::begin(
@@ -97,7 +103,7 @@ async fn begin(
     })?;
     channel.say(&FromMounter::Serving(serving(since, 0, recovered)));
     subject.enter(Phase::Serving);
-    Ok(Begun { reader, session, subject, _control: control, orders })
+    Ok(Begun { reader, session, subject, _control: control, secrets: kept.secrets, orders })
 }
 
 impl Begun {
@@ -110,7 +116,15 @@ impl Begun {
                     Told::Message(ToMounter::Drain(_), _) => return self.drain(channel).await,
                     Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) | Told::Gone => {}
                 },
-                Some(_limit) = self.orders.recv() => return self.drain(channel).await,
+                Some(ordered) = self.orders.recv() => match ordered {
+                    Ordered::Drain(_) => return self.drain(channel).await,
+                    Ordered::Stop => return End::Stopped,
+                    Ordered::Renew(secrets, told) => {
+                        channel.hand(&FromMounter::Renewed(Renewed {}), &[secrets.as_fd()]);
+                        self.secrets = Some(secrets);
+                        let _ = told.send(());
+                    }
+                },
                 // There is nothing to commit.
                 _signal = shutdown.asked() => {}
             }
