@@ -171,7 +171,6 @@ impl Keeper {
             self.waiters.push(Waiter { client, request, child });
             return Ok(None);
         };
-        self.children.forget(child);
         Ok(Some((Reply::Exited(how), Vec::new())))
     }
 
