@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TOOLS ?= $(or $(TESTS_TOOLS),$(HOME)/.cache/tarbox/tools)
 WHOLE = cargo test -p tarbox-tests --no-fail-fast
 
-.PHONY: build run test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak crowd test-kernels clean deps-run deps-test
+.PHONY: build run test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd test-kernels clean deps-run deps-test
 build: ; cargo build --release --bins -p tarbox-mounter -p tarbox-keeper -p tarbox-agent
 run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" agent/demo/run.sh
 test: deps-test lint ; cargo test --workspace --no-fail-fast
@@ -21,6 +21,7 @@ test-postgres: deps-test ; cargo test --workspace --no-fail-fast -- postgres
 fuzz: ; tests/deps.sh fuzz && tests/fuzz.sh
 stress: deps-test ; TESTS_STRESS_SECONDS=60 $(WHOLE) --test programs -- stress
 soak: deps-test ; TESTS_PROFILE=release $(WHOLE) --test soak -- --ignored
+patience: deps-test ; TESTS_AWAY_SECONDS=600 TESTS_PROFILE=release $(WHOLE) --test patience
 test-kernels: ; tests/deps.sh kernels && tests/kernels/run.sh
 crowd: deps-test ; TESTS_PROFILE=release $(WHOLE) --test node -- --ignored --nocapture
 clean: ; cargo clean && rm -rf bench-results chaos-results

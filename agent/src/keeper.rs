@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tarbox_handover::{Client, HandoverError};
+use tarbox_handover::{Client, HandoverError, ProcessId};
 use tokio::sync::watch;
 
 use crate::{failure::AgentError, launcher::Launcher};
@@ -24,6 +24,8 @@ pub struct Keeper {
     client: Mutex<Option<Client>>,
     /// The process of the one that was reached last.
     pid: AtomicU32,
+    /// Which one that was, where it said so.
+    identity: Mutex<Option<ProcessId>>,
     /// How many keepers there have been: who has given something to one of them gives it to the next as well.
     generation: watch::Sender<u64>,
 }
@@ -36,7 +38,9 @@ impl Keeper {
     pub fn attend(launcher: Box<dyn Launcher>) -> Result<Self, AgentError> {
         let client = attending(launcher.as_ref())?;
         let pid = AtomicU32::new(client.keeper_pid());
-        Ok(Self { launcher, client: Mutex::new(Some(client)), pid, generation: watch::Sender::new(1) })
+        let identity = Mutex::new(client.keeper());
+        let generation = watch::Sender::new(1);
+        Ok(Self { launcher, client: Mutex::new(Some(client)), pid, identity, generation })
     }
 
     /// The keeper's process.
@@ -57,7 +61,8 @@ impl Keeper {
         self.generation.subscribe()
     }
 
-    /// Asks the keeper for something; once more where it was replaced meanwhile.
+    /// Asks the keeper for something; once more where it was replaced meanwhile. Others wait their turn: what is asked is answered at once,
+    /// the end of a process only where it has ended.
     ///
     /// # Errors
     /// Where it refuses, or there is none.
@@ -80,23 +85,29 @@ impl Keeper {
         if let Some(there) = client.as_mut() {
             match ask(there) {
                 Err(HandoverError::Closed | HandoverError::Io { .. }) => {}
-                // An answer that came too late would be taken for the next one's.
-                Err(error @ HandoverError::TimedOut(_)) => {
-                    *client = None;
-                    return Err(AgentError::handover(doing)(error));
-                }
+                // Slow is not gone: answers that come too late are known by their numbers, and dropped.
                 outcome => return outcome.map_err(AgentError::handover(doing)),
             }
         }
         *client = None;
         let mut next = attending(self.launcher.as_ref())?;
+        let is_another = self.is_another(&next);
         self.pid.store(next.keeper_pid(), Ordering::Relaxed);
+        *self.identity.lock() = next.keeper();
         let outcome = ask(&mut next);
         *client = Some(next);
         drop(client);
-        tracing::warn!("the keeper was replaced");
-        self.generation.send_modify(|generation| *generation += 1);
+        if is_another {
+            tracing::warn!("the keeper was replaced");
+            self.generation.send_modify(|generation| *generation += 1);
+        }
         outcome.map_err(AgentError::handover(doing))
+    }
+
+    /// Whether it is not the one that was there before. One that does not say who it is may be.
+    fn is_another(&self, next: &Client) -> bool {
+        let before = *self.identity.lock();
+        before.is_none() || next.keeper() != before
     }
 
     /// Notices within moments when the keeper is replaced, even if nobody wants anything of it. Never returns.
@@ -104,7 +115,10 @@ impl Keeper {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if let Err(error) = self.ask("look at the keeper", |client| client.children().map(drop)).await {
-                tracing::error!(error = error.report(), "no keeper: nothing is restarted until there is one");
+                tracing::error!(
+                    error = error.report(),
+                    "the keeper does not answer: nothing is restarted meanwhile"
+                );
             }
         }
     }

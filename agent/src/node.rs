@@ -32,7 +32,7 @@ use crate::{
     keeper::Keeper,
     launcher,
     settings::Settings,
-    tenant::{self, Adopted, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
+    tenant::{self, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
 };
 
 /// The first of the users that mounters run as, one for each tenant; no system gives these numbers to people.
@@ -116,7 +116,7 @@ impl Node {
                         staged.published.clear();
                         record = tenant::reborn(&record);
                     }
-                    tenants.insert(tenant, tenant::start(self.clone(), staged, Some(Adopted { record })));
+                    tenants.insert(tenant, tenant::start(self.clone(), staged, Some(record)));
                 }
                 Err(error) => {
                     tracing::error!(%error, "a tenant cannot be taken up; its mounter goes on unattended")
@@ -265,8 +265,19 @@ impl Node {
         Ok((staged, had_secret.then(|| url.clone())))
     }
 
+    /// The control socket of the mounter that serves the tenant.
     pub(crate) fn control(&self, tenant: TenantId) -> Control {
-        Control::new(tenant, control_socket(&self.settings.run_dir, tenant))
+        let reader = self.tenant(tenant).and_then(|handle| {
+            let seen = handle.snapshot.borrow();
+            let server = seen.server().filter(|_| seen.staged.wish.many_readers)?;
+            Some(server.pid)
+        });
+        self.control_of(tenant, reader)
+    }
+
+    /// The control socket of the tenant's writer, or of one of those that only read.
+    pub(crate) fn control_of(&self, tenant: TenantId, reader: Option<u32>) -> Control {
+        Control::new(tenant, control_socket(&self.settings.run_dir, tenant, reader))
     }
 
     /// How a tenant's mounter is started, with this much memory.
@@ -353,7 +364,8 @@ impl Node {
         let outer = tenant::mounter_dir(&self.settings.run_dir, tenant);
         let inner = outer.join(tenant.to_string());
         let _ = fs::remove_dir(inner.join("journal"));
-        let _ = fs::remove_dir(inner.join("readers"));
+        // Those that were killed have left their sockets; no journal is there.
+        let _ = fs::remove_dir_all(inner.join("readers"));
         let names = fs::read_dir(&inner)
             .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.file_name()).collect());
         if names.iter().all(|name| name == "lock") {

@@ -1,31 +1,31 @@
 //! Plain `tarbox-mount`: this process mounts and keeps, a child serves; the child may die or be replaced and nothing fails.
 //!
 //! ```text
-//! admit, mount ─► child: Start ─► Serving ─┬─► it dies ──────────────► another one at once, later ones after a pause
-//!                     │ cannot             ├─► SIGHUP: stand-by of the executable now on disk ─► old one drains ─► TakeOver
-//!                     └► unmount, say why  │                └ cannot, hangs, dies soon after: the old executable goes on
-//!                                          ├─► unmounted: it commits and ends; so does this process
+//! admit, mount ─► child: Start ─► Serving ─┬─► it dies, it hangs ─┐
+//!                     │ cannot             ├─► SIGHUP ────────────┴─► the state machine of `tarbox-supervisor` decides
+//!                     └► unmount, say why  ├─► unmounted: it commits and ends; so does this process
 //!                                          └─► SIGINT, SIGTERM: unmount, Stop, wait; a second one gives up
 //! ```
 //! This process holds nothing that a child could not do without: if it is killed, the child goes on serving.
 
+mod effects;
 mod ending;
 mod life;
-mod loops;
 mod order;
-mod restarts;
+mod responding;
+mod supervising;
 
 use std::{fmt, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
-use tarbox_handover::{Kept, sealed};
+use tarbox_handover::Kept;
 use tarbox_runtime::Shutdown;
 use tarbox_store::{Database, Tenant};
 use tarbox_types::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::order::Output;
-use self::{loops::Keeping, order::Order, restarts::Restarts};
-use crate::{admission, engine, failure::Failure, mount_point, serve, settings, settings::Settings};
+use self::{order::Order, supervising::Keeping};
+use crate::{admission, engine, failure::Failure, mount_point, secrets, serve, settings, settings::Settings};
 
 /// What is told when the mount serves.
 #[derive(Debug)]
@@ -73,20 +73,8 @@ pub async fn run(
         mount_point: point.clone(),
         read_only: settings.read_only,
     };
-    let keeping = Keeping {
-        order,
-        kept,
-        point: point.clone(),
-        tenant,
-        state_dir: settings.state_dir,
-        shutdown,
-        hangup,
-        current: None,
-        spare: None,
-        due: None,
-        probation: None,
-        restarts: Restarts::default(),
-    };
+    let what = (tenant, point.clone(), settings.state_dir);
+    let keeping = Keeping::new((order, kept), what, (shutdown, hangup));
     let outcome = keeping.run(|| ready(&mounted)).await;
     if outcome.is_err() {
         // Nobody would ever answer there.
@@ -107,12 +95,7 @@ async fn admit(settings: &Settings, point: &std::path::Path) -> Result<(Tenant, 
 }
 
 fn mount(settings: &Settings, tenant: &Tenant, point: &std::path::Path) -> Result<Kept, Failure> {
-    let secret = format!("database_url = {}\n", toml::Value::from(settings.database_url.as_str()));
-    let secrets = sealed("tarbox-secrets", secret.as_bytes()).map_err(|error| Failure::Part {
-        kind: error.kind(),
-        doing: "put the database's URL into a sealed memory file".to_owned(),
-        source: error.into(),
-    })?;
+    let secrets = secrets::seal(&settings.database_url)?;
     let slots = engine::new_slots().map_err(|source| Failure::Io {
         doing: "make the file that requests are read into".to_owned(),
         source,

@@ -17,6 +17,7 @@ pub mod offline;
 pub mod places;
 pub mod program;
 pub mod reader;
+pub mod secrets;
 pub mod serve;
 pub mod settings;
 pub mod supervised;

@@ -164,6 +164,8 @@ impl MountCommand {
         if let Some(link) = link {
             // Before there are threads: they all inherit it.
             confinement::confine()?;
+            // Executed from a descriptor it would be shown as that: as a number, or as the name of a content.
+            let _ = nix::sys::prctl::set_name(c"tarbox-mount");
             let runtime = start_runtime(Builder::new_multi_thread().worker_threads(2))?;
             let outcome = runtime.block_on(supervised::run(link, settings, session, mount_point));
             // What waits stays in its slots.

@@ -19,7 +19,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tarbox_fs::{FileSystem, FsConfig};
 use tarbox_store::{Database, Fence, Lease, Tenant, TenantStore, View};
 use tarbox_types::{Ino, Seq, SessionId};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
 use crate::failure::{Chain, Failure};
@@ -35,6 +35,8 @@ pub struct Reader {
     /// Its journal directories stay empty; each view has one of its own.
     config: FsConfig,
     shown: Mutex<Shown>,
+    /// As `shown` has it, for who must not wait while another view is being opened.
+    current: watch::Sender<FileSystem>,
 }
 
 /// The view that is shown now.
@@ -71,7 +73,13 @@ impl Reader {
         config: FsConfig,
     ) -> std::result::Result<Self, Failure> {
         let shown = view(&database, &store, session, &config, 0).await?;
-        Ok(Self { database, store, session, config, shown: Mutex::new(shown) })
+        let current = watch::Sender::new(shown.file_system.clone());
+        Ok(Self { database, store, session, config, shown: Mutex::new(shown), current })
+    }
+
+    /// The view that was shown last. Never waits.
+    pub fn current(&self) -> FileSystem {
+        self.current.borrow().clone()
     }
 
     /// The view to answer from. Where the database cannot be reached, the last one goes on.
@@ -93,6 +101,7 @@ impl Reader {
         }
         let views = shown.views + 1;
         let next = view(&self.database, &self.store, self.session, &self.config, views).await?;
+        self.current.send_replace(next.file_system.clone());
         let last = std::mem::replace(shown, next);
         end(&last.file_system).await;
         Ok(())

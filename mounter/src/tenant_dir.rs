@@ -53,6 +53,12 @@ pub fn of(state_dir: &Path, tenant: TenantId) -> PathBuf {
     state_dir.join(tenant.to_string())
 }
 
+/// The directory of one that only reads.
+#[must_use]
+pub fn reader(state_dir: &Path, tenant: TenantId, pid: u32) -> PathBuf {
+    of(state_dir, tenant).join("readers").join(pid.to_string())
+}
+
 impl TenantDir {
     /// Makes and locks the writer's directory; `None` where a living mounter has it.
     ///
@@ -67,7 +73,7 @@ impl TenantDir {
     /// # Errors
     /// As [`Self::lock_writer`].
     pub fn lock_reader(state_dir: &Path, tenant: TenantId) -> Result<Option<Self>, Failure> {
-        Self::lock(of(state_dir, tenant).join("readers").join(std::process::id().to_string()))
+        Self::lock(reader(state_dir, tenant, std::process::id()))
     }
 
     fn lock(path: PathBuf) -> Result<Option<Self>, Failure> {

@@ -133,8 +133,13 @@ impl Mount {
     /// If there is none for long.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        wait_for("a serving process", LIMIT, || descendants(self.child.id()).first().copied())
-            .expect("somebody serves")
+        wait_for("a serving process", LIMIT, || self.serving()).expect("somebody serves")
+    }
+
+    /// Process id of the one that serves, if there is one.
+    #[must_use]
+    pub fn serving(&self) -> Option<u32> {
+        descendants(self.child.id()).first().copied()
     }
 
     fn last_words(&mut self) -> String {

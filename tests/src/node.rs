@@ -18,9 +18,10 @@ use serde_json::Value;
 
 use crate::{
     command::{Ended, end_of, succeed},
+    control,
     deadline::wait_for,
     product::{Release, program},
-    scratch::Scratch,
+    scratch::{Scratch, require_root},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -92,6 +93,7 @@ impl Node {
     }
 
     fn begin(plan: NodePlan, more: impl FnOnce(&Path) -> Vec<String>) -> Result<Self> {
+        require_root();
         let scratch = Scratch::on_disk()?;
         let url = match plan.url {
             Some(url) => url,
@@ -212,6 +214,20 @@ impl Node {
     #[must_use]
     pub fn mounters(&self, id: &str) -> Vec<u32> {
         self.mounters_with(|line| line.contains(id))
+    }
+
+    /// Gives the mounter of a tenant another password, as somebody who does not go through the agent.
+    ///
+    /// # Errors
+    /// If it does not take it.
+    pub fn set_credentials(&self, id: &str, url: &str) -> Result<()> {
+        control::set_credentials(&self.run.join("mounters").join(id).join(id).join("control.sock"), url)
+    }
+
+    /// What the mounters of a tenant have logged.
+    #[must_use]
+    pub fn mounters_log(&self, id: &str) -> String {
+        fs::read_to_string(self.state_dir().join("logs").join(format!("{id}.log"))).unwrap_or_default()
     }
 
     /// Lets the agent end by itself, and waits for it.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     command::{self, Ended},
+    control,
     mount::{Mount, MountPlan},
     postgres::PostgresServer,
     product,
@@ -222,6 +223,17 @@ impl Volume {
         command.args(args).env("TARBOX_DATABASE_URL", &self.plan.url);
         command.env("TARBOX_STATE_DIR", &self.plan.state_dir);
         command::end_of(&mut command, Duration::from_secs(120))
+    }
+
+    /// Gives the mounter that writes another password.
+    ///
+    /// # Errors
+    /// If it does not take it.
+    pub fn set_credentials(&self, url: &str) -> Result<()> {
+        let sockets =
+            fs::read_dir(&self.plan.state_dir)?.flatten().map(|entry| entry.path().join("control.sock"));
+        let socket = sockets.into_iter().find(|path| path.exists()).context("a control socket")?;
+        control::set_credentials(&socket, url)
     }
 
     /// Checks the unmounted tenant with `tarbox fsck`: it must find nothing.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::{
         signal::{Signal, kill},
         statvfs::statvfs,
@@ -22,14 +23,14 @@ use nix::{
 use tarbox_tests::{
     deadline::wait_for,
     mount::unmount,
-    node::{Node, Published},
-    scratch::require_root,
+    node::{Node, NodePlan, Published},
+    postgres::PostgresServer,
+    process::secrets_of,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn node() -> Node {
-    require_root();
     Node::start().expect("a node")
 }
 
@@ -215,6 +216,28 @@ fn a_read_only_publication_cannot_be_written_and_a_writable_one_beside_it_can() 
 }
 
 #[test]
+fn a_volume_that_is_only_read_answers_and_is_unstaged() {
+    let node = node();
+    let id = node.tenant("work").expect("a tenant");
+    let volume = Published::new(node.path(), &id, "work");
+    let words = [&volume.words()[..], &["--access", "many-readers"]].concat();
+    node.call("stage", &words).expect("stage");
+    node.call("publish", &words).expect("publish");
+    // Said by the mounter itself: one that did not answer would be taken for one that hangs.
+    let stats = node.call("stats", &words).expect("stats");
+    assert!(stats.contains("abnormal: false") && stats.contains("Inodes"), "{stats}");
+    let before = node.mounter_pid(&id).expect("a mounter");
+    kill_9(before);
+    wait_for("another mounter", LIMIT, || node.mounter_pid(&id).ok().filter(|next| *next != before))
+        .expect("restarted");
+    assert!(fs::read_dir(&volume.target).expect("list").next().is_none());
+    node.call("unpublish", &words).expect("unpublish");
+    node.call("unstage", &words).expect("unstage: nobody has to flush, and somebody says so");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+}
+
+#[test]
 fn unpublishing_commits_everything_first() {
     let (node, volume) = published();
     fs::write(volume.target.join("f"), vec![7; 1 << 20]).expect("write");
@@ -305,7 +328,6 @@ fn a_target_whose_directory_is_gone_is_unpublished() {
 
 #[test]
 fn a_keeper_on_the_host_stands_outside_of_the_agents_control_groups_and_outlives_them() {
-    require_root();
     let mut node = Node::start_with(|_| vec!["--launcher".into(), "host".into()]).expect("a node");
     let id = node.tenant("work").expect("a tenant");
     let volume = node.publish(&id, "work").expect("published");
@@ -330,6 +352,14 @@ fn a_keeper_on_the_host_stands_outside_of_the_agents_control_groups_and_outlives
     node.call("unstage", &volume.words()).expect("unstage");
     node.end_agent().expect("the agent ends, and the idle keeper with it");
     wait_for("the keeper's end", LIMIT, || node.keeper_pid().is_none().then_some(())).expect("it ends");
+    // Where systemd made a scope there is none; another node's keeper may stand there.
+    let is_empty = |group: &PathBuf| {
+        fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|members| members.is_empty())
+    };
+    let left = || fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let left = || left().map(|entry| entry.path().join("tarbox.host")).filter(is_empty).collect::<Vec<_>>();
+    wait_for("no empty group", Duration::from_secs(5), || left().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", left()));
 }
 
 /// The control groups of a process, a line for each hierarchy.
@@ -376,6 +406,147 @@ fn an_agent_that_died_with_its_keeper_leaves_everything_to_the_mounter_and_the_n
     wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
         .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
     node.fsck("work").expect("fsck");
+}
+
+/// Both at once; the next agent begins with a keeper that knows nothing.
+fn kill_agent_and_keeper(node: &mut Node) {
+    let keeper = node.keeper_pid().expect("a keeper");
+    node.kill_agent();
+    kill_9(keeper);
+    node.start_agent().expect("start again");
+}
+
+#[test]
+fn a_mounter_that_outlived_agent_and_keeper_is_upgraded_and_unstaged_like_any_other() {
+    let (mut node, volume) = published();
+    let load = Load::begin(&volume.target);
+    let before = node.mounter_pid(&volume.id).expect("a mounter");
+    kill_agent_and_keeper(&mut node);
+    assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "the same mounter");
+    let mut program = fs::read(node.mounter()).expect("read the mounter");
+    program.extend_from_slice(b"another build");
+    replace(node.mounter(), &program);
+    let done = node.operator("upgrade", &[]).expect("upgrade");
+    assert_eq!(done.code, Some(0), "{}{}\n{}", done.stdout, done.stderr, node.log());
+    assert_ne!(node.mounter_pid(&volume.id).expect("a mounter"), before);
+    // It was told, and not killed.
+    let said = node.mounters_log(&volume.id);
+    assert!(said.contains("leaving the rest to a successor"), "{said}\n{}", node.log());
+    assert!(load.end() > 0);
+    kill_agent_and_keeper(&mut node);
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+    node.fsck("work").expect("fsck");
+}
+
+#[test]
+fn a_password_that_was_renewed_is_known_to_keeper_and_agent_and_to_their_successors() {
+    let server = PostgresServer::start().expect("PostgreSQL");
+    let url = server.url();
+    let (scheme, rest) = url.split_once("://").expect("a URL");
+    let (user, place) = rest.split_once('@').expect("a user");
+    // The server trusts whoever comes: the password is only carried along.
+    let with = |word: &str| format!("{scheme}://{user}:{word}@{place}");
+    let plan = NodePlan { url: Some(with("first-word")), ..NodePlan::default() };
+    let mut node = Node::with(plan).expect("a node");
+    let id = node.tenant("work").expect("a tenant");
+    node.publish(&id, "work").expect("published");
+    let killed = |node: &Node| {
+        let before = node.mounter_pid(&id).expect("a mounter");
+        kill_9(before);
+        let next = || node.mounter_pid(&id).ok().filter(|next| *next != before);
+        secrets_of(wait_for("another mounter", LIMIT, next).expect("restarted"))
+    };
+    assert!(killed(&node).contains("first-word"));
+    node.set_credentials(&id, &with("second-word")).expect("it takes them");
+    assert!(killed(&node).contains("second-word"));
+    node.set_credentials(&id, &with("third-word")).expect("it takes them");
+    kill_agent_and_keeper(&mut node);
+    assert!(killed(&node).contains("third-word"));
+}
+
+#[test]
+fn a_keeper_that_is_slow_is_not_taken_for_one_that_was_replaced() {
+    let (node, volume) = published();
+    let load = Load::begin(&volume.target);
+    let (keeper, before) =
+        (node.keeper_pid().expect("a keeper"), node.mounter_pid(&volume.id).expect("a mounter"));
+    let signal = |signal| kill(Pid::from_raw(keeper.cast_signed()), signal).expect("signal");
+    signal(Signal::SIGSTOP);
+    kill_9(before);
+    // Longer than anybody waits for an answer of the keeper's.
+    thread::sleep(Duration::from_secs(13));
+    signal(Signal::SIGCONT);
+    wait_for("another mounter", LIMIT, || node.mounter_pid(&volume.id).ok().filter(|next| *next != before))
+        .expect("restarted");
+    assert_eq!(node.keeper_pid(), Some(keeper));
+    assert!(!node.log().contains("the keeper was replaced"), "{}", node.log());
+    assert!(load.end() > 0);
+}
+
+/// Ends the connection of what is mounted there, as an operator does.
+fn abort(point: &Path) {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let here = table.lines().rfind(|line| line.split(' ').nth(4) == point.to_str()).expect("mounted");
+    let minor = here.split(' ').nth(2).and_then(|device| device.strip_prefix("0:")).expect("a device");
+    let own = tempfile::tempdir().expect("a directory");
+    mount(Some("fusectl"), own.path(), Some("fusectl"), MsFlags::empty(), None::<&str>).expect("fusectl");
+    let aborted = fs::write(own.path().join(minor).join("abort"), "1");
+    umount2(own.path(), MntFlags::MNT_DETACH).expect("unmount");
+    aborted.expect("abort");
+}
+
+/// The volume's condition as soon as it is abnormal.
+fn abnormal(node: &Node, volume: &Published) -> String {
+    wait_for("an abnormal condition", LIMIT, || {
+        node.call("stats", &volume.words()).ok().filter(|stats| stats.contains("abnormal: true"))
+    })
+    .unwrap_or_else(|_| panic!("{:?}\n{}", node.csi("stats", &volume.words()), node.log()))
+}
+
+#[test]
+fn an_aborted_connection_is_an_abnormal_condition_and_the_volume_can_be_had_again() {
+    let (node, volume) = published();
+    fs::write(volume.target.join("before"), "kept").expect("write");
+    abort(&volume.staging);
+    let stats = abnormal(&node, &volume);
+    let said = wait_for("the cause", LIMIT, || {
+        node.call("stats", &volume.words()).ok().filter(|stats| stats.contains("aborted"))
+    });
+    said.unwrap_or_else(|_| panic!("{stats}\n{}", node.log()));
+    fs::write(volume.target.join("lost"), "x").expect_err("the mount is dead");
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
+        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+    node.call("stage", &volume.words()).expect("stage again");
+    node.call("publish", &volume.words()).expect("publish again");
+    assert_eq!(fs::read_to_string(volume.target.join("before")).expect("read"), "kept");
+    assert!(!volume.target.join("lost").exists());
+    // Unmounted behind the agent's back, staging and target: nothing is written to the disk below.
+    unmount(&volume.target).expect("unmount");
+    let refused = fs::write(volume.target.join("lost"), "x").expect_err("read-only");
+    assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn a_staging_mount_that_somebody_took_away_is_reported_and_comes_back_with_the_next_stage() {
+    let (node, volume) = published();
+    fs::write(volume.target.join("f"), "x").expect("write");
+    unmount(&volume.staging).expect("unmount behind the agent's back");
+    let refused = fs::write(volume.staging.join("lost"), "x").expect_err("read-only");
+    assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
+    let stats = abnormal(&node, &volume);
+    assert!(stats.contains("somebody has unmounted the volume"), "{stats}");
+    let mounter = node.mounter_pid(&volume.id).expect("a mounter");
+    node.call("stage", &volume.words()).expect("stage again");
+    assert_eq!(fs::read_to_string(volume.staging.join("f")).expect("read"), "x");
+    assert!(node.call("stats", &volume.words()).expect("stats").contains("abnormal: false"));
+    assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), mounter, "nobody had to be started");
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
 }
 
 #[test]
@@ -435,6 +606,8 @@ fn a_mounter_holds_what_it_needs_and_nothing_of_the_agents() {
     let pid = node.mounter_pid(&volume.id).expect("a mounter");
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    // Whatever the kernel makes of a program that is executed from a descriptor.
+    assert!(status.starts_with("Name:\ttarbox-mount\n"), "{status}");
     let environment = fs::read(format!("/proc/{pid}/environ")).expect("environ");
     assert!(!String::from_utf8_lossy(&environment).contains("TARBOX"), "nothing is told by the environment");
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");

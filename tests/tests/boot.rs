@@ -10,7 +10,6 @@ use tarbox_tests::{
     boot::{pretend_another_boot, with_own_mounts},
     deadline::wait_for,
     node::{Node, Published},
-    scratch::require_root,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -19,7 +18,6 @@ const BLOCKS: u64 = 48;
 
 /// A node whose volume commits nothing by itself: all that is acknowledged is in the journal.
 fn uncommitted() -> (Node, Published) {
-    require_root();
     let node = Node::start().expect("a node");
     let id = node.tenant("work").expect("a tenant");
     let volume = Published::new(node.path(), &id, "work");

@@ -11,14 +11,12 @@ use std::{
 use tarbox_tests::{
     deadline::wait_for,
     node::{Node, Published},
-    scratch::require_root,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A node that allows `rw` for writing and `ro` for reading; `secret` beside them is nobody's business.
 fn node() -> Node {
-    require_root();
     let allow = |below: &Path| {
         for name in ["rw/a", "ro/b/inner", "secret"] {
             fs::create_dir_all(below.join(name)).expect("mkdir");

@@ -12,13 +12,11 @@ use std::{
 use tarbox_tests::{
     deadline::wait_for,
     node::{Node, Published},
-    scratch::require_root,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn node_with(words: &[&str]) -> Node {
-    require_root();
     let words = words.iter().map(|word| (*word).to_owned()).collect();
     Node::start_with(|_| words).expect("a node")
 }

@@ -49,10 +49,22 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "tarbox-types",
         ],
     ),
-    ("tarbox-supervisor", &["tarbox-types"]),
+    // What mounters say: nothing of how it is sent.
+    ("tarbox-supervisor", &["tarbox-handover", "tarbox-types"]),
     // The programs are tested from outside; only fuse3's session needs the file system itself, and who supervises a mounter
     // mounts and talks as a supervisor does.
-    ("tarbox-tests", &["tarbox-engine", "tarbox-fs", "tarbox-handover", "tarbox-store", "tarbox-types"]),
+    (
+        "tarbox-tests",
+        &[
+            "tarbox-engine",
+            "tarbox-fs",
+            "tarbox-handover",
+            "tarbox-proto",
+            "tarbox-rpc",
+            "tarbox-store",
+            "tarbox-types",
+        ],
+    ),
 ];
 
 /// Something that may be written only in certain places.

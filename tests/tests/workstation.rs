@@ -19,7 +19,9 @@ use nix::{
 use tarbox_tests::{
     churn::Churn,
     deadline::wait_for,
-    on_each_database, product,
+    on_each_database,
+    process::secrets_of,
+    product,
     rng::{Rng, seed},
     volume::{Database, Volume},
 };
@@ -199,8 +201,12 @@ fn rolled_back(bad: &Path, words: &str) {
     under_load(&mut volume, |volume| {
         installed.replace(bad);
         volume.mount().signal(Signal::SIGHUP).expect("signal");
-        wait_for("the attempt to be given up", LIMIT, || volume.mount().said().contains(words).then_some(()))
-            .expect("a log line");
+        let given_up = || {
+            let said = volume.mount().said();
+            (said.contains("the executable now on disk does not take over") && said.contains(words))
+                .then_some(())
+        };
+        wait_for("the attempt to be given up", LIMIT, given_up).expect("a log line");
     });
     assert_eq!(volume.mount().pid(), before, "the old process has served all the time");
     volume.stop();
@@ -209,12 +215,100 @@ fn rolled_back(bad: &Path, words: &str) {
 
 #[test]
 fn an_executable_that_crashes_at_start_does_not_take_over() {
-    rolled_back(Path::new("/bin/false"), "the executable now on disk cannot take over");
+    rolled_back(Path::new("/bin/false"), "the stand-by ended");
 }
 
 #[test]
 fn an_executable_that_hangs_at_start_does_not_take_over() {
-    rolled_back(Path::new(env!("CARGO_BIN_EXE_hang")), "the executable now on disk does not get ready");
+    rolled_back(Path::new(env!("CARGO_BIN_EXE_hang")), "the stand-by was not ready");
+}
+
+fn signalled(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).expect("kill");
+}
+
+#[test]
+fn a_process_that_hangs_is_found_out_killed_and_replaced_and_no_call_fails() {
+    let mut volume = Volume::new(Database::Sqlite);
+    let hanging = volume.mount().pid();
+    under_load(&mut volume, |volume| {
+        signalled(hanging, Signal::SIGSTOP);
+        successor(volume, hanging);
+    });
+    let said = volume.mount().said();
+    assert!(said.contains("the serving process hangs"), "{said}");
+    volume.stop();
+    volume.fsck();
+}
+
+#[test]
+fn one_that_only_reads_and_hangs_is_replaced_as_well() {
+    let mut volume = Volume::new(Database::Sqlite);
+    fs::write(volume.at("file"), "x").expect("write");
+    volume.stop();
+    volume.plan().args.push("--read-only".into());
+    volume.start();
+    let hanging = volume.mount().pid();
+    signalled(hanging, Signal::SIGSTOP);
+    successor(&volume, hanging);
+    assert_eq!(fs::read(volume.at("file")).expect("read"), b"x");
+}
+
+#[test]
+fn while_the_database_is_away_nobody_is_taken_for_one_that_hangs() {
+    let mut volume = Volume::with(Database::Postgres, &["--flush-interval", "50ms"]);
+    let serving = volume.mount().pid();
+    volume.server().stop().expect("stop");
+    thread::scope(|scope| {
+        let path = volume.at("synced");
+        let synced = scope.spawn(move || {
+            let mut file = File::create(path)?;
+            file.write_all(b"x")?;
+            file.sync_all()
+        });
+        // Longer than a hang takes to be found out.
+        thread::sleep(Duration::from_secs(20));
+        assert!(!synced.is_finished());
+        assert_eq!(volume.mount().pid(), serving, "{}", volume.mount().said());
+        volume.server().resume().expect("start");
+        synced.join().expect("no panic").expect("fsync");
+    });
+    assert_eq!(volume.mount().pid(), serving);
+}
+
+#[test]
+fn in_a_crash_loop_calls_fail_after_a_while_until_a_process_serves_again() {
+    let volume = Volume::new(Database::Sqlite);
+    fs::write(volume.at("file"), "x").expect("write");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Dies of something that nobody outside has done, as soon as there is one.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(pid) = volume.mount().serving() {
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSEGV);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // Each asks for a name that the kernel does not know, and may wait for long: one that was read by a process stays in its slot.
+        let (answered, answers) = std::sync::mpsc::channel();
+        let mut asked = 0;
+        let error = wait_for("an error in place of an answer", Duration::from_secs(200), || {
+            let (answered, path) = (answered.clone(), volume.at(&format!("missing{asked}")));
+            asked += 1;
+            thread::spawn(move || answered.send(fs::symlink_metadata(path).expect_err("nothing there")));
+            thread::sleep(Duration::from_millis(200));
+            answers.try_iter().find(|error| error.raw_os_error() == Some(nix::libc::EIO))
+        });
+        stop.store(true, Ordering::Relaxed);
+        error.expect("EIO");
+    });
+    wait_for("the same mount to be served again", Duration::from_secs(200), || {
+        fs::write(volume.at("after"), "y").ok()
+    })
+    .expect("it serves");
+    assert_eq!(fs::read(volume.at("file")).expect("read"), b"x");
 }
 
 #[test]
@@ -234,6 +328,25 @@ fn a_mount_goes_on_when_its_keeper_is_killed() {
     volume.fsck();
     volume.start();
     assert_eq!(fs::read(volume.at("after")).expect("read"), b"kept");
+}
+
+#[test]
+fn a_password_that_was_renewed_is_what_the_next_process_is_given() {
+    let mut volume = Volume::new(Database::Postgres);
+    let url = volume.plan().url.clone();
+    let with = |word: &str| {
+        let (scheme, rest) = url.split_once("://").expect("a URL");
+        let (user, place) = rest.split_once('@').expect("a user");
+        // The server trusts whoever comes: the password is only carried along.
+        format!("{scheme}://{user}:{word}@{place}")
+    };
+    volume.plan().url = with("first-word");
+    volume.remount();
+    volume.set_credentials(&with("second-word")).expect("it takes them");
+    let pid = volume.mount().pid();
+    kill_9(pid);
+    let given = secrets_of(successor(&volume, pid));
+    assert!(given.contains("second-word") && !given.contains("first-word"), "{given}");
 }
 
 #[test]

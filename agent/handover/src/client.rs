@@ -92,6 +92,13 @@ impl Client {
         self.welcome.pid
     }
 
+    /// Which keeper it is; `None` where it does not say.
+    #[must_use]
+    pub fn keeper(&self) -> Option<ProcessId> {
+        let say::Welcome { pid, start_time, .. } = self.welcome;
+        (start_time != 0).then_some(ProcessId { pid, start_time })
+    }
+
     /// The keeper's version.
     #[must_use]
     pub fn keeper_version(&self) -> &str {

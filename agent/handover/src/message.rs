@@ -103,6 +103,9 @@ pub enum FromMounter {
     /// It cannot serve yet, through no fault of its own. Said every half second; once more, with nothing in it, when it goes on.
     #[prost(message, tag = "9")]
     Waiting(Waiting),
+    /// It was given other secrets; the sealed memfd with them comes with it, for whoever is started next.
+    #[prost(message, tag = "10")]
+    Renewed(Renewed),
 }
 
 /// See [`FromMounter::Hello`].
@@ -201,6 +204,10 @@ pub struct Waiting {
     pub what: String,
 }
 
+/// See [`FromMounter::Renewed`].
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Renewed {}
+
 /// Exit codes of a supervised mounter, as its supervisor reads them.
 pub mod exit {
     /// Unmounted or stopped, everything given back: nothing to restart.
@@ -234,6 +241,6 @@ pub(crate) struct DownPacket {
 pub(crate) struct UpPacket {
     #[prost(uint32, tag = "1")]
     pub(crate) format: u32,
-    #[prost(oneof = "FromMounter", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "FromMounter", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub(crate) body: Option<FromMounter>,
 }

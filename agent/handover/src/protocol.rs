@@ -321,6 +321,9 @@ pub struct Welcome {
     /// Its version.
     #[prost(string, tag = "3")]
     pub version: String,
+    /// When it started, in clock ticks since boot: with its process id it says which one it is. 0 where it does not say.
+    #[prost(uint64, tag = "4")]
+    pub start_time: u64,
 }
 
 /// See [`Reply::Entry`].

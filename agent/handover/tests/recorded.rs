@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use tarbox_handover::message::{
-    DescriptorKind, Drain, Drained, Draining, Ended, Failed, Formats, Hello, Mode, Serving, StandingBy,
-    Start, Stop, TakeOver, Waiting,
+    DescriptorKind, Drain, Drained, Draining, Ended, Failed, Formats, Hello, Mode, Renewed, Serving,
+    StandingBy, Start, Stop, TakeOver, Waiting,
 };
 use tarbox_handover::protocol::{self as say, Reason, Reply, ReplyPacket, Request, RequestPacket};
 use tarbox_handover::{
@@ -53,6 +53,7 @@ fn from_mounter() -> Vec<(&'static str, FromMounter)> {
         ("up.failed", FromMounter::Failed(failed)),
         ("up.ended", FromMounter::Ended(Ended { unmounted: true })),
         ("up.waiting", FromMounter::Waiting(Waiting { what: "the database".to_owned() })),
+        ("up.renewed", FromMounter::Renewed(Renewed {})),
     ]
 }
 
@@ -130,7 +131,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("tell.done", Reply::Done(say::Done { generation: 1 })),
         (
             "tell.welcome",
-            Reply::Welcome(say::Welcome { formats: Some(FORMATS), pid: 3, version: "0.1.0".into() }),
+            // The start time came later: left out where it is 0.
+            Reply::Welcome(say::Welcome {
+                formats: Some(FORMATS),
+                pid: 3,
+                version: "0.1.0".into(),
+                start_time: 0,
+            }),
         ),
         ("tell.entry", Reply::Entry(entry.clone())),
         ("tell.listing", Reply::Listing(say::Listing { entries: vec![entry], more: true })),

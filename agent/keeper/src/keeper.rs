@@ -15,7 +15,7 @@ use tarbox_handover::{HandoverError, ProcessId, SpawnSpec, SupervisorLink, ToMou
 use crate::children::{Child, Children};
 use crate::error::KeeperError;
 use crate::page;
-use crate::responder::{Connection, Responder};
+use crate::responder::{Answered, Responder};
 use crate::spawn::{Started, spawn};
 use crate::tenants::{self, Tenant, Ticket};
 
@@ -171,7 +171,6 @@ impl Keeper {
             self.waiters.push(Waiter { client, request, child });
             return Ok(None);
         };
-        self.children.forget(child);
         Ok(Some((Reply::Exited(how), Vec::new())))
     }
 
@@ -273,7 +272,7 @@ impl Keeper {
     /// Requests have come for a connection that is answered here.
     pub(crate) fn answer(&mut self, key: &str) {
         let Some(tenant) = self.tenants.get_mut(key) else { return };
-        if tenant.responder.as_mut().is_some_and(|responder| responder.answer() == Connection::Gone) {
+        if tenant.responder.as_mut().is_some_and(|responder| responder.answer() == Answered::Gone) {
             tenant.responder = None;
         }
     }
@@ -371,6 +370,7 @@ fn welcome() -> say::Welcome {
         formats: Some(KEEPER_FORMAT.read().into()),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        start_time: ProcessId::own().map_or(0, |id| id.start_time),
     }
 }
 

@@ -27,5 +27,6 @@ mod ticket;
 pub use children::reap;
 pub use error::KeeperError;
 pub use keeper::{Keeper, Report};
+pub use responder::{Answered, Responder};
 pub use server::Server;
 pub use spawn::{Started, spawn};

@@ -22,30 +22,35 @@ const FORGET: u32 = 2;
 const INTERRUPT: u32 = 36;
 const BATCH_FORGET: u32 = 42;
 
-/// Whether there will be more to answer.
+/// What there is to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Connection {
-    Open,
-    /// Unmounted or aborted.
+pub enum Answered {
+    /// Nothing at the moment.
+    All,
+    /// More, perhaps: others get their turn.
+    Some,
+    /// Nothing ever again: unmounted or aborted.
     Gone,
 }
 
 /// Answers one connection.
 #[derive(Debug)]
-pub(crate) struct Responder {
+pub struct Responder {
     device: File,
     buffer: Vec<u8>,
 }
 
 impl Responder {
+    /// Reads beside whoever has `device`, without waiting.
+    ///
     /// # Errors
     /// Where `/dev/fuse` may not be opened, or the connection is gone.
-    pub(crate) fn new(device: &OwnedFd) -> io::Result<Self> {
+    pub fn new(device: &OwnedFd) -> io::Result<Self> {
         Ok(Self { device: clone_device(device)?, buffer: vec![0; BUFFER_BYTES] })
     }
 
     /// Answers what is there, and does not wait for more.
-    pub(crate) fn answer(&mut self) -> Connection {
+    pub fn answer(&mut self) -> Answered {
         for _ in 0..AT_ONCE {
             match self.device.read(&mut self.buffer) {
                 Ok(length) => {
@@ -54,14 +59,14 @@ impl Responder {
                         let _ = self.device.write(&reply);
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Connection::Open,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Answered::All,
                 // Withdrawn while it was read.
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Interrupted) => {}
                 Err(error) if error.kind() == ErrorKind::InvalidInput && self.grow() => {}
-                Err(_) => return Connection::Gone,
+                Err(_) => return Answered::Gone,
             }
         }
-        Connection::Open
+        Answered::Some
     }
 
     fn grow(&mut self) -> bool {

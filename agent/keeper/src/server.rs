@@ -15,7 +15,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
 };
 use tarbox_handover::ProcessId;
-use tarbox_handover::protocol::Reply;
+use tarbox_handover::protocol::{Reply, Request};
 
 use crate::KeeperError;
 use crate::clients::Client;
@@ -188,12 +188,20 @@ impl Server {
     fn hear(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
         let Ok((number, asked)) = client.next() else { return self.gone(id) };
+        let waited = match &asked {
+            Ok((Request::Wait(wait), _)) => Some(ProcessId { pid: wait.pid, start_time: wait.start_time }),
+            Ok(_) | Err(_) => None,
+        };
         let answer = asked.and_then(|(request, descriptors)| {
             self.keeper.handle(Instant::now(), (id, number), request, descriptors)
         });
         match answer {
             Ok(None) => {}
-            Ok(Some((reply, descriptors))) => _ = self.tell(id, number, reply, &descriptors),
+            Ok(Some((reply, descriptors))) => {
+                let told = self.tell(id, number, reply, &descriptors);
+                // Whoever asked may have died meanwhile: then it is remembered for the next one.
+                waited.filter(|_| told).into_iter().for_each(|child| self.keeper.child_told(child));
+            }
             Err(error) => _ = self.tell(id, number, Reply::Refused(error.refusal()), &[]),
         }
     }

@@ -10,7 +10,10 @@ use tarbox_rpc::Refusal;
 use tarbox_types::{ByteSize, ErrorKind};
 use tonic::{Response, Status, transport::Channel};
 
-use super::AskCommand;
+use super::{
+    AskCommand,
+    output::{Table, show},
+};
 use crate::{failure::AgentError, settings::agent_socket};
 
 /// What is only looked up is there at once.
@@ -99,8 +102,8 @@ fn view(tenant: Tenant) -> TenantView {
     }
 }
 
-fn rows(node: &Node) -> Vec<Vec<String>> {
-    let heading = [
+fn table(node: &Node) -> Table {
+    let mut table = Table::new(&[
         "TENANT",
         "PHASE",
         "PID",
@@ -112,11 +115,10 @@ fn rows(node: &Node) -> Vec<Vec<String>> {
         "MEMORY",
         "AT",
         "CONDITION",
-    ];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    ]);
     for tenant in &node.tenants {
         let is_old = !tenant.build.is_empty() && tenant.build != tenant.wanted_build;
-        rows.push(vec![
+        table.row(vec![
             tenant.tenant_id.clone(),
             tenant.phase.clone(),
             tenant.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
@@ -130,7 +132,7 @@ fn rows(node: &Node) -> Vec<Vec<String>> {
             tenant.condition.clone(),
         ]);
     }
-    rows
+    table
 }
 
 pub(super) async fn ps(ask: AskCommand) -> Result<bool, AgentError> {
@@ -143,7 +145,7 @@ pub(super) async fn ps(ask: AskCommand) -> Result<bool, AgentError> {
         launcher_proof: found.launcher_proof,
         tenants: found.tenants.into_iter().map(view).collect(),
     };
-    ask.output.print(&node, rows)?;
+    show(ask.output, &node, table)?;
     Ok(true)
 }
 
@@ -161,17 +163,17 @@ struct Outcome {
 }
 
 fn print(ask: &AskCommand, outcomes: &Vec<Outcome>) -> Result<(), AgentError> {
-    ask.output.print(outcomes, |outcomes| {
-        let mut rows = vec![["TENANT", "DONE", "PAUSE", "WHY"].map(str::to_owned).to_vec()];
-        rows.extend(outcomes.iter().map(|outcome| {
-            vec![
+    show(ask.output, outcomes, |outcomes| {
+        let mut table = Table::new(&["TENANT", "DONE", "PAUSE", "WHY"]);
+        for outcome in outcomes {
+            table.row(vec![
                 outcome.tenant_id.clone(),
                 if outcome.done { "yes" } else { "no" }.to_owned(),
                 outcome.pause_ms.map_or_else(|| "-".to_owned(), |pause| format!("{pause:.1} ms")),
                 outcome.reason.clone(),
-            ]
-        }));
-        rows
+            ]);
+        }
+        table
     })
 }
 

@@ -162,17 +162,6 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The memory in use, bytes; `None` where the group is not there.
-    #[must_use]
-    pub fn memory(&self) -> Option<ByteSize> {
-        let file = match self.version {
-            Version::V1 => "memory.usage_in_bytes",
-            Version::V2 => "memory.current",
-        };
-        let text = fs::read_to_string(self.directory.join(file)).ok()?;
-        text.trim().parse().ok().map(ByteSize)
-    }
-
     /// How often the kernel has killed here for want of memory. Compare before and after: it only grows.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {

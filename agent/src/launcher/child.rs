@@ -9,15 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use tarbox_handover::{Client, HandoverError, ProcessId};
+use tarbox_handover::{
+    Client, HandoverError, ProcessId,
+    process::{send_signal, wait_exit},
+};
 
 use super::{LISTENS_WITHIN, Launcher};
 use crate::{failure::AgentError, settings::Settings};
+
+/// How long an idle keeper may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
@@ -86,14 +89,21 @@ impl Child {
     }
 }
 
+/// Whether there is no keeper; one that answers late is there.
+pub(super) fn nobody_listens(error: &HandoverError) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error, HandoverError::Io { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
+}
+
 impl Launcher for Child {
     fn name(&self) -> &'static str {
         "child"
     }
 
     fn connect(&self) -> Result<Client, AgentError> {
-        if let Ok(client) = self.reach() {
-            return Ok(client);
+        match self.reach() {
+            Err(error) if nobody_listens(&error) => {}
+            reached => return reached.map_err(AgentError::handover("reach the keeper")),
         }
         self.start()?;
         self.wait_for_it()
@@ -102,12 +112,17 @@ impl Launcher for Child {
     fn release(&self, mut client: Client) {
         let is_idle = client.list().is_ok_and(|entries| entries.is_empty())
             && client.children().is_ok_and(|children| children.iter().all(|child| child.exited.is_some()));
-        let keeper = ProcessId::of(client.keeper_pid());
+        let keeper = ProcessId::of(client.keeper_pid()).and_then(ProcessId::open);
         drop(client);
-        if let Ok(keeper) = keeper.map(|id| Pid::from_raw(id.pid.cast_signed()))
+        if let Ok(keeper) = keeper
             && is_idle
         {
-            let _ = kill(keeper, Signal::SIGTERM);
+            let _ = send_signal(&keeper, Signal::SIGTERM as i32);
+            // An earlier agent may have started it: then it is no child, whose end could be waited for below.
+            if !wait_exit(&keeper, ENDS_WITHIN).unwrap_or(false) {
+                tracing::warn!("the idle keeper does not end");
+                return;
+            }
         }
         self.started.lock().iter_mut().filter(|_| is_idle).for_each(|child| {
             let _ = child.wait();

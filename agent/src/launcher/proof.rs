@@ -2,7 +2,7 @@
 
 use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
-use tarbox_handover::SpawnSpec;
+use tarbox_handover::{HandoverError, SpawnSpec, process::wait_exit};
 
 use crate::{failure::AgentError, node::Node, tenant, upgrades};
 
@@ -25,13 +25,22 @@ pub(crate) async fn prove(node: &Arc<Node>) -> Result<String, AgentError> {
         new_session: true,
         ..Default::default()
     };
-    let exited = node
+    let spawned = node
         .keeper
-        .ask("prove the launcher", move |client| {
-            let spawned = client.spawn(KEY, "proof", &spec, &[executable.as_fd()])?;
-            client.wait(spawned.id, WITHIN)
-        })
+        .ask("prove the launcher", move |client| client.spawn(KEY, "proof", &spec, &[executable.as_fd()]))
         .await?;
+    // Beside the connection: others want something of the keeper meanwhile.
+    let (id, pidfd) = (spawned.id, spawned.pidfd);
+    tenant::blocking(move || {
+        match wait_exit(&pidfd, WITHIN) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(HandoverError::TimedOut(WITHIN)),
+            Err(error) => Err(error),
+        }
+        .map_err(AgentError::handover("wait for the end of what was started"))
+    })
+    .await?;
+    let exited = node.keeper.ask("ask how it ended", move |client| client.wait(id, WITHIN)).await?;
     match exited.code {
         Some(0) => Ok(format!("the keeper starts {} from its descriptor", node.settings.mounter.display())),
         code => Err(AgentError::Unusable(format!(

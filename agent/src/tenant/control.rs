@@ -3,11 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use tarbox_proto::control::v1::{
-    FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
-    control_client::ControlClient,
+    DrainRequest, FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
+    StopRequest, control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
-use tarbox_supervisor::{Answer, Waiting};
+use tarbox_supervisor::Answer;
 use tarbox_types::TenantId;
 use tonic::{Response, Status, transport::Channel};
 
@@ -57,6 +57,18 @@ impl Control {
         self.answer("take the new password", limit, asked).await.map(drop)
     }
 
+    /// Lets it leave the rest to a successor, what executes finished within so many milliseconds.
+    pub(crate) async fn drain(&self, millis: u64, limit: Duration) -> Result<(), AgentError> {
+        let asked = async { self.client(limit).await?.drain(DrainRequest { millis }).await };
+        self.answer("leave the rest to a successor", limit, asked).await.map(drop)
+    }
+
+    /// Lets it commit everything, give everything back, and end.
+    pub(crate) async fn stop(&self, limit: Duration) -> Result<(), AgentError> {
+        let asked = async { self.client(limit).await?.stop(StopRequest {}).await };
+        self.answer("end", limit, asked).await.map(drop)
+    }
+
     async fn client(&self, limit: Duration) -> Result<ControlClient<Channel>, Status> {
         let channel = tarbox_rpc::connect(&self.socket, limit).await;
         channel.map(ControlClient::new).map_err(|error| {
@@ -82,25 +94,12 @@ impl Control {
     }
 }
 
-/// What a mounter says that it waits for.
-pub(crate) fn waiting_for(what: &str) -> Option<Waiting> {
-    match what {
-        "" => None,
-        _ if what.contains("journal") => Some(Waiting::Journal),
-        _ if what.contains("lease") => Some(Waiting::Lease),
-        _ => Some(Waiting::Database),
-    }
-}
-
 /// What a status says to the supervisor.
 pub(crate) fn answer_of(status: &StatusResponse) -> Answer {
-    Answer {
-        // Releases that say nothing of it answer only while they serve.
-        serving: matches!(status.phase(), Phase::Serving | Phase::Unspecified),
-        executing_longest: Duration::from_millis(status.longest_executing_ms),
-        waiting_longest: Duration::from_millis(status.longest_waiting_ms),
-        waiting_for: waiting_for(&status.waiting_for),
-    }
+    // Releases that say nothing of it answer only while they serve.
+    let is_serving = matches!(status.phase(), Phase::Serving | Phase::Unspecified);
+    let executing = Duration::from_millis(status.longest_executing_ms);
+    Answer::new(is_serving, executing, &status.waiting_for)
 }
 
 #[cfg(test)]
@@ -108,22 +107,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_mounter_waits_for_is_told_from_what_it_executes() {
-        let told = |waiting_for: &str, phase: Phase| {
-            answer_of(&StatusResponse {
-                waiting_for: waiting_for.to_owned(),
-                phase: phase.into(),
-                longest_executing_ms: 7,
-                longest_waiting_ms: 9,
-                ..Default::default()
-            })
+    fn who_says_nothing_of_its_phase_serves() {
+        let told = |phase: Phase| {
+            answer_of(&StatusResponse { phase: phase.into(), longest_executing_ms: 7, ..Default::default() })
         };
-        let answer = told("", Phase::Serving);
-        assert_eq!((answer.serving, answer.waiting_for), (true, None));
-        assert_eq!(answer.executing_longest, Duration::from_millis(7));
-        assert_eq!(answer.waiting_longest, Duration::from_millis(9));
-        assert_eq!(told("the database", Phase::Serving).waiting_for, Some(Waiting::Database));
-        assert_eq!(told("room in the journal", Phase::Serving).waiting_for, Some(Waiting::Journal));
-        assert!(!told("", Phase::Starting).serving && told("", Phase::Unspecified).serving);
+        assert_eq!(told(Phase::Serving).executing_longest, Duration::from_millis(7));
+        assert!(told(Phase::Serving).serving && told(Phase::Unspecified).serving);
+        assert!(!told(Phase::Starting).serving && !told(Phase::Draining).serving);
     }
 }

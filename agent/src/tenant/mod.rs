@@ -7,7 +7,6 @@
 //! ```
 
 mod control;
-mod dump;
 mod group;
 mod mounters;
 mod mounting;
@@ -25,7 +24,7 @@ pub(crate) use group::give as give_group;
 pub(crate) use mounting::{blocking, table};
 pub(crate) use native::{check as check_native, compose};
 pub(crate) use publication::{Place, bind, place, resolve, unbind};
-pub(crate) use shell::{Adopted, Command, Handle, start};
+pub(crate) use shell::{Command, Handle, start};
 pub(crate) use snapshot::{Snapshot, UpgradeOutcome};
 pub(crate) use spec::{Surroundings, control_socket, environment, limits, may_spare, mounter_dir, spec};
 pub(crate) use staged::{Publication, Staged, StateFile, clear_earlier, clear_stale, reborn};

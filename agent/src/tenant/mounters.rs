@@ -7,30 +7,27 @@ use std::{
     time::Duration,
 };
 
-use tarbox_handover::{
-    FromMounter, HandoverError, ProcessId, Received, SupervisorLink, ToMounter,
-    message::{Failed, exit},
-    protocol::Exited,
-};
-use tarbox_supervisor::{Answer, Cause, Event, Failure, Process};
-use tarbox_types::ErrorKind;
+use tarbox_handover::{FromMounter, HandoverError, ProcessId, Received, SupervisorLink, ToMounter};
+use tarbox_supervisor::{Cause, Event, Process};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
     task::JoinHandle,
 };
 
-use super::{control, shell::Inbound};
+use super::shell::Inbound;
 use crate::keeper::Keeper;
 
-/// How long the keeper may take to say how a dead process ended.
-const VERDICT_WITHIN: Duration = Duration::from_secs(2);
+/// How long the keeper may take to say how a dead process ended: it knows, and is only slow while it starts others.
+const VERDICT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A process of the tenant that is listened to and watched.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) process: Process,
     link: Arc<AsyncFd<SupervisorLink>>,
+    /// Whether the mounter has the other end of the link: it died with the keeper and the agent that held ours.
+    pub(super) is_linked: bool,
     task: JoinHandle<()>,
 }
 
@@ -48,7 +45,23 @@ impl Child {
     ) -> io::Result<Self> {
         let (link, pidfd) = (Arc::new(readable(link)?), readable(pidfd)?);
         let task = tokio::spawn(attend(process, pidfd, link.clone(), keeper, inbox));
-        Ok(Self { process, link, task })
+        Ok(Self { process, link, is_linked: true, task })
+    }
+
+    /// As [`Child::attend`], for one whose link is lost: what it is told goes over its control socket.
+    ///
+    /// # Errors
+    /// As [`Child::attend`].
+    pub(super) fn watch(
+        process: Process,
+        pidfd: OwnedFd,
+        link: SupervisorLink,
+        keeper: Arc<Keeper>,
+        inbox: mpsc::Sender<Inbound>,
+    ) -> io::Result<Self> {
+        let mut child = Self::attend(process, pidfd, link, keeper, inbox)?;
+        child.is_linked = false;
+        Ok(child)
     }
 
     /// Tells it something.
@@ -111,7 +124,7 @@ async fn attend(
     drain(process, link.get_ref(), &inbox).await;
     let id = ProcessId { pid: process.pid, start_time: process.start_time };
     let exited = keeper.ask("ask how a mounter ended", move |client| client.wait(id, VERDICT_WITHIN)).await;
-    let cause = exited.map_or(Cause::Unknown, |exited| cause(&exited));
+    let cause = exited.map_or(Cause::Unknown, |exited| Cause::from(&exited));
     let _ = inbox.send(Inbound::Event(Event::Exited { process, cause })).await;
 }
 
@@ -119,8 +132,8 @@ async fn attend(
 async fn drain(process: Process, link: &SupervisorLink, inbox: &mpsc::Sender<Inbound>) -> bool {
     loop {
         match link.try_receive() {
-            Ok(Received::Message(message, _)) => {
-                for inbound in inbound(process, message) {
+            Ok(Received::Message(message, descriptors)) => {
+                for inbound in inbound(process, message, descriptors) {
                     let _ = inbox.send(inbound).await;
                 }
             }
@@ -131,69 +144,16 @@ async fn drain(process: Process, link: &SupervisorLink, inbox: &mpsc::Sender<Inb
     }
 }
 
-fn inbound(process: Process, message: FromMounter) -> Vec<Inbound> {
-    let event = match message {
-        FromMounter::Hello(hello) => {
-            return vec![Inbound::Version(process, hello.version), Inbound::Event(Event::Hello { process })];
-        }
-        FromMounter::StandingBy(_) => Event::StandingBy { process },
-        FromMounter::Serving(serving) => {
-            let (replayed, recovered, micros) = (serving.replayed, serving.recovered, serving.micros);
-            tracing::info!(pid = process.pid, replayed, recovered, micros, "the mounter serves");
-            Event::Serving { process }
-        }
-        FromMounter::Draining(_) | FromMounter::Drained(_) => return Vec::new(),
-        FromMounter::Failed(Failed { kind, message }) => {
-            let kind = ErrorKind::of_name(&kind).unwrap_or(ErrorKind::Internal);
-            Event::Failed { process, failure: Failure { kind, message } }
-        }
-        // Nobody answers pings at its control socket yet.
-        FromMounter::Waiting(waiting) => {
-            let answer = Answer { waiting_for: control::waiting_for(&waiting.what), ..Answer::default() };
-            Event::PingAnswered { process, answer }
-        }
-        FromMounter::Ended(ended) => Event::Ended { process, unmounted: ended.unmounted },
+fn inbound(process: Process, message: FromMounter, descriptors: Vec<OwnedFd>) -> Vec<Inbound> {
+    if let FromMounter::Serving(serving) = &message {
+        let (replayed, recovered, micros) = (serving.replayed, serving.recovered, serving.micros);
+        tracing::info!(pid = process.pid, replayed, recovered, micros, "the mounter serves");
+    }
+    let event = Event::heard(process, &message).map(Inbound::Event);
+    let other = match message {
+        FromMounter::Hello(hello) => Some(Inbound::Version(process, hello.version)),
+        FromMounter::Renewed(_) => descriptors.into_iter().next().map(Inbound::Renewed),
+        _ => None,
     };
-    vec![Inbound::Event(event)]
-}
-
-/// What the supervisor is told about an end.
-fn cause(exited: &Exited) -> Cause {
-    match (exited.code, exited.signal) {
-        (Some(exit::ENDED), _) => Cause::Clean,
-        (Some(exit::DRAINED), _) => Cause::Drained,
-        (Some(exit::USAGE | exit::CONFIGURATION), _) => Cause::Misconfigured,
-        (Some(code), _) => Cause::Code(code),
-        (None, Some(signal)) => Cause::Signal(signal),
-        (None, None) => Cause::Unknown,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes_are_read_as_the_mounter_means_them() {
-        for (code, signal, expected) in [
-            (Some(0), None, Cause::Clean),
-            (Some(3), None, Cause::Drained),
-            (Some(64), None, Cause::Misconfigured),
-            (Some(78), None, Cause::Misconfigured),
-            (Some(1), None, Cause::Code(1)),
-            (None, Some(9), Cause::Signal(9)),
-            (None, None, Cause::Unknown),
-        ] {
-            assert_eq!(cause(&Exited { code, signal }), expected);
-        }
-    }
-
-    #[test]
-    fn last_words_keep_their_kind() {
-        let process = Process { pid: 1, start_time: 2 };
-        let said = FromMounter::Failed(Failed { kind: "NotFound".into(), message: "no tenant".into() });
-        let told = inbound(process, said);
-        let failure = Failure { kind: ErrorKind::NotFound, message: "no tenant".into() };
-        assert!(matches!(&told[..], [Inbound::Event(Event::Failed { failure: f, .. })] if *f == failure));
-    }
+    other.into_iter().chain(event).collect()
 }

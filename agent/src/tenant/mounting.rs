@@ -1,8 +1,11 @@
 //! Mounting a tenant at its staging path, and taking it away again.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
-use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::{
+    mount::{MntFlags, MsFlags, umount2},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use serde::{Deserialize, Serialize};
 use tarbox_engine::{MountOptions, SlotsLayout};
 use tarbox_handover::Kept;
@@ -51,6 +54,15 @@ pub(super) async fn kept(node: &Arc<Node>, staged: &Staged) -> Result<Option<(Ke
     Ok(kept.zip(belongs))
 }
 
+/// Whether the kernel still has the connection: not once it is aborted, or mounted nowhere any more. Never waits.
+pub(super) fn is_connected(kept: &Kept) -> bool {
+    let Some(device) = kept.devices.first() else { return false };
+    let mut polled = [PollFd::new(device.as_fd(), PollFlags::empty())];
+    let seen = poll(&mut polled, PollTimeout::ZERO);
+    let is_gone = polled[0].revents().is_some_and(|found| found.contains(PollFlags::POLLERR));
+    seen.is_ok() && !is_gone
+}
+
 /// Gives the keeper duplicates of all that belongs to the mount at the staging path.
 pub(super) async fn put(node: &Arc<Node>, staged: &Staged, kept: Arc<Kept>) -> Result<(), AgentError> {
     let path = staged.staging_path.clone();
@@ -95,11 +107,12 @@ pub(super) async fn mount(
 ) -> Result<Kept, AgentError> {
     let mut secret = secret.as_deref().map(secrets).transpose()?;
     if let Some((mut kept, belongs)) = kept(node, staged).await? {
+        let is_connected = is_connected(&kept);
         if secret.is_none() {
             secret = kept.secrets.take();
         }
         let (path, device) = (staged.staging_path.clone(), belongs.device.clone());
-        if blocking(move || find_again(&path, &device)).await? {
+        if is_connected && blocking(move || find_again(&path, &device)).await? {
             kept.secrets = secret;
             let copy = kept.duplicate().map_err(AgentError::handover("duplicate the descriptors"))?;
             put_for(node, staged, Arc::new(copy), belongs).await?;
@@ -116,6 +129,16 @@ pub(super) async fn mount(
         return Err(error);
     }
     Ok(kept)
+}
+
+/// Sees that what is served is seen at the staging path, where somebody has unmounted it there and it is still seen elsewhere.
+pub(super) async fn show_again(node: &Arc<Node>, staged: &Staged) -> Result<(), AgentError> {
+    let Some((kept, belongs)) = kept(node, staged).await? else { return Ok(()) };
+    let path = staged.staging_path.clone();
+    if is_connected(&kept) {
+        blocking(move || find_again(&path, &belongs.device)).await?;
+    }
+    Ok(())
 }
 
 /// Whether the device is mounted at the path; where it was taken away there but is still seen elsewhere, it is bound

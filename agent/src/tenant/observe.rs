@@ -60,7 +60,8 @@ pub(super) async fn observe(
         found => found,
     };
     let Known { children: known, recorded, .. } = known;
-    let connection = connection(&mounting::table()?, staged, kept.as_ref().map(|(_, belongs)| belongs));
+    let connected = kept.as_ref().filter(|(kept, _)| mounting::is_connected(kept));
+    let connection = connection(&mounting::table()?, staged, connected.map(|(_, belongs)| belongs));
     let key = staged.tenant.to_string();
     let children = node.keeper.ask("list the mounters", |client| client.children()).await?;
     let mut mounters = Vec::new();
@@ -126,7 +127,7 @@ async fn recovered(
     mounting::kept(node, staged).await
 }
 
-/// A mounter whose keeper and agent have died. Nobody can tell it anything any more, but it can be watched and ended.
+/// A mounter whose keeper and agent have died: its link is lost, but it can be watched, and told what to do over its control socket.
 async fn orphan(
     node: &Arc<Node>,
     key: &str,
@@ -144,7 +145,7 @@ async fn orphan(
         node.keeper.ask("have the mounter watched", move |client| client.watch(&key, role, id, copy.as_fd()));
     watched.await?;
     let process = Process { pid: id.pid, start_time: id.start_time };
-    Ok(Child::attend(process, pidfd, link, node.keeper.clone(), inbox.clone()).ok())
+    Ok(Child::watch(process, pidfd, link, node.keeper.clone(), inbox.clone()).ok())
 }
 
 /// What a process runs; a build of no name where that cannot be seen.

@@ -16,11 +16,12 @@ use tarbox_handover::{
     process::send_signal,
     protocol::{ROLE_SERVE, ROLE_STAND_BY},
 };
+use tarbox_runtime::stacks;
 use tarbox_supervisor::{Build, Event, Failure, Order, Outcome, Process, Role, Ticket};
 use tarbox_types::ByteSize;
 
 use super::{
-    Control, Staged, control, dump,
+    Control, Staged, control,
     mounters::Child,
     mounting::{self, blocking},
     observe::{self, Known},
@@ -66,9 +67,9 @@ impl Shell {
             Order::SendTakeOver(process) => return of(self.take_over(process).await),
             Order::SendDrain(process, limit) => {
                 let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                return of(self.tell(process, &ToMounter::Drain(Drain { millis })));
+                return self.tell(id, process, ToMounter::Drain(Drain { millis }));
             }
-            Order::SendStop(process) => return of(self.tell(process, &ToMounter::Stop(Stop {}))),
+            Order::SendStop(process) => return self.tell(id, process, ToMounter::Stop(Stop {})),
             Order::Kill(process) => kill(process),
             Order::Ping(process) => self.ping(process),
             Order::StackDump(process) => self.stack_dump(process),
@@ -78,7 +79,7 @@ impl Shell {
                     self.node.keeper.ask("answer with errors", move |client| client.respond(&key, on)).await;
                 self.complain(done);
             }
-            Order::Flush(_) => self.flush(id),
+            Order::Flush(process) => self.flush(id, process),
             Order::Unmount(step) => {
                 let (node, staged, kept) = (self.node.clone(), self.staged.clone(), self.kept.clone());
                 self.beside(id, async move { mounting::unmount(&node, staged, kept, step).await });
@@ -99,8 +100,9 @@ impl Shell {
         self.staged.tenant.to_string()
     }
 
-    fn control(&self) -> Control {
-        self.node.control(self.staged.tenant)
+    fn control(&self, process: Process) -> Control {
+        let reader = self.staged.wish.many_readers.then_some(process.pid);
+        self.node.control_of(self.staged.tenant, reader)
     }
 
     fn complain(&self, outcome: Result<(), AgentError>) {
@@ -161,18 +163,40 @@ impl Shell {
             .await
     }
 
-    fn tell(&self, process: Process, message: &ToMounter) -> Result<(), AgentError> {
-        let Some(child) = self.children.get(&process) else {
-            return Err(AgentError::Unusable(format!(
-                "there is no channel to the mounter (pid {})",
-                process.pid
-            )));
-        };
-        child.tell(message).map_err(AgentError::handover("tell the mounter what to do"))
+    fn tell(&self, id: u64, process: Process, message: ToMounter) -> Reports {
+        match self.children.get(&process) {
+            Some(child) if child.is_linked => {
+                of(child.tell(&message).map_err(AgentError::handover("tell the mounter what to do")))
+            }
+            Some(_) => {
+                self.tell_by_call(id, process, message);
+                Reports::Nothing
+            }
+            None => of(Err(no_channel(process))),
+        }
+    }
+
+    /// Tells a mounter over its control socket what it cannot be told over its link.
+    fn tell_by_call(&self, id: u64, process: Process, message: ToMounter) {
+        let (control, inbox, limit) =
+            (self.control(process), self.inbox.clone(), self.node.policy.ping_limit);
+        tokio::spawn(async move {
+            let told = match message {
+                ToMounter::Drain(drain) => control.drain(drain.millis, limit).await,
+                ToMounter::Stop(_) => control.stop(limit).await,
+                // Who has lost its link before it served has ended.
+                ToMounter::Start(_) | ToMounter::TakeOver(_) => Err(no_channel(process)),
+            };
+            if let Err(error) = told {
+                let _ =
+                    inbox.send(Inbound::Event(Event::EffectFailed { id, failure: failure(&error) })).await;
+            }
+        });
     }
 
     fn ping(&self, process: Process) {
-        let (control, inbox, limit) = (self.control(), self.inbox.clone(), self.node.policy.ping_limit);
+        let (control, inbox, limit) =
+            (self.control(process), self.inbox.clone(), self.node.policy.ping_limit);
         tokio::spawn(async move {
             let event = match control.status(limit).await {
                 // A successor may answer at the same socket.
@@ -190,7 +214,7 @@ impl Shell {
 
     fn stack_dump(&self, process: Process) {
         let (directory, key) = (self.node.settings.state_dir.join("dumps"), self.key());
-        tokio::task::spawn_blocking(move || match dump::dump(&directory, &key, process.pid) {
+        tokio::task::spawn_blocking(move || match stacks::dump(&directory, &key, process.pid) {
             Ok(path) => {
                 tracing::warn!(tenant = key, path = %path.display(), "the stacks of a hanging mounter")
             }
@@ -198,8 +222,8 @@ impl Shell {
         });
     }
 
-    fn flush(&self, id: u64) {
-        let (control, limit) = (self.control(), self.node.policy.flush_limit);
+    fn flush(&self, id: u64, process: Process) {
+        let (control, limit) = (self.control(process), self.node.policy.flush_limit);
         self.beside(id, async move { control.flush(limit).await.map(drop) });
     }
 
@@ -254,13 +278,24 @@ impl Shell {
 
     /// Tells the mounter that serves which password is in force now.
     pub(super) fn renew_password(&self) {
-        let Some(url) = self.secrets.clone() else { return };
-        let (control, limit, tenant) = (self.control(), self.node.policy.ping_limit, self.staged.tenant);
+        let server = self.machine.record().server.as_ref().map(|server| server.process);
+        let (Some(url), Some(server)) = (self.secrets.clone(), server) else { return };
+        let (control, limit, tenant) =
+            (self.control(server), self.node.policy.ping_limit, self.staged.tenant);
         tokio::spawn(async move {
             if let Err(error) = control.set_credentials(url, limit).await {
                 tracing::warn!(%tenant, error = error.report(), "the mounter goes on with the password it has");
             }
         });
+    }
+
+    /// Keeps what the mounter was given by somebody, or by this agent: the next one is to have it as well.
+    pub(super) async fn keep_secrets(&mut self, secrets: OwnedFd) {
+        let Some(copy) = self.kept.as_ref().and_then(|kept| kept.duplicate().ok()) else { return };
+        let kept = Arc::new(Kept { secrets: Some(secrets), ..copy });
+        self.kept = Some(kept.clone());
+        let put = mounting::put(&self.node, &self.staged, kept).await;
+        self.complain(put);
     }
 
     /// The same descriptors, with the secrets that are known now.
@@ -294,6 +329,10 @@ impl Shell {
         let left = self.ticket(ticket).await;
         self.complain(left);
     }
+}
+
+fn no_channel(process: Process) -> AgentError {
+    AgentError::Unusable(format!("there is no channel to the mounter (pid {})", process.pid))
 }
 
 /// What is to be started.
@@ -339,7 +378,7 @@ async fn spawn(
         .link
         .send(&ToMounter::Start(start), &descriptors)
         .map_err(AgentError::handover("hand the descriptors to the mounter"))?;
-    let process = Process { pid: spawned.id.pid, start_time: spawned.id.start_time };
+    let process = Process::from(spawned.id);
     Child::attend(process, spawned.pidfd, spawned.link, node.keeper.clone(), inbox.clone())
         .map_err(AgentError::io("watch the mounter", Path::new(&process.pid.to_string())))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -51,6 +52,8 @@ pub(super) enum Inbound {
     Event(Event),
     /// What a mounter says it is.
     Version(Process, String),
+    /// A mounter was given other secrets: these.
+    Renewed(OwnedFd),
     /// A mounter was started.
     Spawned { effect: u64, child: Box<Child> },
     /// It is mounted.
@@ -66,12 +69,6 @@ pub(crate) struct Handle {
     pub(crate) promised: ByteSize,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
-}
-
-/// What an earlier agent left of a tenant.
-#[derive(Debug)]
-pub(crate) struct Adopted {
-    pub(crate) record: Record,
 }
 
 /// The task's state.
@@ -97,11 +94,11 @@ pub(super) struct Shell {
     paused: Option<Instant>,
 }
 
-/// Starts the task of a tenant; `adopted` is what an earlier agent left.
-pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Adopted>) -> Handle {
+/// Starts the task of a tenant; `adopted` is the record that an earlier agent left.
+pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Record>) -> Handle {
     let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (inbox, events) = mpsc::channel(EVENTS);
-    let record = adopted.as_ref().map(|adopted| adopted.record.clone()).unwrap_or_default();
+    let record = adopted.clone().unwrap_or_default();
     let promised = record.memory;
     let (snapshot, seen) = watch::channel(Snapshot::new(staged.clone(), record));
     let machine = Tenant::new(node.policy.clone());
@@ -136,12 +133,11 @@ impl Handle {
 }
 
 impl Shell {
-    async fn run(mut self, adopted: Option<Adopted>) {
-        if let Some(Adopted { record }) = adopted {
+    async fn run(mut self, adopted: Option<Record>) {
+        if let Some(record) = adopted {
             self.adopt(record).await;
         }
         let mut keepers = self.node.keeper.generation();
-        keepers.mark_unchanged();
         loop {
             let timer = self.timer.map(|at| at.saturating_sub(boot::now()));
             tokio::select! {
@@ -209,6 +205,7 @@ impl Shell {
                     });
                 }
             }
+            Inbound::Renewed(secrets) => self.keep_secrets(secrets).await,
             Inbound::Spawned { effect, child } => {
                 let process = child.process;
                 self.children.insert(process, *child);
@@ -278,6 +275,9 @@ impl Shell {
             self.kept = Some(renewed);
             self.put_back().await;
             self.renew_password();
+        }
+        if !is_fresh {
+            super::mounting::show_again(&self.node, &self.staged).await?;
         }
         self.snapshot.send_modify(|seen| seen.refusal = None);
         self.advance(Event::Stage(wanted)).await;

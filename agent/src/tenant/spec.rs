@@ -24,9 +24,14 @@ pub(crate) fn mounter_dir(run_dir: &Path, tenant: TenantId) -> PathBuf {
     run_dir.join("mounters").join(tenant.to_string())
 }
 
-/// The mounter's control socket.
-pub(crate) fn control_socket(run_dir: &Path, tenant: TenantId) -> PathBuf {
-    mounter_dir(run_dir, tenant).join(tenant.to_string()).join("control.sock")
+/// The mounter's control socket. There is one writer; of those that only read each has its own, by its pid.
+pub(crate) fn control_socket(run_dir: &Path, tenant: TenantId, reader: Option<u32>) -> PathBuf {
+    let writer = mounter_dir(run_dir, tenant).join(tenant.to_string());
+    let own = match reader {
+        Some(pid) => writer.join("readers").join(pid.to_string()),
+        None => writer,
+    };
+    own.join("control.sock")
 }
 
 /// What of the machine goes into how a mounter is started.

@@ -104,11 +104,10 @@ impl Tenant {
         true
     }
 
-    /// Nobody can commit what may be left: that is written down before anything is unmounted.
+    /// Nobody can commit what may be left.
     fn leave_journal(&mut self) {
         if self.record.served {
             let why = self.record.last_words.clone().unwrap_or_default();
-            self.record.unflushed = Some(why.clone());
             self.notice(Notice::JournalLeft { why });
         }
     }

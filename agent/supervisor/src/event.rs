@@ -45,8 +45,6 @@ pub struct Answer {
     pub serving: bool,
     /// How long the oldest request that executes has done so.
     pub executing_longest: Duration,
-    /// How long the oldest request that waits has done so.
-    pub waiting_longest: Duration,
     /// What it waits for, the start of the mounter itself included.
     pub waiting_for: Option<Waiting>,
 }

@@ -31,6 +31,7 @@ mod condition;
 mod decide;
 mod effect;
 mod event;
+mod heard;
 mod node;
 mod policy;
 mod record;

@@ -188,8 +188,6 @@ pub struct Record {
     pub outage_since: Option<Duration>,
     /// Whether errors are answered in the mounter's place.
     pub responding: bool,
-    /// Why it is unmounted without everything committed, if it is: the journal holds the rest.
-    pub unflushed: Option<String>,
     /// Why the last mounter ended, in its own words where it had any.
     pub last_words: Option<String>,
 }

@@ -79,6 +79,12 @@ impl Tenant {
         Self { policy, record: Record::default(), run: Run::default() }
     }
 
+    /// How patient it is.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// What is known and would be persisted.
     #[must_use]
     pub fn record(&self) -> &Record {

@@ -220,17 +220,9 @@ fn a_request_that_executes_for_long_is_a_hang() {
 fn a_request_that_waits_for_ten_minutes_is_none() {
     for waiting_for in [Waiting::Lock, Waiting::Database, Waiting::Lease, Waiting::Journal] {
         let mut world = serving();
-        for minute in 1..=10 {
-            let waiting_longest = minute * 60 * SECOND;
-            says(
-                &mut world,
-                Answer {
-                    serving: true,
-                    waiting_longest,
-                    waiting_for: Some(waiting_for),
-                    ..Answer::default()
-                },
-            );
+        for _minute in 1..=10 {
+            let answer = Answer { serving: true, waiting_for: Some(waiting_for), ..Answer::default() };
+            says(&mut world, answer);
             world.run(60 * SECOND);
         }
         assert!(world.is_serving());

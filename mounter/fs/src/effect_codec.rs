@@ -97,12 +97,14 @@ pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
 }
 
 /// The `unique` of the request that made the record, without reading the rest.
-#[must_use]
-pub fn unique_of(bytes: &[u8]) -> Option<u64> {
+///
+/// # Errors
+/// Where these are not the first bytes of a record, as [`decode`].
+pub fn unique_of(bytes: &[u8]) -> Result<u64, CodecError> {
     let mut input = Input(bytes);
-    match input.byte() {
-        Ok(RECORD_V1) => input.number().ok(),
-        _ => None,
+    match input.byte()? {
+        RECORD_V1 => input.number(),
+        tag => Err(CodecError::UnknownTag { what: "record layout", tag }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -163,9 +163,6 @@ impl FileSystem {
             recovery.replayed += 1;
         }
         tree.counters.next_ino = lease.next_ino.max(last_number);
-        for orphan in store.orphans(&lease.head).await? {
-            tree.load_inode(orphan);
-        }
         // Until everything replayed is committed, which numbers the database has seen is not known to the flusher either.
         let fresh = if recovery.replayed > 0 { u64::MAX } else { lease.next_ino };
         let flusher = Flusher::new(
@@ -184,6 +181,7 @@ impl FileSystem {
             fence: lease.fence.clone(),
             view: lease.head.clone(),
             work: Arc::default(),
+            is_watched: AtomicBool::new(false),
             on_their_way: OnTheirWay::default(),
             forgotten: Mutex::new(FxHashSet::default()),
             reap: Arc::default(),
@@ -217,13 +215,8 @@ impl FileSystem {
     pub fn settled(&self) {
         self.shared.told.clear();
         self.shared.journal.settled();
-        // Those that were unlinked under predecessors: were each killed before its housekeeping, they would become more and more, and
-        // each successor reads them all.
-        let left = self.shared.reapable();
-        if !left.is_empty() {
-            self.shared.forgotten.lock().extend(left);
-            self.shared.reap.notify_one();
-        }
+        // At once: were each killed before its housekeeping, what was unlinked under them would become more and more.
+        tokio::spawn(reap_what_was_left(Arc::downgrade(&self.shared)));
     }
 
     /// Returns when the database has everything that was acknowledged before the call; its position.
@@ -278,9 +271,8 @@ impl FileSystem {
     /// # Errors
     /// [`FlushError`]: what is not committed stays in the journal.
     pub async fn close(&self) -> Result<(), FlushError> {
-        let orphans: Vec<Ino> = self.shared.core.lock().tree.orphans.iter().copied().collect();
         if !self.shared.config.read_only
-            && let Err(error) = self.shared.remove_orphans(&orphans).await
+            && let Err(error) = self.shared.remove_all_orphans().await
         {
             tracing::warn!(
                 error = chain(&error),
@@ -324,10 +316,15 @@ async fn flush_in_background(weak: std::sync::Weak<Shared>) {
     loop {
         let Some(shared) = weak.upgrade() else { return };
         let interval = shared.config.flush_interval;
+        // First of all, so that whoever appends after the look below wakes us.
+        shared.is_watched.swap(false, Ordering::SeqCst);
         let wait = match shared.journal.oldest_uncommitted_at() {
             // Nothing to do: asked again now and then, because the file system may have been dropped.
             None => HOUSEKEEPING,
-            Some(at) => interval.saturating_sub(at.elapsed()),
+            Some(at) => {
+                shared.is_watched.store(true, Ordering::SeqCst);
+                interval.saturating_sub(at.elapsed())
+            }
         };
         let is_idle = shared.journal.oldest_uncommitted_at().is_none();
         let much =
@@ -382,10 +379,10 @@ async fn keep_house(weak: std::sync::Weak<Shared>) {
             () = tokio::time::sleep(HOUSEKEEPING) => {}
         }
         let Some(shared) = weak.upgrade() else { return };
-        let mut candidates: Vec<Ino> = shared.forgotten.lock().drain().collect();
-        if swept.elapsed() >= HOUSEKEEPING {
+        let forgotten: Vec<Ino> = shared.forgotten.lock().drain().collect();
+        let is_sweep = swept.elapsed() >= HOUSEKEEPING;
+        if is_sweep {
             swept = Instant::now();
-            candidates = shared.reapable();
             let mut core = shared.core.lock();
             core.tree.evict(shared.config.max_inodes);
             core.tree.evict_extents(EXTENTS_MAX);
@@ -394,12 +391,26 @@ async fn keep_house(weak: std::sync::Weak<Shared>) {
                 shared.journal.trim();
             }
         }
-        if !candidates.is_empty()
-            && !shared.config.read_only
-            && let Err(error) = shared.reap(candidates).await
-        {
-            tracing::debug!(error = chain(&error), "unlinked files could not be removed now");
+        if is_sweep {
+            try_to_reap(&shared, shared.reap_all()).await;
+        } else if !forgotten.is_empty() {
+            try_to_reap(&shared, shared.reap(forgotten)).await;
         }
+    }
+}
+
+/// Once, beside serving.
+async fn reap_what_was_left(weak: std::sync::Weak<Shared>) {
+    if let Some(shared) = weak.upgrade() {
+        try_to_reap(&shared, shared.reap_all()).await;
+    }
+}
+
+async fn try_to_reap(shared: &Shared, work: impl Future<Output = Result<usize, FsError>>) {
+    if !shared.config.read_only
+        && let Err(error) = work.await
+    {
+        tracing::debug!(error = chain(&error), "unlinked files could not be removed now");
     }
 }
 

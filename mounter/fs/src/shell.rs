@@ -3,7 +3,13 @@
 //! Lock order: `flusher` (held over awaits) before `core` (never held over one). Inside `core` a change is planned,
 //! appended to the journal and applied, so that the journal's order is the order in which changes became visible.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
@@ -58,6 +64,8 @@ pub(crate) struct Shared {
     pub view: View,
     /// There is something to commit.
     pub work: Arc<Notify>,
+    /// Whether who commits in the background looks again within the flush interval: waking it costs a writer more than its record.
+    pub is_watched: AtomicBool,
     /// What is fetched ahead.
     pub on_their_way: OnTheirWay,
     /// Orphans that the kernel has forgotten, perhaps.
@@ -69,7 +77,7 @@ pub(crate) struct Shared {
     pub told: ToldTable,
     pub kernel: std::sync::OnceLock<Arc<dyn KernelCache>>,
     /// Bytes that may wait in the journal before writers are slowed; follows the measured rate of commits.
-    pub soft_limit: std::sync::atomic::AtomicU64,
+    pub soft_limit: AtomicU64,
 }
 
 impl Core {
@@ -168,16 +176,19 @@ impl Shared {
         };
         core.tree.apply(appended.seq, &record, &appended.payload);
         core.unflushed += RECORD_BYTES + used.len() as u64;
-        if appended.seq == core.tree.committed + 1 || core.unflushed >= FLUSH_BYTES {
+        let is_much = core.unflushed >= FLUSH_BYTES;
+        if is_much || appended.seq == core.tree.committed + 1 {
             core.unflushed = 0;
-            self.work.notify_one();
+            if !self.is_watched.swap(true, Ordering::SeqCst) || is_much {
+                self.work.notify_one();
+            }
         }
         Ok(Ok(Changed { value: answer(&core.tree, record.outcome)?, seq: appended.seq }))
     }
 
     /// Slows a writer the more, the fuller the journal is from 60 % of what may wait on.
     async fn throttle(&self) {
-        let limit = self.soft_limit.load(std::sync::atomic::Ordering::Relaxed).max(1);
+        let limit = self.soft_limit.load(Ordering::Relaxed).max(1);
         let used = self.journal.bytes_in_use();
         if used * 10 > limit * 6 {
             let over = ((used * 10 - limit * 6) as f64 / (limit * 4) as f64).min(1.0);
@@ -361,6 +372,7 @@ impl Shared {
         let mut tree = Tree::new(old.block_size as u32, old.limits, counters, found);
         tree.evictions = old.evictions + 1;
         tree.orphans.clone_from(&old.orphans);
+        tree.all_orphans = old.all_orphans;
         for recovered in records.flatten() {
             tree.apply(recovered.seq, &recovered.record, &recovered.payload);
         }
@@ -391,13 +403,28 @@ impl Shared {
 
     /// Removes orphans that nobody has open.
     pub(crate) async fn reap_now(&self) -> Result<(), FsError> {
-        if self.reap(self.reapable()).await? == 0 { Err(FsError::NoSpace) } else { Ok(()) }
+        if self.reap_all().await? == 0 { Err(FsError::NoSpace) } else { Ok(()) }
     }
 
-    /// Orphans that the kernel has known.
-    pub(crate) fn reapable(&self) -> Vec<Ino> {
+    /// Removes all orphans that the kernel has known and has forgotten; how many.
+    pub(crate) async fn reap_all(&self) -> Result<usize, FsError> {
+        self.load_orphans().await?;
         let nameless = self.nameless.lock().clone();
-        self.core.lock().tree.orphans.iter().filter(|ino| !nameless.contains(ino)).copied().collect()
+        let known: Vec<Ino> =
+            self.core.lock().tree.orphans.iter().filter(|ino| !nameless.contains(ino)).copied().collect();
+        if known.is_empty() { Ok(0) } else { self.reap(known).await }
+    }
+
+    /// Takes what was unlinked under predecessors into memory.
+    pub(crate) async fn load_orphans(&self) -> Result<(), FsError> {
+        if self.core.lock().tree.all_orphans {
+            return Ok(());
+        }
+        // Nothing is committed meanwhile: the tree would forget what was removed, and take a row for there that no longer is.
+        let _flusher = self.flusher.lock().await;
+        let rows = self.patiently(|| self.store.orphans(&self.view)).await?;
+        self.core.lock().tree.load_orphans(rows);
+        Ok(())
     }
 
     /// Removes those of `candidates` that the kernel does not know any more; how many.
@@ -411,8 +438,14 @@ impl Shared {
         Ok(closed.len())
     }
 
-    /// Removes orphans, open or not.
-    pub(crate) async fn remove_orphans(&self, inos: &[Ino]) -> Result<(), FsError> {
+    /// Removes all orphans, open or not.
+    pub(crate) async fn remove_all_orphans(&self) -> Result<(), FsError> {
+        self.load_orphans().await?;
+        let orphans: Vec<Ino> = self.core.lock().tree.orphans.iter().copied().collect();
+        self.remove_orphans(&orphans).await
+    }
+
+    async fn remove_orphans(&self, inos: &[Ino]) -> Result<(), FsError> {
         for inos in inos.chunks(256) {
             self.change(&[], |tree| tree.reap(inos), |_, _| Ok(())).await?;
         }

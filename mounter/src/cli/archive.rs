@@ -15,7 +15,7 @@ use tarbox_types::{ErrorKind, Seq, TenantId};
 
 use super::{
     context::Context,
-    output::{self, Table, bytes},
+    output::{self, Table, bytes, show},
     tenant::NewTenantOptions,
 };
 use crate::{
@@ -134,7 +134,7 @@ impl ExportCommand {
         if to_stdout {
             return Ok(());
         }
-        context.format.print(view, |view| {
+        show(context.format, view, |view| {
             Table::of_pairs(vec![
                 ("Exported", view.tenant.clone()),
                 ("Members", view.exported.entries.to_string()),
@@ -188,7 +188,7 @@ impl ImportCommand {
             }
         };
         let view = ImportView { tenant_id: tenant.id, tenant: tenant.name, imported };
-        context.format.print(&view, table_of_import)?;
+        show(context.format, &view, table_of_import)?;
         Ok(OK)
     }
 

@@ -10,7 +10,7 @@ use tarbox_types::{ErrorKind, TenantId};
 
 use super::{
     context::Context,
-    output::{self, Table},
+    output::{self, Table, show},
 };
 use crate::{
     failure::{FAILED, Failure, OK},
@@ -67,7 +67,7 @@ impl FsckCommand {
             directory.clear();
         }
         let view = view(&tenant, report?);
-        context.format.print(&view, table)?;
+        show(context.format, &view, table)?;
         Ok(if view.clean { OK } else { FAILED })
     }
 

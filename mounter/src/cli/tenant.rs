@@ -278,14 +278,14 @@ async fn make(context: &Context, name: &str) -> Result<(), Failure> {
         .map_err(|allowed| Failure::Usage(format!("the name `{name}`: allowed is {allowed}")))?;
     let database = context.database().await?;
     let tenant = database.create_tenant(&admission::new_tenant(&context.settings, name)).await?;
-    context.format.print(&view(context, &tenant), table_of_one)
+    output::show(context.format, &view(context, &tenant), table_of_one)
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
     let tenants = context.database().await?.tenants().await?;
     let live = tenants.iter().filter(|tenant| tenant.state == tarbox_store::TenantState::Live);
     let views: Vec<TenantView> = live.map(|tenant| view(context, tenant)).collect();
-    context.format.print(&views, table_of_all)
+    output::show(context.format, &views, table_of_all)
 }
 
 async fn show(context: &Context, name_or_id: &str) -> Result<(), Failure> {
@@ -302,7 +302,7 @@ async fn show(context: &Context, name_or_id: &str) -> Result<(), Failure> {
         database: database.display_url(),
         checkpoints: layers.into_iter().map(checkpoint).collect(),
     };
-    context.format.print(&details, table_of_details)
+    output::show(context.format, &details, table_of_details)
 }
 
 async fn resize_tenant(context: &Context, resize: &ResizeCommand) -> Result<(), Failure> {
@@ -313,7 +313,7 @@ async fn resize_tenant(context: &Context, resize: &ResizeCommand) -> Result<(), 
     if let Some(mounter) = Mounter::writer_of(&context.settings.state_dir, tenant.id) {
         mounter.connect(ANSWER_WITHIN).await?.set_quota(&limits).await?;
     }
-    context.format.print(&view(context, &tenant), table_of_one)
+    output::show(context.format, &view(context, &tenant), table_of_one)
 }
 
 #[derive(Debug, Serialize)]
@@ -329,7 +329,7 @@ async fn delete(context: &Context, name_or_id: &str) -> Result<(), Failure> {
     reap(&database, tenant.id).await?;
     forget_state(context, tenant.id);
     let deleted = Deleted { id: tenant.id, name: tenant.name, deleted: true };
-    context.format.print(&deleted, |deleted| {
+    output::show(context.format, &deleted, |deleted| {
         Table::of_pairs(vec![("Deleted", format!("{} ({})", deleted.name, deleted.id))])
     })
 }

@@ -11,7 +11,7 @@ use tarbox_types::{ErrorKind, HumanDuration};
 
 use super::{
     context::Context,
-    output::{self, Table},
+    output::{self, Table, show},
 };
 use crate::{
     control::client::Mounter,
@@ -53,7 +53,7 @@ impl UmountCommand {
         for path in &self.mount_points {
             all.push(self.unmount(context, path).await?);
         }
-        context.format.print(&all, table)?;
+        show(context.format, &all, table)?;
         Ok(OK)
     }
 

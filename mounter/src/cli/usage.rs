@@ -10,7 +10,7 @@ use tarbox_types::TenantId;
 
 use super::{
     context::Context,
-    output::{Table, bytes, bytes_limit, count_limit, limit, share},
+    output::{Table, bytes, bytes_limit, count_limit, limit, share, show},
 };
 use crate::{
     admission,
@@ -68,7 +68,7 @@ impl UsageCommand {
             let live = ask(context, tenant).await;
             views.push(view(tenant, live));
         }
-        context.format.print(&views, table)?;
+        show(context.format, &views, table)?;
         Ok(OK)
     }
 }

@@ -48,6 +48,14 @@ impl Mounter {
         Self::of(tenant_dir::of(state_dir, tenant)).filter(|mounter| mounter.is_alive)
     }
 
+    /// The mounter of a tenant that is this process, whether it writes or only reads.
+    #[must_use]
+    pub fn of_process(state_dir: &Path, tenant: TenantId, pid: u32) -> Option<Self> {
+        let writer = tenant_dir::of(state_dir, tenant);
+        let reader = tenant_dir::reader(state_dir, tenant, pid);
+        [writer, reader].into_iter().filter_map(Self::of).find(|mounter| mounter.note.pid == pid)
+    }
+
     /// The mounter of a mount point: the living one rather than a dead one.
     #[must_use]
     pub fn at(state_dir: &Path, mount_point: &Path) -> Option<Self> {

@@ -5,17 +5,21 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tarbox_proto::control::v1::{
     DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, SetCredentialsRequest,
     SetCredentialsResponse, SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest, SetQuotaResponse,
-    StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse,
+    StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse, StopRequest, StopResponse,
     control_server::{Control, ControlServer},
 };
 use tarbox_rpc::{PrivateListener, status};
 use tarbox_runtime::telemetry::{self, LogLevel};
 use tarbox_store::Limits;
 use tarbox_types::ErrorKind;
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, transport::Server};
 
-use super::subject::Subject;
-use crate::failure::{Chain, Failure};
+use super::subject::{Ordered, Subject};
+use crate::{
+    failure::{Chain, Failure},
+    secrets,
+};
 
 /// Answers for one mounted tenant.
 struct Service {
@@ -47,13 +51,17 @@ impl Control for Service {
         request: Request<SetCredentialsRequest>,
     ) -> Result<Response<SetCredentialsResponse>, Status> {
         let url = request.into_inner().database_url;
-        match self.subject.database.set_credentials(&url) {
-            Ok(()) => {
-                tracing::info!("new credentials for connections to the database");
-                Ok(Response::new(SetCredentialsResponse {}))
-            }
-            Err(error) => Err(status(error.kind(), Chain(&error).to_string())),
+        let taken = self.subject.database.set_credentials(&url);
+        taken.map_err(|error| status(error.kind(), Chain(&error).to_string()))?;
+        tracing::info!("new credentials for connections to the database");
+        let sealed = secrets::seal(&url);
+        let sealed = sealed.map_err(|failure| status(failure.kind(), failure.report().to_string()))?;
+        // Answered when a successor would have them, too.
+        let (told, is_told) = oneshot::channel();
+        if !self.subject.order(Ordered::Renew(sealed, told)).await || is_told.await.is_err() {
+            return Err(ending());
         }
+        Ok(Response::new(SetCredentialsResponse {}))
     }
 
     async fn set_log_level(
@@ -72,15 +80,22 @@ impl Control for Service {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        if !self.subject.drain(Duration::from_millis(request.into_inner().millis)) {
-            let why = "nobody would go on: it is not supervised, or drains already";
-            return Err(status(ErrorKind::FailedPrecondition, why.to_owned()));
+        let limit = Duration::from_millis(request.into_inner().millis);
+        if !self.subject.order(Ordered::Drain(limit)).await {
+            return Err(ending());
         }
         Ok(Response::new(DrainResponse {}))
     }
 
+    async fn stop(&self, _: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
+        if !self.subject.order(Ordered::Stop).await {
+            return Err(ending());
+        }
+        Ok(Response::new(StopResponse {}))
+    }
+
     async fn flush(&self, _: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {
-        match self.subject.file_system.flush().await {
+        match self.subject.file_system().flush().await {
             Ok(committed_sequence) => Ok(Response::new(FlushResponse { committed_sequence })),
             Err(error) => Err(status(error.kind(), Chain(&error).to_string())),
         }
@@ -91,7 +106,7 @@ impl Control for Service {
         request: Request<SetQuotaRequest>,
     ) -> Result<Response<SetQuotaResponse>, Status> {
         let SetQuotaRequest { quota_bytes, quota_inodes, max_file_bytes } = request.into_inner();
-        self.subject.file_system.set_limits(Limits {
+        self.subject.file_system().set_limits(Limits {
             bytes: quota_bytes,
             inodes: quota_inodes,
             file_bytes: max_file_bytes,
@@ -99,6 +114,10 @@ impl Control for Service {
         tracing::info!(quota_bytes, quota_inodes, max_file_bytes, "new limits");
         Ok(Response::new(SetQuotaResponse {}))
     }
+}
+
+fn ending() -> Status {
+    status(ErrorKind::FailedPrecondition, "it is ending".to_owned())
 }
 
 /// Serves the control socket until the returned guard is dropped.

@@ -1,6 +1,7 @@
 //! What the control socket shows, and what can be ordered over it.
 
 use std::{
+    os::fd::OwnedFd,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI32, Ordering},
@@ -12,27 +13,40 @@ use tarbox_engine::{Activity, InFlight, Observer, OperationStatistics};
 use tarbox_fs::FileSystem;
 use tarbox_proto::control::v1::{self as wire, Phase, StatusResponse};
 use tarbox_store::Database;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::tenant_dir::Note;
 
 /// So many requests in flight are shown at most.
 const SHOWN: usize = 64;
 
+/// Orders that may wait: there is one supervisor, and hardly ever somebody else.
+pub const ORDERS: usize = 4;
+
+/// What is ordered over the control socket.
+#[derive(Debug)]
+pub enum Ordered {
+    /// Leave the rest to a successor, what executes finished within this time.
+    Drain(Duration),
+    /// Commit everything, give everything back, end.
+    Stop,
+    /// Hand these secrets on; told when that is done.
+    Renew(OwnedFd, oneshot::Sender<()>),
+}
+
 /// One mounted tenant.
 pub struct Subject {
     /// What was noted of it.
     pub note: Note,
-    /// Epoch of its lease.
+    /// Epoch of its lease, or of the one that it reads beside.
     pub epoch: u64,
-    /// What is served.
-    pub file_system: Arc<FileSystem>,
+    /// What is served: a reader shows one view after the other.
+    shown: Box<dyn Fn() -> FileSystem + Send + Sync>,
     /// Where it is kept.
     pub database: Arc<dyn Database>,
     observer: OnceLock<Observer>,
     phase: AtomicI32,
-    /// Takes orders to drain; `None` where nobody could go on.
-    drains: Option<mpsc::Sender<Duration>>,
+    orders: mpsc::Sender<Ordered>,
 }
 
 impl Subject {
@@ -40,12 +54,18 @@ impl Subject {
     pub fn new(
         note: Note,
         epoch: u64,
-        file_system: Arc<FileSystem>,
+        shown: impl Fn() -> FileSystem + Send + Sync + 'static,
         database: Arc<dyn Database>,
-        drains: Option<mpsc::Sender<Duration>>,
+        orders: mpsc::Sender<Ordered>,
     ) -> Arc<Self> {
         let phase = AtomicI32::new(Phase::Starting.into());
-        Arc::new(Self { note, epoch, file_system, database, observer: OnceLock::new(), phase, drains })
+        let shown = Box::new(shown);
+        Arc::new(Self { note, epoch, shown, database, observer: OnceLock::new(), phase, orders })
+    }
+
+    /// What is served now.
+    pub fn file_system(&self) -> FileSystem {
+        (self.shown)()
     }
 
     /// Its requests, once there is a session.
@@ -58,9 +78,9 @@ impl Subject {
         self.phase.store(phase.into(), Ordering::Relaxed);
     }
 
-    /// Orders it to leave the rest to a successor; false where there is none, or it is ordered already.
-    pub(super) fn drain(&self, limit: Duration) -> bool {
-        self.drains.as_ref().is_some_and(|drains| drains.try_send(limit).is_ok())
+    /// Orders something; false where it ends already.
+    pub(super) async fn order(&self, order: Ordered) -> bool {
+        self.orders.send(order).await.is_ok()
     }
 
     pub(super) fn statistics(&self) -> Vec<OperationStatistics> {
@@ -68,7 +88,7 @@ impl Subject {
     }
 
     pub(super) fn status(&self) -> StatusResponse {
-        let now = self.file_system.status();
+        let now = self.file_system().status();
         let mut flights = self.observer.get().map(Observer::in_flight).unwrap_or_default();
         flights.sort_unstable_by_key(|flight| std::cmp::Reverse(flight.age));
         StatusResponse {

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::{
     failure_of,
-    life::{Heard, Life},
-    loops::{Keeping, shown},
+    life::{Inbound, Life},
+    supervising::{Keeping, note_words, shown},
 };
 use crate::{
     control::client::Mounter,
@@ -30,26 +30,33 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 const PROGRESS_EVERY_MOST: Duration = Duration::from_secs(60);
 /// How long the serving process may take to say how far it is.
 const STATUS: Duration = Duration::from_secs(1);
+/// How long SIGKILL may take. A process that is in the kernel's hands takes as long as those do.
+const DEATH: Duration = Duration::from_secs(10);
 
 impl Keeping {
     /// Commits, unmounts, ends.
     pub(super) async fn end(mut self, signal: Signal) -> Result<(), Failure> {
         tracing::info!(%signal, "ending: committing, then unmounting");
-        self.spare = None;
-        let Some(mut life) = self.current.take() else {
+        let server = self.machine.record().server.as_ref().map(|server| server.process);
+        let Some(mut life) = server.and_then(|process| self.lives.remove(&process)) else {
             return Err(self.nobody_serves());
         };
+        self.lives.clear();
         // Beforehand, so that little is left to do once nobody can use the mount any more.
         life.signal(nix::libc::SIGTERM);
         take_away_if_mounted(self.point.clone()).await;
-        life.tell(&ToMounter::Stop(Stop {}), &[]);
+        // One that is dead already is heard of below.
+        let _ = life.tell(&ToMounter::Stop(Stop {}), &[]);
         let (mut pause, mut at) = (PROGRESS_EVERY, Instant::now() + PROGRESS_EVERY);
         loop {
             tokio::select! {
-                heard = life.next() => match heard {
-                    Heard::Says(tarbox_handover::FromMounter::Failed(failed)) => life.words = Some(failed.message),
-                    Heard::Says(_) => {}
-                    Heard::Died(how) => return self.ended(how, life.words.take()),
+                Some(inbound) = self.events.recv() => match inbound {
+                    Inbound::Says(process, message, _) if process == life.process => note_words(&mut life, message),
+                    Inbound::Died(process, how) if process == life.process => {
+                        return self.ended(how, life.words.take());
+                    }
+                    // Of a stand-by that is not needed any more, or for the machine, which decides nothing any more.
+                    Inbound::Says(..) | Inbound::Died(..) | Inbound::Event(_) => {}
                 },
                 () = tokio::time::sleep_until(at) => {
                     self.show_progress().await;
@@ -104,16 +111,33 @@ impl Keeping {
         );
     }
 
-    async fn given_up(&self, signal: Signal, life: Life) -> Failure {
+    async fn given_up(&mut self, signal: Signal, life: Life) -> Failure {
         let left = self.status().await;
         let left = left.map(|now| now.journal_sequence.saturating_sub(now.committed_sequence).to_string());
-        life.kill().await;
+        self.kill(life).await;
         let message = format!(
             "ended by a second {signal} with {} changes of tenant `{}` not committed: they are kept in the journal until this machine restarts; mount the tenant again to commit them",
             left.as_deref().unwrap_or("some"),
             self.tenant.name
         );
         Failure::refused(ErrorKind::Unavailable, message)
+    }
+}
+
+impl Keeping {
+    /// Kills it, and returns when it is certainly dead.
+    async fn kill(&mut self, life: Life) {
+        life.signal(nix::libc::SIGKILL);
+        let died = async {
+            while let Some(inbound) = self.events.recv().await {
+                if matches!(inbound, Inbound::Died(process, _) if process == life.process) {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(DEATH, died).await.is_err() {
+            tracing::error!(pid = life.process.pid, "a process does not die of SIGKILL");
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     thread,
-    time::Duration,
 };
 
 use nix::{
@@ -13,116 +12,96 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use tarbox_handover::{
-    FromMounter, Kept, ProcessId, Received, SupervisorLink, ToMounter, message::Mode, process::send_signal,
-    protocol::Exited,
+    FromMounter, HandoverError, Kept, ProcessId, Received, SupervisorLink, ToMounter, message::Mode,
+    process::send_signal, protocol::Exited,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tarbox_supervisor::{Build, Event, Process, Role};
+use tokio::sync::mpsc;
 
 use super::order::Order;
 use crate::failure::{Chain, Failure};
 
-/// How long SIGKILL may take. A process that is in the kernel's hands takes as long as those do.
-const DEATH: Duration = Duration::from_secs(10);
-
-/// A serving process.
+/// A serving process, or one that is to serve.
 #[derive(Debug)]
 pub(super) struct Life {
-    pub(super) id: ProcessId,
-    pub(super) since: Instant,
-    pub(super) executable: Arc<File>,
+    pub(super) process: Process,
+    pub(super) role: Role,
+    pub(super) build: Build,
     pub(super) is_serving: bool,
-    pub(super) is_standing_by: bool,
     /// Its last words.
     pub(super) words: Option<String>,
-    /// When it counts as hanging.
-    pub(super) deadline: Option<Instant>,
-    process: Arc<Process>,
-    heard: mpsc::Receiver<Heard>,
+    handles: Arc<Handles>,
 }
 
 /// The descriptors of a process. A thread waits on both until it is dead, and takes its exit status.
 #[derive(Debug)]
-struct Process {
+struct Handles {
     id: ProcessId,
     pidfd: OwnedFd,
     link: SupervisorLink,
 }
 
-/// Messages that may wait: a life has fewer.
-const WAITING: usize = 16;
-
-/// What a process lets be known.
+/// What this process hears.
 #[derive(Debug)]
-pub(super) enum Heard {
-    /// It says something.
-    Says(FromMounter),
-    /// It is dead, and reaped.
-    Died(Exited),
+pub(super) enum Inbound {
+    /// A serving process says something.
+    Says(Process, FromMounter, Vec<OwnedFd>),
+    /// It is dead, and reaped. Its last words came before, and nothing comes after.
+    Died(Process, Exited),
+    /// For the state machine.
+    Event(Event),
 }
 
 impl Life {
     /// Starts a process of `executable` and hands over what is kept.
     pub(super) fn start(
         order: &Order,
-        executable: &Arc<File>,
-        mode: Mode,
+        (build, executable): (Build, &File),
+        role: Role,
         kept: &Kept,
+        inbox: &mpsc::Sender<Inbound>,
     ) -> Result<Self, Failure> {
         let started = order.start(executable)?;
-        let process = Arc::new(Process { id: started.id, pidfd: started.pidfd, link: started.link });
-        let (sender, heard) = mpsc::channel(WAITING);
-        let watched = Arc::clone(&process);
+        let handles = Arc::new(Handles { id: started.id, pidfd: started.pidfd, link: started.link });
+        let (watched, inbox) = (Arc::clone(&handles), inbox.clone());
         let thread = thread::Builder::new().name("child".to_owned());
         thread
-            .spawn(move || watched.watch(&sender))
+            .spawn(move || watched.watch(&inbox))
             .map_err(|source| Failure::Io { doing: "watch the serving process".to_owned(), source })?;
-        let life = Self {
-            id: process.id,
-            since: Instant::now(),
-            executable: Arc::clone(executable),
-            is_serving: false,
-            is_standing_by: false,
-            words: None,
-            deadline: None,
-            process,
-            heard,
+        let process = Process::from(handles.id);
+        let life = Self { process, role, build, is_serving: false, words: None, handles };
+        let mode = match role {
+            Role::Serve => Mode::Serve,
+            Role::StandBy => Mode::StandBy,
         };
         let (start, descriptors) = kept.start(mode);
-        life.tell(&ToMounter::Start(start), &descriptors);
+        if let Err(error) = life.tell(&ToMounter::Start(start), &descriptors) {
+            // Dead already: that is seen by its pidfd.
+            tracing::debug!(error = %Chain(&error), pid = process.pid, "the process could not be told to begin");
+        }
         Ok(life)
     }
 
-    /// Tells it something. If it is dead already, that is seen by its pidfd.
-    pub(super) fn tell(&self, message: &ToMounter, descriptors: &[BorrowedFd<'_>]) {
-        if let Err(error) = self.process.link.try_send(message, descriptors) {
-            tracing::debug!(error = %Chain(&error), pid = self.id.pid, "the serving process could not be told");
-        }
-    }
-
-    /// The next thing to know of it; its last words come before its death, and nothing after that.
+    /// Tells it something.
     ///
-    /// # Cancel safety
-    /// Safe: what was not returned is returned by the next call.
-    pub(super) async fn next(&mut self) -> Heard {
-        match self.heard.recv().await {
-            Some(heard) => heard,
-            None => std::future::pending().await,
+    /// # Errors
+    /// Where it is dead, or does not read.
+    pub(super) fn tell(
+        &self,
+        message: &ToMounter,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), HandoverError> {
+        match self.handles.link.try_send(message, descriptors) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(HandoverError::TimedOut(std::time::Duration::ZERO)),
+            Err(error) => Err(error),
         }
     }
 
     /// Sends a signal; nothing happens if it is dead.
     pub(super) fn signal(&self, signal: i32) {
-        if let Err(error) = send_signal(&self.process.pidfd, signal) {
-            tracing::warn!(error = %Chain(&error), pid = self.id.pid, "the serving process could not be signalled");
-        }
-    }
-
-    /// Kills it, and returns when it is certainly dead.
-    pub(super) async fn kill(mut self) {
-        self.signal(nix::libc::SIGKILL);
-        let died = async { while !matches!(self.next().await, Heard::Died(_)) {} };
-        if tokio::time::timeout(DEATH, died).await.is_err() {
-            tracing::error!(pid = self.id.pid, "a process does not die of SIGKILL");
+        if let Err(error) = send_signal(&self.handles.pidfd, signal) {
+            tracing::warn!(error = %Chain(&error), pid = self.process.pid, "the serving process could not be signalled");
         }
     }
 }
@@ -136,8 +115,9 @@ impl Drop for Life {
     }
 }
 
-impl Process {
-    fn watch(&self, sender: &mpsc::Sender<Heard>) {
+impl Handles {
+    fn watch(&self, inbox: &mpsc::Sender<Inbound>) {
+        let process = Process::from(self.id);
         let mut is_listening = true;
         loop {
             if let Err(errno) = self.wait(is_listening) {
@@ -149,7 +129,9 @@ impl Process {
             while is_listening {
                 match self.link.try_receive() {
                     // Nobody may listen any more to one that is to end: its death is waited for all the same.
-                    Ok(Received::Message(message, _)) => drop(sender.blocking_send(Heard::Says(message))),
+                    Ok(Received::Message(message, descriptors)) => {
+                        drop(inbox.blocking_send(Inbound::Says(process, message, descriptors)));
+                    }
                     Ok(Received::Nothing) => break,
                     Ok(Received::Closed) => is_listening = false,
                     Err(error) => {
@@ -158,7 +140,7 @@ impl Process {
                 }
             }
             if let Some(how) = dead {
-                drop(sender.blocking_send(Heard::Died(how)));
+                drop(inbox.blocking_send(Inbound::Died(process, how)));
                 return;
             }
         }

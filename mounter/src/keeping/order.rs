@@ -37,7 +37,7 @@ pub(super) struct Order {
     log: File,
     /// Where this program lies on the disk, whatever lies there by now.
     program: PathBuf,
-    /// What is executed; replaced when another one has proved itself.
+    /// What is executed to begin with.
     pub(super) executable: Arc<File>,
 }
 

@@ -1,6 +1,10 @@
 //! The link to the supervisor, for asynchronous code: a thread waits for what it says.
 
-use std::{os::fd::OwnedFd, sync::Arc, thread};
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
+    thread,
+};
 
 use tarbox_handover::{FromMounter, HandoverError, MounterLink, ToMounter};
 use tokio::sync::mpsc;
@@ -49,7 +53,12 @@ impl Channel {
 
     /// Says something. Whether anybody listens is not this process's concern.
     pub(super) fn say(&self, message: &FromMounter) {
-        match self.link.try_send(message, &[]) {
+        self.hand(message, &[]);
+    }
+
+    /// As [`Channel::say`], with descriptors.
+    pub(super) fn hand(&self, message: &FromMounter, descriptors: &[BorrowedFd<'_>]) {
+        match self.link.try_send(message, descriptors) {
             Ok(true) | Err(HandoverError::Closed) => {}
             Ok(false) => tracing::warn!(?message, "the supervisor does not read"),
             Err(error) => {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tarbox_engine::{Session, SessionConfig, SessionParts};
+use tarbox_fs::FileSystem;
 use tarbox_handover::{FromMounter, Kept, message::Waiting};
 use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Backoff;
@@ -22,7 +23,10 @@ use super::{
 };
 use crate::{
     admission,
-    control::{service, subject::Subject},
+    control::{
+        service,
+        subject::{ORDERS, Subject},
+    },
     engine,
     failure::{Chain, Failure},
     lease,
@@ -106,9 +110,8 @@ impl Prepared {
             let database = tarbox_store::open(&settings_now.database_url).await?;
             let tenant = admission::admit(&database, settings_now, point_now).await?;
             let store = database.open_tenant(tenant.id).await?;
-            // Reads what the first requests will need, and what comes with the first query: plans, pages, a connection.
-            let (_, head) = store.head().await?;
-            store.orphans(&head).await?;
+            // What comes with the first query: plans, pages, a connection.
+            store.head().await?;
             let session = lease::open_session(&database).await?;
             Ok((database, tenant, session, store))
         })
@@ -160,9 +163,9 @@ impl Prepared {
         let (file_system, recovery) = opened?;
         steps.done("journal");
         directory.write_note(&note)?;
-        let (drains, orders) = mpsc::channel(1);
-        let (shown, database) = (Arc::clone(&file_system), Arc::clone(&self.database));
-        let subject = Subject::new(note, epoch, shown, database, Some(drains));
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let (shown, database) = (FileSystem::clone(&file_system), Arc::clone(&self.database));
+        let subject = Subject::new(note, epoch, move || shown.clone(), database, sender);
         let control = service::serve(directory.socket(), Arc::clone(&subject))?;
         steps.done("note");
         let attach = |session: &Session| {

@@ -1,12 +1,16 @@
 //! Serving, until it ends in one of the ways there are.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use tarbox_engine::{Activity, Ended, Recovered, Session};
 use tarbox_fs::FileSystem;
 use tarbox_handover::{
     FromMounter, ToMounter,
-    message::{Drained, Draining},
+    message::{Drained, Draining, Renewed},
 };
 use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Shutdown;
@@ -22,7 +26,10 @@ use super::{
     channel::{Channel, Told},
 };
 use crate::{
-    control::{service, subject::Subject},
+    control::{
+        service,
+        subject::{Ordered, Subject},
+    },
     failure::{Chain, Failure},
     tenant_dir::TenantDir,
 };
@@ -36,8 +43,8 @@ pub(super) struct Parts {
     pub(super) session: Session,
     pub(super) subject: Arc<Subject>,
     pub(super) control: service::Serving,
-    /// Orders to drain that come over the control socket.
-    pub(super) orders: mpsc::Receiver<Duration>,
+    /// What comes over the control socket.
+    pub(super) orders: mpsc::Receiver<Ordered>,
     pub(super) replayed: u64,
     pub(super) recovered: Recovered,
 }
@@ -52,8 +59,8 @@ pub(super) struct Served {
     subject: Arc<Subject>,
     _control: service::Serving,
     /// For a supervisor that has lost its own: it finds them here, as it finds device and slots.
-    _secrets: Option<OwnedFd>,
-    orders: mpsc::Receiver<Duration>,
+    secrets: Option<OwnedFd>,
+    orders: mpsc::Receiver<Ordered>,
     pub(super) replayed: u64,
     pub(super) recovered: Recovered,
 }
@@ -64,7 +71,7 @@ impl Served {
         session_id: SessionId,
         directory: TenantDir,
         parts: Parts,
-        _secrets: Option<OwnedFd>,
+        secrets: Option<OwnedFd>,
     ) -> Self {
         let Parts { file_system, session, subject, control: _control, orders, replayed, recovered } = parts;
         Self {
@@ -75,7 +82,7 @@ impl Served {
             session,
             subject,
             _control,
-            _secrets,
+            secrets,
             orders,
             replayed,
             recovered,
@@ -99,10 +106,18 @@ impl Served {
                     }
                     Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) | Told::Gone => {}
                 },
-                Some(limit) = self.orders.recv() => {
-                    self.drain(limit, channel).await;
-                    return Ok(End::Drained);
-                }
+                Some(ordered) = self.orders.recv() => match ordered {
+                    Ordered::Drain(limit) => {
+                        self.drain(limit, channel).await;
+                        return Ok(End::Drained);
+                    }
+                    Ordered::Stop => return self.give_back(End::Stopped).await,
+                    Ordered::Renew(secrets, told) => {
+                        channel.hand(&FromMounter::Renewed(Renewed {}), &[secrets.as_fd()]);
+                        self.secrets = Some(secrets);
+                        let _ = told.send(());
+                    }
+                },
                 signal = shutdown.asked() => {
                     tracing::info!(%signal, "committing; serving goes on");
                     self.commit_beside();
@@ -138,6 +153,7 @@ impl Served {
     /// Leaves everything to a successor: nothing more is read or committed, what is being executed ends, the rest stays in its
     /// slots. Whatever `limit` cuts off is found there, too: at worst this is a kill.
     async fn drain(&self, limit: Duration, channel: &Channel) {
+        tracing::info!("leaving the rest to a successor");
         let deadline = Instant::now() + limit;
         // First, and while requests are still served: a commit under way may take long.
         let _frozen = timeout_at(deadline, self.file_system.freeze()).await;

@@ -3,9 +3,13 @@
 pub mod backoff;
 pub mod config;
 pub mod directories;
+pub mod finding;
+pub mod output;
 pub mod shutdown;
+pub mod stacks;
 pub mod telemetry;
 
 pub use backoff::Backoff;
 pub use config::{ConfigError, Layers, Source};
+pub use finding::Finding;
 pub use shutdown::{Shutdown, Signal};

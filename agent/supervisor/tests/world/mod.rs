@@ -576,7 +576,8 @@ impl World {
         assert!(!self.claimed, "unmounted while it is used\n{}", self.story());
         let is_lossless = self.flushed
             || !self.served_since_mount
-            || self.disk.as_ref().is_some_and(|record| record.unflushed.is_some())
+            // Nobody could be asked.
+            || !self.procs.iter().any(|proc| proc.serving)
             || self.connection != Connection::Alive;
         assert!(is_lossless, "unmounted without a flush\n{}", self.story());
         if self.unmount_fails > 0 {

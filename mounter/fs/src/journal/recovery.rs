@@ -23,10 +23,7 @@ use super::{
     reader::{Chain, Shared},
     segment::{DirectoryLock, NO_UNIQUES, Spare, io_error, is_indexed},
 };
-use crate::{
-    effect::{Outcome, Record},
-    effect_codec,
-};
+use crate::{effect::Outcome, effect_codec};
 
 /// An open journal, and what was found.
 #[derive(Debug)]
@@ -55,8 +52,7 @@ pub struct Told {
 }
 
 impl Opened {
-    /// The records to be replayed, in order. Each was verified and decoded once already, so none fails;
-    /// they are not collected because there may be millions.
+    /// The records to be replayed, in order; their checksums were verified. They are not collected because there may be millions.
     #[must_use]
     pub fn recovered(&self) -> Records {
         self.journal.reader().read_range(self.replay.0, self.replay.1)
@@ -319,14 +315,19 @@ fn verify(
     while let Some(frame) = format::frame_at(bytes, at, header.salt)
         && frame.seq == last_seq.wrapping_add(1)
     {
-        let record = effect_codec::decode(&bytes[frame.record.clone()]).map_err(|source| {
+        // Decoded as a whole is only what is asked for here: applications wait meanwhile.
+        let undecodable = |source| {
             let (file, offset) = (spare.path().to_owned(), at as u64);
             JournalError::Undecodable { file, offset, seq: frame.seq, source }
-        })?;
-        let Record { unique, outcome, .. } = record;
+        };
+        let record = &bytes[frame.record.clone()];
+        let unique = effect_codec::unique_of(record).map_err(undecodable)?;
         if unique != 0 {
             uniques = (uniques.0.min(unique), uniques.1.max(unique));
-            told.extend(left.contains(&unique).then_some(Told { unique, seq: frame.seq, outcome }));
+        }
+        if unique != 0 && left.contains(&unique) {
+            let outcome = effect_codec::decode(record).map_err(undecodable)?.outcome;
+            told.push(Told { unique, seq: frame.seq, outcome });
         }
         if is_indexed(frame.seq) {
             index.push((frame.seq, at as u32));

@@ -315,7 +315,7 @@ impl Segment {
         let (lowest, highest) =
             (self.uniques.0.load(Ordering::Acquire), self.uniques.1.load(Ordering::Acquire));
         (lowest..=highest).contains(&unique)
-            && self.frames().any(|frame| effect_codec::unique_of(self.record(&frame)) == Some(unique))
+            && self.frames().any(|frame| effect_codec::unique_of(self.record(&frame)) == Ok(unique))
     }
 
     fn frames(&self) -> impl Iterator<Item = Frame> {

@@ -167,7 +167,7 @@ impl Draft<'_> {
         let mut new = (units.end - units.start) - content.allocated(row.did, units.clone(), &row.prealloc)?;
         let room = self.room();
         if new > room {
-            if !self.tree.orphans.is_empty() {
+            if self.tree.may_have_orphans() {
                 return Err(self.out_of_space());
             }
             let fitting = fitting_units(content.runs(row.did, units.clone())?, &row.prealloc, room);

@@ -121,7 +121,7 @@ impl<'t> Draft<'t> {
     }
 
     fn out_of_space(&self) -> Stop {
-        if self.tree.orphans.is_empty() { FsError::NoSpace.into() } else { Need::Reaping.into() }
+        if self.tree.may_have_orphans() { Need::Reaping.into() } else { FsError::NoSpace.into() }
     }
 }
 

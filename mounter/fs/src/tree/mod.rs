@@ -96,6 +96,8 @@ pub(crate) struct Tree {
     removed: FxHashMap<Ino, Seq>,
     /// Unlinked inodes that may still be open.
     pub orphans: FxHashSet<Ino>,
+    /// Whether those are all: what predecessors left unlinked is loaded beside serving.
+    pub all_orphans: bool,
     pub counters: Counters,
     pub limits: Limits,
     pub block_size: u64,
@@ -113,6 +115,7 @@ impl Tree {
             contents: FxHashMap::default(),
             removed: FxHashMap::default(),
             orphans: FxHashSet::default(),
+            all_orphans: false,
             counters,
             limits,
             block_size: u64::from(block_size),
@@ -161,20 +164,32 @@ impl Tree {
         if self.removed.contains_key(&row.ino) {
             return;
         }
-        if row.did != 0 {
-            let block_size = self.block_size;
-            self.contents.entry(row.did).or_insert_with(|| Content::new(block_size)).cut = row.cut;
-        }
-        if row.nlink == 0 {
-            self.orphans.insert(row.ino);
-        }
-        self.nodes.entry(row.ino).or_insert_with(|| Node {
+        let node = self.nodes.entry(row.ino).or_insert_with(|| Node {
             row,
             dirty: 0,
             xattrs: None,
             xattrs_dirty: 0,
             used: std::cell::Cell::new(true),
         });
+        let InodeRow { ino, did, cut, nlink, .. } = node.row;
+        if did != 0 {
+            let block_size = self.block_size;
+            self.contents.entry(did).or_insert_with(|| Content::new(block_size)).cut = cut;
+        }
+        if nlink == 0 {
+            self.orphans.insert(ino);
+        }
+    }
+
+    /// Takes over all unlinked inodes that the database has. What is in memory and in `removed` is newer.
+    pub(crate) fn load_orphans(&mut self, rows: Vec<InodeRow>) {
+        rows.into_iter().for_each(|row| self.load_inode(row));
+        self.all_orphans = true;
+    }
+
+    /// Whether unlinked inodes may still take space.
+    pub(crate) fn may_have_orphans(&self) -> bool {
+        !self.all_orphans || !self.orphans.is_empty()
     }
 
     /// Takes over a committed name.

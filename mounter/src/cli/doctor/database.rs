@@ -2,7 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use super::finding::Finding;
+use tarbox_runtime::Finding;
+
 use crate::{failure::Failure, places};
 
 const WHAT: &str = "database";

@@ -1,4 +1,4 @@
-//! The kernel, its FUSE, and what mounts for users other than root.
+//! The kernel's FUSE, and what mounts for users other than root.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,43 +12,9 @@ use nix::{
     unistd::Uid,
 };
 
-use super::finding::Finding;
+use tarbox_runtime::Finding;
+
 use crate::cli::output::bytes;
-
-/// Tarbox needs FUSE 7.31 (readdirplus, 1 MiB requests, copy_file_range).
-const LEAST: (u32, u32) = (5, 4);
-
-/// What a later kernel adds, as the kernel's own changelog of `linux/fuse.h` dates it.
-const FEATURES: [((u32, u32), &str); 4] = [
-    ((5, 11), "HANDLE_KILLPRIV_V2"),
-    ((6, 2), "O_TMPFILE"),
-    ((6, 9), "RESEND"),
-    ((6, 12), "idmapped mounts"),
-];
-
-fn parse(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-pub(super) fn version() -> Finding {
-    const WHAT: &str = "kernel";
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    let Some(version) = parse(release) else {
-        return Finding::warning(WHAT, format!("`{release}`"), "its version cannot be read");
-    };
-    if version < LEAST {
-        let advice = format!("Linux {}.{} or newer is needed", LEAST.0, LEAST.1);
-        return Finding::fault(WHAT, release, advice);
-    }
-    let has: Vec<&str> =
-        FEATURES.iter().filter(|(since, _)| version >= *since).map(|(_, name)| *name).collect();
-    Finding::fine(
-        WHAT,
-        if has.is_empty() { release.to_owned() } else { format!("{release}: {}", has.join(", ")) },
-    )
-}
 
 pub(super) fn device() -> Finding {
     const WHAT: &str = "/dev/fuse";
@@ -137,22 +103,4 @@ pub(super) fn locked_memory() -> Finding {
         format!("limit {shown}"),
         format!("raise it to {} (`ulimit -l`, limits.conf, LimitMEMLOCK=)", bytes(LOCKED_LEAST)),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_of_distributions_are_read() {
-        for (release, version) in [
-            ("6.18.44-fc-v595", (6, 18)),
-            ("5.4.0-150-generic", (5, 4)),
-            ("6.1", (6, 1)),
-            ("6.12-rc3", (6, 12)),
-        ] {
-            assert_eq!(parse(release), Some(version));
-        }
-        assert_eq!(parse("unknown"), None);
-    }
 }

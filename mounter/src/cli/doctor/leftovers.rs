@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path};
 
-use super::finding::Finding;
+use tarbox_runtime::Finding;
+
 use crate::{
     mount_point::{self, Health},
     mounts, tenant_dir,

@@ -7,7 +7,8 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::finding::Finding;
+use tarbox_runtime::Finding;
+
 use crate::{cli::output::bytes, places};
 
 const WHAT: &str = "state directory";
@@ -37,7 +38,7 @@ pub(super) fn directory(path: &Path, journal_bytes: u64) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::doctor::finding::State;
+    use tarbox_runtime::finding::State;
 
     #[test]
     fn a_journal_larger_than_the_room_left_is_warned_of() {

@@ -425,8 +425,12 @@ impl Database for SqliteDatabase {
         self.inner.url.to_string()
     }
 
-    fn set_credentials(&self, _url: &str) -> Result<()> {
-        Ok(())
+    /// There are none; whoever hands the URL on must not change the database by it.
+    fn set_credentials(&self, url: &str) -> Result<()> {
+        if url == self.display_url() {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!("{url} is another database than {}", self.display_url())))
     }
 
     async fn schema_version(&self) -> Result<SchemaVersion> {

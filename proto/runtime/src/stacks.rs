@@ -1,4 +1,4 @@
-//! What the threads of a hanging mounter are at, for its developers.
+//! What the threads of a hanging process are at, for its developers.
 
 use std::{
     fmt::Write,
@@ -6,12 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// So many dumps of a node are kept.
+/// So many dumps are kept in a directory.
 const MOST: usize = 16;
 
 /// Writes what /proc tells of a process's threads into a file of `directory`; returns its path. Reading it never waits
 /// for the process.
-pub(crate) fn dump(directory: &Path, name: &str, pid: u32) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// Where the directory cannot be written, or the process is gone.
+pub fn dump(directory: &Path, name: &str, pid: u32) -> io::Result<PathBuf> {
     fs::create_dir_all(directory)?;
     make_room(directory)?;
     let mut text = String::new();
