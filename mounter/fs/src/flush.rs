@@ -137,6 +137,8 @@ impl Flusher {
                 | StoreError::Invalid { .. }
                 | StoreError::Held { .. }
                 | StoreError::Damaged { .. }
+                | StoreError::NoLayer { .. }
+                | StoreError::LayerInUse { .. }
                 | StoreError::Refused(_) => return Err(FlushError::Refused(error.to_string())),
             }
         }

@@ -22,6 +22,7 @@ mod fault;
 mod fork;
 mod layers;
 mod read;
+mod records;
 mod rows;
 mod scan;
 mod schema;
