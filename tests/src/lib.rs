@@ -9,6 +9,7 @@ pub mod boot;
 pub mod chaos;
 pub mod churn;
 pub mod command;
+pub mod controller;
 pub mod deadline;
 pub mod differ;
 pub mod load;

@@ -41,7 +41,7 @@ fn build() -> PathBuf {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--bins", "--profile", &profile]);
-    for package in ["tarbox-mounter", "tarbox-agent", "tarbox-keeper"] {
+    for package in ["tarbox-mounter", "tarbox-agent", "tarbox-keeper", "tarbox-controller"] {
         cargo.args(["-p", package]);
     }
     command::succeed(cargo.current_dir(workspace()), Duration::from_secs(1800)).expect("build the programs");

@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod config;
 pub mod directories;
+pub mod program;
 pub mod shutdown;
 pub mod telemetry;
 
