@@ -6,6 +6,7 @@ use tarbox_proto::csi::v1::{controller_server::ControllerServer, identity_server
 use tarbox_rpc::csi::identity::IdentityService;
 use tarbox_runtime::{Backoff, Shutdown};
 use tonic::transport::Server;
+use uuid::Uuid;
 
 use crate::{
     background,
@@ -32,11 +33,15 @@ pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings)) -> Result<(
         .add_service(IdentityServer::new(IdentityService::new(databases.clone())))
         .add_service(ControllerServer::new(ControllerService::new(settings.clone(), databases.clone())));
     let served = tarbox_rpc::serve(services, listener);
-    let background = [tokio::spawn(reach_home(databases.clone())), tokio::spawn(background::work(databases))];
+    let who = Uuid::new_v4();
+    let background =
+        [tokio::spawn(reach_home(databases.clone())), tokio::spawn(background::work(databases.clone(), who))];
+
     tell(&settings);
     let signal = shutdown.asked().await;
     tracing::info!(%signal, "ending");
     background.iter().for_each(tokio::task::JoinHandle::abort);
+    let _ = tokio::time::timeout(GRACE, background::step_down(&databases, who)).await;
     // What is cut off is found by its records, and goes on when the call is repeated.
     let _ = tokio::time::timeout(GRACE, served.end()).await;
     Ok(())

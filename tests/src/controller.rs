@@ -83,6 +83,12 @@ impl Controller {
         Ok(())
     }
 
+    /// Its database.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Where it serves.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

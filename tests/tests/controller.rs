@@ -341,6 +341,39 @@ on_each_database! {
         });
     }
 
+    fn deleted_volumes_go_and_another_replica_takes_over_from_one_that_was_killed(database) {
+        let mut world = world(database);
+        let replica = world.scratch.sub("replica").expect("a directory");
+        let _other = Controller::start(&replica, world.controller.url()).expect("another controller");
+        run(async {
+            let database = tarbox_store::open(world.controller.url()).await.expect("the database");
+            let gone = async |id: &str| {
+                let begun = std::time::Instant::now();
+                while database.tenant(id.parse().expect("an id")).await.expect("the database").is_some() {
+                    assert!(begun.elapsed() < Duration::from_secs(30), "{id} is still there");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            let mut caller = world.controller.caller().await.expect("reach");
+            let first = caller.create(volume("pvc-1", GIB)).await.expect("made").volume_id;
+            let kept = caller.snapshot("snap-1", &first).await.expect("a snapshot").snapshot_id;
+            caller.delete(&first).await.expect("deleted");
+            let second = caller.create(volume("pvc-2", GIB)).await.expect("made").volume_id;
+            caller.delete(&second).await.expect("deleted");
+            gone(&second).await;
+            let left = database.tenant(first.parse().expect("an id")).await.expect("the database");
+            assert!(left.is_some(), "a snapshot of it is kept");
+            caller.delete_snapshot(&kept).await.expect("deleted");
+            gone(&first).await;
+            assert!(database.dropped_snapshots(None, 10).await.expect("the database").is_empty());
+            let third = caller.create(volume("pvc-3", GIB)).await.expect("made").volume_id;
+            caller.delete(&third).await.expect("deleted");
+            // It was started first, and leads.
+            world.controller.kill();
+            gone(&third).await;
+        });
+    }
+
     fn a_controller_killed_at_any_moment_leaves_what_repeating_converges_from(database) {
         let mut world = world(database);
         run(async {

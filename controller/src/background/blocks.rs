@@ -11,14 +11,20 @@ const PAGE: usize = 100;
 /// Batches of one family before the others have their turn.
 const BATCHES: usize = 200;
 
-/// Collects in every family.
-pub(super) async fn collect(database: &dyn Database) -> Result<()> {
+/// Collects in every family, as long as `leads` says so.
+pub(super) async fn collect<L: Future<Output = Result<bool>>>(
+    database: &dyn Database,
+    leads: impl Fn() -> L,
+) -> Result<()> {
     let (mut seen, mut after) = (HashSet::new(), None);
     loop {
         let page = database.live_tenants(after, PAGE).await?;
         for tenant in &page {
             if !seen.insert(tenant.family) {
                 continue;
+            }
+            if !leads().await? {
+                return Ok(());
             }
             let store = match database.open_tenant(tenant.id).await {
                 Err(StoreError::NoTenant(_)) => continue,

@@ -1,6 +1,8 @@
-//! Background work in every database that the controller has opened: layers that nobody keeps any more, data of deleted volumes, what nothing refers to.
+//! Background work in every database that the controller has opened, each by one leader: layers that nobody keeps any more, data of
+//! deleted volumes, what nothing refers to.
 //!
-//! Each step is a small batch that finds by itself what is left to do, so it may be cut off anywhere, and be done beside another replica's.
+//! Each step is a small batch that finds by itself what is left to do, so a new leader goes on where the old one was. A leader that
+//! was paused and lost the lead is refused by the database at its next write.
 
 mod blocks;
 mod layers;
@@ -8,26 +10,29 @@ mod volumes;
 
 use std::{sync::Arc, time::Duration};
 
-use tarbox_store::Database;
+use tarbox_store::{Database, Lead};
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use crate::{databases::Databases, failure::Result};
 
-/// How often it is looked for work.
+/// How long the lead counts without being renewed: another takes over after that.
+const TERM: Duration = Duration::from_secs(15);
+/// How often it is looked for work, and whether somebody leads.
 const ROUND: Duration = Duration::from_secs(2);
 /// How often it is looked for what nothing refers to: every family is looked at.
 const COLLECT: Duration = Duration::from_secs(60);
-/// How long one kind of work may keep the others waiting.
+/// How long one kind of work may keep the others, and the lead's renewal, waiting.
 const SLICE: Duration = Duration::from_secs(3);
 
-/// Works until the controller ends.
-pub(crate) async fn work(databases: Arc<Databases>) {
+/// Leads, or waits to lead, until the controller ends.
+pub(crate) async fn work(databases: Arc<Databases>, who: Uuid) {
     let mut collected = Instant::now();
     loop {
         sleep(ROUND).await;
         let is_time = collected.elapsed() >= COLLECT;
         for database in databases.opened() {
-            if let Err(error) = round(&*database, is_time).await {
+            if let Err(error) = round(&*database, who, is_time).await {
                 let database = database.display_url();
                 tracing::warn!(database, error = error.report(), "background work is interrupted");
             }
@@ -38,11 +43,29 @@ pub(crate) async fn work(databases: Arc<Databases>) {
     }
 }
 
-async fn round(database: &dyn Database, collect: bool) -> Result<()> {
-    layers::clear(database, Instant::now() + SLICE).await?;
-    volumes::reap(database, Instant::now() + SLICE).await?;
+/// Lets another lead at once.
+pub(crate) async fn step_down(databases: &Databases, who: Uuid) {
+    for database in databases.opened() {
+        if let Err(error) = database.step_down(who).await {
+            tracing::debug!(%error, "the lead runs out by itself");
+        }
+    }
+}
+
+/// One round, if this one leads.
+async fn round(database: &dyn Database, who: Uuid, collect: bool) -> Result<()> {
+    let Some(lead) = database.lead(who, TERM).await? else { return Ok(()) };
+    let led = database.led_by(&lead);
+    layers::settle(&*led).await?;
+    layers::clear(&*led, Instant::now() + SLICE).await?;
+    volumes::reap(&*led, Instant::now() + SLICE).await?;
     if collect {
-        blocks::collect(database).await?;
+        blocks::collect(&*led, || renewed(database, lead)).await?;
     }
     Ok(())
+}
+
+/// Renews the lead in the middle of long work; whether it is still the same.
+async fn renewed(database: &dyn Database, lead: Lead) -> Result<bool> {
+    Ok(database.lead(lead.who, TERM).await? == Some(lead))
 }

@@ -139,6 +139,7 @@ impl Flusher {
                 | StoreError::Damaged { .. }
                 | StoreError::NoLayer { .. }
                 | StoreError::LayerInUse { .. }
+                | StoreError::NotLeading
                 | StoreError::Refused(_) => return Err(FlushError::Refused(error.to_string())),
             }
         }

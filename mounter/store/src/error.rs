@@ -120,6 +120,9 @@ pub enum StoreError {
         /// Layer.
         layer: Layer,
     },
+    /// Another does the background work now; nothing was written.
+    #[error("the lead of the background work is no longer ours")]
+    NotLeading,
     /// A state that forbids it.
     #[error("{0}")]
     Refused(String),
@@ -150,7 +153,7 @@ impl StoreError {
             | Self::Refused(_) => ErrorKind::FailedPrecondition,
             Self::NameTaken(_) => ErrorKind::AlreadyExists,
             Self::Held { .. } => ErrorKind::Busy,
-            Self::Fenced { .. } => ErrorKind::Fenced,
+            Self::Fenced { .. } | Self::NotLeading => ErrorKind::Fenced,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Full { .. } => ErrorKind::Exhausted,
             Self::Sql { .. } => ErrorKind::Internal,

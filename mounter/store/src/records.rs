@@ -2,6 +2,8 @@
 //!
 //! A record is made before the thing that it speaks of, and taken away after it.
 
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
 use tarbox_types::TenantId;
 use uuid::Uuid;
@@ -33,6 +35,26 @@ pub enum Purpose {
     Nothing,
 }
 
+impl Purpose {
+    /// As it is stored.
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Self::Snapshot => 0,
+            Self::Base => 1,
+            Self::Nothing => 2,
+        }
+    }
+
+    /// As it was stored.
+    pub(crate) fn of_number(number: i16) -> Self {
+        match number {
+            0 => Self::Snapshot,
+            1 => Self::Base,
+            _ => Self::Nothing,
+        }
+    }
+}
+
 /// A layer that is kept for somebody, or is to be sealed. The request that seals it is its id, see [`SnapshotRecord::seal`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotRecord {
@@ -54,6 +76,15 @@ impl SnapshotRecord {
     pub fn seal(&self) -> crate::Seal {
         crate::Seal { name: self.request.clone(), request: self.id.to_string() }
     }
+}
+
+/// The right to do the background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// Whose.
+    pub who: Uuid,
+    /// Grows each time that somebody takes it.
+    pub epoch: i64,
 }
 
 /// The records of one database.
@@ -98,6 +129,21 @@ pub trait Records: Send + Sync {
     /// Records for nothing any more, in the order of their ids, those beyond `after`.
     async fn dropped_snapshots(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>>;
 
+    /// Snapshots that are not sealed, and bases, in the order of their ids, those beyond `after`: somebody may have left them behind.
+    async fn kept_layers(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>>;
+
     /// Takes a record away, its layer being gone. Not an error where there is none.
     async fn forget_snapshot(&self, id: Uuid) -> Result<()>;
+
+    // === Who does the background work ===
+
+    /// Takes or renews the lead of the background work; `None` while another leads. It counts for `term` from now, by the database's
+    /// clock; on one machine (SQLite), as long as the [`crate::Database`] lives through which it was taken.
+    async fn lead(&self, who: Uuid, term: Duration) -> Result<Option<Lead>>;
+
+    /// Gives the lead back. Not an error if it is not theirs.
+    async fn step_down(&self, who: Uuid) -> Result<()>;
+
+    /// The same database, every write of which is refused once the lead is lost ([`crate::StoreError::NotLeading`]).
+    fn led_by(&self, lead: &Lead) -> Arc<dyn crate::Database>;
 }

@@ -60,6 +60,8 @@ macro_rules! suite {
             records::the_holder_learns_of_layers_to_seal_and_seals_each_once
             records::a_tenant_whose_snapshots_are_kept_is_not_reaped
             records::a_clone_begins_at_a_layer_of_a_deleted_tenant
+            records::what_was_left_behind_is_listed
+            records::one_leads_until_it_steps_down_or_dies
             tenants::what_was_committed_is_there_for_another_process
             leases::a_held_lease_is_refused_and_names_its_holder
             leases::a_closed_session_frees_its_leases

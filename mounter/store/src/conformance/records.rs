@@ -1,6 +1,6 @@
 //! Records: noted once, found again, taken away; what they keep from being removed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tarbox_types::TenantId;
 use uuid::Uuid;
@@ -173,4 +173,40 @@ pub async fn a_clone_begins_at_a_layer_of_a_deleted_tenant(site: &dyn Site) {
     let store = db.open_tenant(clone.id).await.unwrap();
     let view = store.head().await.unwrap().1;
     assert_eq!(bytes_of(&*store, &view, uncut(ino), &[0]).await[&0], b"kept");
+}
+
+pub async fn what_was_left_behind_is_listed(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let id = db.create_tenant(&new_tenant("one")).await.unwrap().id;
+    take(&db, "sealed", id).await;
+    let waiting = db.note_snapshot(&snapshot("waiting", id, Purpose::Snapshot)).await.unwrap();
+    let base = db.note_snapshot(&snapshot("base", id, Purpose::Base)).await.unwrap();
+    let dropped = db.note_snapshot(&snapshot("dropped", id, Purpose::Base)).await.unwrap();
+    db.drop_snapshot(dropped.id).await.unwrap();
+    let mut expected = vec![waiting, base];
+    expected.sort_by_key(|record| record.id);
+    assert_eq!(db.kept_layers(None, 10).await.unwrap(), expected);
+    assert_eq!(db.kept_layers(Some(expected[0].id), 10).await.unwrap(), expected[1..]);
+}
+
+pub async fn one_leads_until_it_steps_down_or_dies(site: &dyn Site) {
+    let term = Duration::from_millis(500);
+    let (one, two) = (site.open().await.unwrap(), site.open().await.unwrap());
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+    let lead = one.lead(first, term).await.unwrap().expect("nobody leads");
+    assert_eq!(one.lead(first, term).await.unwrap(), Some(lead), "renewed");
+    assert_eq!(two.lead(second, term).await.unwrap(), None);
+    let led = one.led_by(&lead);
+    let id = led.create_tenant(&new_tenant("one")).await.unwrap().id;
+    assert!(two.tenant(id).await.unwrap().is_some());
+    one.step_down(first).await.unwrap();
+    let lead = two.lead(second, term).await.unwrap().expect("given back");
+    assert_eq!(one.lead(first, term).await.unwrap(), None);
+    two.led_by(&lead).delete_tenant(id, InUse::Refuse).await.unwrap();
+    drop((two, led));
+    let begun = std::time::Instant::now();
+    while one.lead(first, term).await.unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "who died leads no more");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -1,5 +1,7 @@
 //! Records beside the tenants.
 
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 use tarbox_types::TenantId;
@@ -7,35 +9,21 @@ use uuid::Uuid;
 
 use super::{
     Postgres,
+    leases::interval,
     rows::{self, Sql, TENANT, TENANT_AND_HOLDER, unreadable},
     statement::{Statement, int},
 };
 use crate::{
+    api::Database,
     error::{Result, StoreError},
     model::*,
-    records::{Purpose, Records, SnapshotRecord, VolumeRecord},
+    records::{Lead, Purpose, Records, SnapshotRecord, VolumeRecord},
 };
 
 const VOLUME: &str = "SELECT id, request, description FROM tarbox.volume";
 const SNAPSHOT: &str =
     "SELECT id, tenant, request, purpose, branch, layer, name, sealed_at, used_bytes, used_inodes
      FROM tarbox.snapshot";
-
-fn purpose(value: i16) -> Purpose {
-    match value {
-        0 => Purpose::Snapshot,
-        1 => Purpose::Base,
-        _ => Purpose::Nothing,
-    }
-}
-
-fn number_of(purpose: Purpose) -> i16 {
-    match purpose {
-        Purpose::Snapshot => 0,
-        Purpose::Base => 1,
-        Purpose::Nothing => 2,
-    }
-}
 
 fn volume(row: &PgRow) -> Sql<VolumeRecord> {
     Ok(VolumeRecord {
@@ -54,7 +42,7 @@ fn snapshot(row: &PgRow) -> Sql<SnapshotRecord> {
         id: row.try_get("id")?,
         tenant: TenantId(row.try_get("tenant")?),
         request: row.try_get("request")?,
-        purpose: purpose(row.try_get("purpose")?),
+        purpose: Purpose::of_number(row.try_get("purpose")?),
         layer,
     })
 }
@@ -146,14 +134,14 @@ impl Records for Postgres {
                 .with(new.id)
                 .with(new.tenant.0)
                 .with(new.request.as_str())
-                .with(number_of(new.purpose))
+                .with(new.purpose.number())
             })
             .await?;
         let found = self
             .pool
             .read("look for a snapshot", || {
                 let sql = format!("{SNAPSHOT} WHERE id = $1 OR (request = $2 AND purpose = 0 AND $3 = 0)");
-                Statement::new(sql).with(new.id).with(new.request.as_str()).with(number_of(new.purpose))
+                Statement::new(sql).with(new.id).with(new.request.as_str()).with(new.purpose.number())
             })
             .await?;
         still(first(&found, snapshot)?)
@@ -222,6 +210,51 @@ impl Records for Postgres {
             })
             .await?;
         all(&found, snapshot)
+    }
+
+    async fn kept_layers(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>> {
+        let found = self
+            .pool
+            .read("list layers to be kept", || {
+                Statement::new(format!(
+                    "{SNAPSHOT} WHERE (purpose = 1 OR (purpose = 0 AND layer IS NULL)) AND id > $1 ORDER BY id LIMIT $2"
+                ))
+                .with(after.unwrap_or_default())
+                .with(int(limit as u64))
+            })
+            .await?;
+        all(&found, snapshot)
+    }
+
+    async fn lead(&self, who: Uuid, term: Duration) -> Result<Option<Lead>> {
+        let found = self
+            .pool
+            .write("take the lead", || {
+                Statement::new(
+                    "INSERT INTO tarbox.leader AS l (holder, epoch, until) VALUES ($1, 1, clock_timestamp() + $2)
+                     ON CONFLICT (one) DO UPDATE SET holder = $1, until = clock_timestamp() + $2,
+                       epoch = CASE WHEN l.holder = $1 AND l.until > clock_timestamp() THEN l.epoch ELSE l.epoch + 1 END
+                     WHERE l.holder = $1 OR l.until <= clock_timestamp() RETURNING epoch",
+                )
+                .with(who)
+                .with(interval(term))
+            })
+            .await?;
+        first(&found, |row| Ok(Lead { who, epoch: row.try_get(0)? }))
+    }
+
+    async fn step_down(&self, who: Uuid) -> Result<()> {
+        self.pool
+            .write("give the lead back", || {
+                Statement::new("UPDATE tarbox.leader SET until = clock_timestamp() WHERE one AND holder = $1")
+                    .with(who)
+            })
+            .await?;
+        Ok(())
+    }
+
+    fn led_by(&self, lead: &Lead) -> Arc<dyn Database> {
+        Arc::new(Postgres { pool: self.pool.led_by(*lead), lease: self.lease })
     }
 
     async fn forget_snapshot(&self, id: Uuid) -> Result<()> {

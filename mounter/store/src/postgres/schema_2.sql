@@ -22,3 +22,11 @@ CREATE TABLE tarbox.snapshot (
 );
 CREATE UNIQUE INDEX snapshot_request ON tarbox.snapshot (request) WHERE purpose = 0;
 CREATE INDEX snapshot_tenant ON tarbox.snapshot (tenant, id);
+
+-- Who does the background work. Each of its writes locks this row, for share.
+CREATE TABLE tarbox.leader (
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
+    holder uuid NOT NULL,
+    epoch  bigint NOT NULL,
+    until  timestamptz NOT NULL
+);

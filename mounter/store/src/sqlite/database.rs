@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pub(super) control: Control,
     sessions: Sessions,
     families: Mutex<HashMap<FamilyId, Arc<Family>>>,
+    /// Locked by whoever does the background work.
+    lead: Mutex<Option<Flock<File>>>,
 }
 
 impl SqliteDatabase {
@@ -77,6 +79,7 @@ impl SqliteDatabase {
             control,
             sessions: Sessions::new(sessions),
             families: Mutex::default(),
+            lead: Mutex::default(),
             dir,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -121,11 +124,33 @@ impl Inner {
     /// Only one at a time makes or removes tenants and their directories.
     fn lock(&self) -> Result<Flock<File>> {
         let path = self.dir.join("create.lock");
-        let open = || {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
-        };
-        open().map_err(|error| self.place().io(&path, error))
+        self.lock_file(&path, FlockArg::LockExclusive).map_err(|error| self.place().io(&path, error))
+    }
+
+    fn lock_file(&self, path: &Path, how: FlockArg) -> std::io::Result<Flock<File>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        Flock::lock(file, how).map_err(|(_, errno)| errno.into())
+    }
+
+    /// Takes the lead of the background work; whether it is ours now.
+    pub(super) fn take_lead(&self) -> Result<bool> {
+        let mut lead = self.lead.lock();
+        if lead.is_some() {
+            return Ok(true);
+        }
+        let path = self.dir.join("leader.lock");
+        match self.lock_file(&path, FlockArg::LockExclusiveNonblock) {
+            Ok(taken) => {
+                *lead = Some(taken);
+                Ok(true)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(self.place().io(&path, error)),
+        }
+    }
+
+    pub(super) fn give_lead_back(&self) {
+        *self.lead.lock() = None;
     }
 
     /// Removes what crashes left: tenants that were being made or removed.

@@ -1,5 +1,7 @@
 //! Records beside the tenants, in the control database.
 
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tarbox_types::TenantId;
@@ -12,9 +14,10 @@ use super::{
     rows::{self, int, number},
 };
 use crate::{
+    api::Database,
     error::Result,
     model::*,
-    records::{Purpose, Records, SnapshotRecord, VolumeRecord},
+    records::{Lead, Purpose, Records, SnapshotRecord, VolumeRecord},
 };
 
 const SNAPSHOT: &str =
@@ -28,22 +31,6 @@ fn beyond(after: Option<Uuid>) -> [u8; 16] {
 
 fn limited(limit: usize) -> i64 {
     int(limit as u64)
-}
-
-fn purpose(value: i64) -> Purpose {
-    match value {
-        0 => Purpose::Snapshot,
-        1 => Purpose::Base,
-        _ => Purpose::Nothing,
-    }
-}
-
-fn number_of(purpose: Purpose) -> i64 {
-    match purpose {
-        Purpose::Snapshot => 0,
-        Purpose::Base => 1,
-        Purpose::Nothing => 2,
-    }
 }
 
 fn volume(row: &Row<'_>) -> rusqlite::Result<VolumeRecord> {
@@ -66,7 +53,7 @@ fn snapshot(row: &Row<'_>) -> rusqlite::Result<SnapshotRecord> {
         id: rows::uuid(row, 0)?,
         tenant: TenantId(rows::uuid(row, 1)?),
         request: row.get(2)?,
-        purpose: purpose(row.get(3)?),
+        purpose: Purpose::of_number(row.get(3)?),
         layer,
     })
 }
@@ -153,7 +140,7 @@ impl Records for SqliteDatabase {
 
     async fn note_snapshot(&self, new: &SnapshotRecord) -> Result<SnapshotRecord> {
         self.inner.control.write("noting a snapshot", |connection| {
-            let (id, purpose) = (new.id.as_bytes(), number_of(new.purpose));
+            let (id, purpose) = (new.id.as_bytes(), new.purpose.number());
             connection
                 .prepare_cached(
                     "INSERT INTO snapshot(id, tenant, request, purpose) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
@@ -223,6 +210,30 @@ impl Records for SqliteDatabase {
             let sql = format!("{SNAPSHOT} WHERE purpose = 2 AND id > ?1 ORDER BY id LIMIT ?2");
             all(connection, &sql, params![beyond(after), limited(limit)], snapshot)
         })
+    }
+
+    async fn kept_layers(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>> {
+        self.inner.control.with("listing layers to be kept", |connection| {
+            let sql = format!(
+                "{SNAPSHOT} WHERE (purpose = 1 OR (purpose = 0 AND layer IS NULL)) AND id > ?1 ORDER BY id LIMIT ?2"
+            );
+            all(connection, &sql, params![beyond(after), limited(limit)], snapshot)
+        })
+    }
+
+    /// A locked file: who is only paused keeps it, so that nobody has to be refused later.
+    async fn lead(&self, who: Uuid, _term: Duration) -> Result<Option<Lead>> {
+        let is_ours = self.inner.take_lead()?;
+        Ok(is_ours.then_some(Lead { who, epoch: 1 }))
+    }
+
+    async fn step_down(&self, _who: Uuid) -> Result<()> {
+        self.inner.give_lead_back();
+        Ok(())
+    }
+
+    fn led_by(&self, _lead: &Lead) -> Arc<dyn Database> {
+        Arc::new(Self { inner: self.inner.clone() })
     }
 
     async fn forget_snapshot(&self, id: Uuid) -> Result<()> {
