@@ -3,8 +3,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TOOLS ?= $(or $(TESTS_TOOLS),$(HOME)/.cache/tarbox/tools)
 WHOLE = cargo test -p tarbox-tests --no-fail-fast
 
-.PHONY: build run test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd test-kernels clean deps-run deps-test
-build: ; cargo build --release --bins -p tarbox-mounter -p tarbox-keeper -p tarbox-agent
+.PHONY: sanity build run test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd test-kernels clean deps-run deps-test
+build: ; cargo build --release --bins -p tarbox-mounter -p tarbox-keeper -p tarbox-agent -p tarbox-controller
 run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" agent/demo/run.sh
 test: deps-test lint ; cargo test --workspace --no-fail-fast
 fmt: ; cargo fmt --all
@@ -17,6 +17,7 @@ fsx: deps-test ; TESTS_FSX_OPERATIONS=1000000 $(WHOLE) --test data -- fsx
 differ: deps-test ; TESTS_SEQUENCES=300 $(WHOLE) --test posix -- random
 bench: ; tests/deps.sh bench && cargo build --release -p tarbox-mounter --bins -p tarbox-tests && cargo build --release -p tarbox-engine --features nullfs --bin tarbox-nullfs && target/release/bench --null "target/release/tarbox-nullfs mount {} ttl=3600 readers=2" $(BENCH)
 chaos: ; tests/deps.sh chaos && cargo build --release -p tarbox-mounter -p tarbox-keeper -p tarbox-agent -p tarbox-tests --bins && target/release/chaos $(CHAOS)
+sanity: deps-test ; tests/deps.sh sanity && $(WHOLE) --test controller -- --ignored --nocapture sanity
 test-postgres: deps-test ; cargo test --workspace --no-fail-fast -- postgres
 fuzz: ; tests/deps.sh fuzz && tests/fuzz.sh
 stress: deps-test ; TESTS_STRESS_SECONDS=60 $(WHOLE) --test programs -- stress

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|bench|chaos|deny|coverage|fuzz|kernels
+# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels
 # Debian and Ubuntu packages through apt; cargo tools once into $TESTS_TOOLS.
 set -eu
 TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
@@ -63,6 +63,9 @@ suites() {
 case "${1:-}" in
     run) run ;;
     test) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2 ;;
+    sanity)
+        packages go:golang-go
+        [ -x "$TOOLS/bin/csi-sanity" ] || GOBIN="$TOOLS/bin" go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0 ;;
     bench) suites; packages rg:ripgrep ;;
     chaos) run; postgres; packages sqlite3:sqlite3 setpriv:util-linux fio:fio; tool fsx 0.3.2 ;;
     deny) packages cc:gcc; tool cargo-deny 0.20.2 ;;
@@ -71,5 +74,5 @@ case "${1:-}" in
     kernels)
         packages cc:gcc strip:binutils python3:python3 qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap modprobe:kmod xz:xz-utils \
             busybox:busybox-static mkfs.ext4:e2fsprogs column:bsdextrautils /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring ;;
-    *) echo "usage: $0 run|test|bench|chaos|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
+    *) echo "usage: $0 run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
 esac

@@ -4,13 +4,13 @@ use std::{io, path::Path};
 
 use tarbox_engine::MountError;
 use tarbox_handover::HandoverError;
-use tarbox_rpc::Refusal;
+use tarbox_rpc::{Refusal, csi::RequestError};
 use tarbox_runtime::config::ConfigError;
 use tarbox_store::StoreError;
 pub use tarbox_types::Chain;
 use tarbox_types::{ByteSize, ErrorKind, TenantId};
 
-use crate::{csi::request::RequestError, host::state::StateError};
+use crate::host::state::StateError;
 
 /// Why the agent could not do something.
 #[derive(Debug, thiserror::Error)]

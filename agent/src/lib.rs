@@ -9,7 +9,6 @@
 pub mod builds;
 pub mod cli;
 pub mod csi;
-pub mod database_url;
 pub mod failure;
 pub mod host;
 pub mod keeper;

@@ -15,14 +15,15 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use tarbox_handover::{Limit, SpawnSpec};
+use tarbox_rpc::csi::identity::Readiness;
 use tarbox_supervisor::{Build, Policy, Wanted};
-use tarbox_types::{ByteSize, TenantId};
+use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
 
 use crate::{
     builds::Builds,
     csi::request::Stage,
-    database_url,
     failure::AgentError,
     host::{
         boot,
@@ -141,7 +142,7 @@ impl Node {
 
     /// Whether the database has been reached once, or there is none to be reached.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub fn has_what_it_needs(&self) -> bool {
         self.settings.database_url.is_none() || self.is_database_reached.load(Ordering::Relaxed)
     }
 
@@ -400,6 +401,18 @@ fn send(tenant: TenantId, handle: &Handle, command: Command) -> Result<(), Agent
         what: "an earlier call",
         why: "the tenant's task is busy".to_owned(),
     })
+}
+
+impl Readiness for Node {
+    /// Without FUSE nothing can ever be mounted here.
+    fn is_ready(&self) -> Result<bool, Status> {
+        let device = Path::new("/dev/fuse");
+        if let Err(error) = File::options().read(true).write(true).open(device) {
+            let message = format!("{} cannot be opened: {error} (modprobe fuse?)", device.display());
+            return Err(tarbox_rpc::status(ErrorKind::FailedPrecondition, message));
+        }
+        Ok(self.has_what_it_needs())
+    }
 }
 
 pub(crate) fn ending() -> AgentError {

@@ -6,12 +6,12 @@ use tarbox_proto::{
     agent::v1::agent_server::AgentServer,
     csi::v1::{identity_server::IdentityServer, node_server::NodeServer},
 };
-use tarbox_rpc::PrivateListener;
+use tarbox_rpc::{PrivateListener, csi::identity::IdentityService};
 use tarbox_runtime::{Backoff, Shutdown};
-use tonic::transport::{Server, server::Router};
+use tonic::transport::Server;
 
 use crate::{
-    csi::{identity::IdentityService, node::NodeService},
+    csi::node::NodeService,
     failure::{AgentError, Chain},
     launcher,
     node::Node,
@@ -47,7 +47,7 @@ pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings)) -> Result<(
         .add_service(IdentityServer::new(IdentityService::new(node.clone())))
         .add_service(NodeServer::new(NodeService::new(node.clone())));
     let own = Server::builder().add_service(AgentServer::new(OperatorService::new(node.clone(), proof)));
-    let (csi, operator) = (spawn(services, csi), spawn(own, operator));
+    let (csi, operator) = (tarbox_rpc::serve(services, csi), tarbox_rpc::serve(own, operator));
     let background = [
         tokio::spawn(node.keeper.clone().look_after()),
         tokio::spawn(reach_database(node.clone())),
@@ -56,14 +56,7 @@ pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings)) -> Result<(
     tell(&node.settings);
     let signal = shutdown.asked().await;
     tracing::info!(%signal, "ending; mounters go on");
-    for (stop, _) in [&csi, &operator] {
-        let _ = stop.send(());
-    }
-    let _ = tokio::time::timeout(GRACE, async {
-        let _ = csi.1.await;
-        let _ = operator.1.await;
-    })
-    .await;
+    let _ = tokio::time::timeout(GRACE, async { tokio::join!(csi.end(), operator.end()) }).await;
     background.iter().for_each(tokio::task::JoinHandle::abort);
     let keeper = node.keeper.clone();
     blocking(move || {
@@ -80,33 +73,14 @@ async fn upgrade_after_start(node: Arc<Node>) {
 }
 
 fn listen(socket: &Path) -> Result<PrivateListener, AgentError> {
-    if let Some(directory) = socket.parent() {
-        std::fs::create_dir_all(directory).map_err(AgentError::io("make the directory", directory))?;
-    }
-    PrivateListener::bind(socket).map_err(AgentError::io("listen at", socket))
-}
-
-type Served = (tokio::sync::watch::Sender<()>, tokio::task::JoinHandle<()>);
-
-/// Serves beside the caller until it is told to stop; calls under way are answered.
-fn spawn(router: Router, listener: PrivateListener) -> Served {
-    let (stop, mut stopped) = tokio::sync::watch::channel(());
-    let task = tokio::spawn(async move {
-        let until = async move {
-            let _ = stopped.changed().await;
-        };
-        if let Err(error) = router.serve_with_incoming_shutdown(listener, until).await {
-            tracing::error!(error = %Chain(&error), "a socket is no longer served");
-        }
-    });
-    (stop, task)
+    tarbox_rpc::listen(socket).map_err(AgentError::io("listen at", socket))
 }
 
 /// Tries until the agent's own database has answered once: until then the node is not ready.
 async fn reach_database(node: Arc<Node>) {
     let Some(url) = node.settings.database_url.clone() else { return };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    while !node.is_ready() {
+    while !node.has_what_it_needs() {
         let reached = async { tarbox_store::open(&url).await?.schema_version().await };
         match reached.await {
             Ok(_) => node.database_reached(),

@@ -12,7 +12,6 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     node::Node,
-    operations,
     tenant::{Handle, Snapshot},
     upgrades,
 };
@@ -126,7 +125,7 @@ impl Agent for OperatorService {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        let limit = operations::limit(tarbox_rpc::timeout(request.metadata()));
+        let limit = tarbox_rpc::limit(tarbox_rpc::timeout(request.metadata()));
         let only = self.chosen(&request.get_ref().tenant_id)?;
         let flushes = self.handles(only).into_iter().map(|(tenant, _)| {
             let control = self.node.control(tenant);

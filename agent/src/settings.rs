@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt,
     path::{Component, Path, PathBuf},
 };
 
+pub use tarbox_runtime::config::Flags;
 use tarbox_runtime::{
-    Layers, Source,
-    config::{self, Fault},
+    Layers, config,
     telemetry::{LogFormat, LogLevel},
 };
 use tarbox_types::ByteSize;
@@ -107,9 +107,6 @@ pub struct Settings {
     pub without_resend: bool,
 }
 
-/// A key and the text of its flag, where the flag was given.
-pub type Flags = Vec<(&'static str, Option<String>)>;
-
 /// Where the private sockets and the state are when nothing else is said.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/tarbox/agent";
 
@@ -119,12 +116,7 @@ impl Settings {
     /// # Errors
     /// All faults together.
     pub fn load(flags: Flags) -> Result<Self, AgentError> {
-        let mut layers = Layers::new(KEYS);
-        add_file(&mut layers, &flags);
-        layers.environment(std::env::vars_os());
-        for (key, value) in flags {
-            layers.flag(key, value);
-        }
+        let mut layers = Layers::of_service(KEYS, flags);
         let settings = Self::read(&mut layers);
         layers.finish()?;
         Ok(settings)
@@ -135,10 +127,10 @@ impl Settings {
         let path = |text: &str| Ok(here.join(text));
         let state_dir = layers.read("stateDir", path).unwrap_or_else(|| DEFAULT_STATE_DIR.into());
         let node_id = layers.read("nodeId", node_id).unwrap_or_else(host_name);
-        let mut topology = layers.read("topology", topology).unwrap_or_default();
+        let mut topology = layers.read("topology", config::segments).unwrap_or_default();
         topology.entry("topology.tarbox.csi.io/node".to_owned()).or_insert_with(|| node_id.clone());
         Self {
-            endpoint: layers.read("endpoint", endpoint).unwrap_or_else(|| "/csi/csi.sock".into()),
+            endpoint: layers.read("endpoint", config::socket).unwrap_or_else(|| "/csi/csi.sock".into()),
             node_id,
             run_dir: layers.read("runDir", path).unwrap_or_else(|| "/run/tarbox/agent".into()),
             database_url: layers.read("databaseURL", |text| Ok(text.to_owned())),
@@ -153,12 +145,8 @@ impl Settings {
             native_sources: layers.read("nativeSources", native_sources).unwrap_or_default(),
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
-            log_level: layers
-                .read("logLevel", |text| text.parse::<LogLevel>().map_err(str::to_owned))
-                .unwrap_or_else(LogLevel::of_mounter),
-            log_format: layers
-                .read("logFormat", |text| text.parse::<LogFormat>().map_err(str::to_owned))
-                .unwrap_or(LogFormat::Text),
+            log_level: layers.read("logLevel", config::parsed).unwrap_or_else(LogLevel::of_mounter),
+            log_format: layers.read("logFormat", config::parsed).unwrap_or(LogFormat::Text),
             without_resend: false,
             state_dir,
         }
@@ -169,20 +157,6 @@ impl Settings {
 #[must_use]
 pub fn agent_socket(state_dir: &Path) -> PathBuf {
     state_dir.join("agent.sock")
-}
-
-/// The file is named by the flag or the variable; there is no other.
-fn add_file(layers: &mut Layers, flags: &Flags) {
-    let flag = flags.iter().find(|(key, _)| *key == "config").and_then(|(_, value)| value.clone());
-    let (path, source) = match (flag, std::env::var_os("TARBOX_CONFIG")) {
-        (Some(path), _) => (PathBuf::from(path), Source::Flag("--config".to_owned())),
-        (None, Some(path)) => (path.into(), Source::Environment("TARBOX_CONFIG".to_owned())),
-        (None, None) => return,
-    };
-    match fs::read_to_string(&path) {
-        Ok(text) => layers.file(&path, &text),
-        Err(error) => layers.fault(Fault::File { path, reason: error.to_string(), source }),
-    }
 }
 
 /// A program that was installed beside this one.
@@ -197,11 +171,6 @@ fn host_name() -> String {
 }
 
 // === Values ===
-
-fn endpoint(text: &str) -> Result<PathBuf, String> {
-    let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
-    if path.is_absolute() { Ok(path.to_owned()) } else { Err("unix:///absolute/path".to_owned()) }
-}
 
 /// Source: CSI "NodeGetInfoResponse.node_id".
 fn node_id(text: &str) -> Result<String, String> {
@@ -256,21 +225,10 @@ fn native_sources(text: &str) -> Result<Vec<NativeSource>, String> {
         .collect()
 }
 
-/// `key=value,key=value`.
-fn topology(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
-    pairs
-        .map(|pair| match pair.trim().split_once('=') {
-            Some((key, value)) if !key.is_empty() && (1..=63).contains(&value.len()) => {
-                Ok((key.to_owned(), value.to_owned()))
-            }
-            _ => Err("key=value,key=value with values of at most 63 bytes".to_owned()),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn load(flags: &[(&'static str, &str)]) -> Result<Settings, AgentError> {

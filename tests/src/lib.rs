@@ -10,6 +10,7 @@ pub mod chaos;
 pub mod churn;
 pub mod command;
 pub mod control;
+pub mod controller;
 pub mod deadline;
 pub mod differ;
 pub mod load;

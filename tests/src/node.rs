@@ -441,13 +441,21 @@ impl Node {
         fs::read_to_string(self.path().join("agent.log")).unwrap_or_default()
     }
 
+    /// The database of volumes that name none.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The state directory.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         self.path().join("state")
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Where the agent serves CSI.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
         self.path().join("csi.sock")
     }
 }

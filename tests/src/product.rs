@@ -98,7 +98,7 @@ fn build_other(feature: &str) -> PathBuf {
 fn cargo_build() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet"]).current_dir(workspace());
-    for package in ["tarbox-mounter", "tarbox-agent", "tarbox-keeper"] {
+    for package in ["tarbox-mounter", "tarbox-agent", "tarbox-keeper", "tarbox-controller"] {
         cargo.args(["-p", package]);
     }
     cargo

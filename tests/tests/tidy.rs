@@ -11,7 +11,7 @@ use std::{
 use tarbox_tests::{command::succeed, product::workspace};
 
 /// Which of our crates each crate may use. Arrows point one way: programs, then parts, then words.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("tarbox-types", &[]),
     ("tarbox-proto", &[]),
     ("tarbox-rpc", &["tarbox-proto", "tarbox-types"]),
@@ -49,10 +49,11 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "tarbox-types",
         ],
     ),
+    ("tarbox-controller", &["tarbox-proto", "tarbox-rpc", "tarbox-runtime", "tarbox-store", "tarbox-types"]),
     // What mounters say: nothing of how it is sent.
     ("tarbox-supervisor", &["tarbox-handover", "tarbox-types"]),
-    // The programs are tested from outside; only fuse3's session needs the file system itself, and who supervises a mounter
-    // mounts and talks as a supervisor does.
+    // The programs are tested from outside; only fuse3's session needs the file system itself, who supervises a mounter
+    // mounts and talks as a supervisor does, and who calls the controller speaks gRPC.
     (
         "tarbox-tests",
         &[

@@ -8,7 +8,10 @@ mod output;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use tarbox_runtime::telemetry::{self, LogTarget};
+use tarbox_runtime::{
+    program::{self, EXIT_FAILED, EXIT_USAGE},
+    telemetry::{self, LogTarget},
+};
 use tarbox_types::ErrorKind;
 
 use crate::{
@@ -17,13 +20,6 @@ use crate::{
 };
 
 use self::output::Format;
-
-/// Wrong use of the command line (EX_USAGE of sysexits.h).
-const USAGE: u8 = 64;
-/// The configuration is wrong (EX_CONFIG).
-const CONFIGURATION: u8 = 78;
-/// Anything else.
-const FAILED: u8 = 1;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -185,12 +181,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
     match run(cli.command) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(FAILED),
+        Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
             // Nothing is left to be done where standard error is closed.
             let _ = writeln!(std::io::stderr(), "tarbox-agent: {}", error.report());
@@ -201,10 +197,9 @@ pub fn main() -> ExitCode {
 
 fn exit_code(error: &AgentError) -> u8 {
     match error {
-        AgentError::Config(faults) if faults.is_usage() => USAGE,
-        AgentError::Config(_) => CONFIGURATION,
-        AgentError::Request(error) if error.kind() == ErrorKind::InvalidArgument => USAGE,
-        _ => FAILED,
+        AgentError::Config(faults) => faults.exit_code(),
+        AgentError::Request(error) if error.kind() == ErrorKind::InvalidArgument => EXIT_USAGE,
+        _ => EXIT_FAILED,
     }
 }
 
@@ -240,15 +235,7 @@ fn tell(settings: &Settings) {
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, AgentError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(AgentError::io("start", std::path::Path::new("the runtime")))?;
-    let outcome = runtime.block_on(work);
-    // A thread that hangs in a system call on a foreign mount must not keep the process.
-    runtime.shutdown_background();
-    Ok(outcome)
+    program::block_on(work).map_err(AgentError::io("start", std::path::Path::new("the runtime")))
 }
 
 #[cfg(test)]

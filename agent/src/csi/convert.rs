@@ -5,10 +5,7 @@ use std::time::Duration;
 use tarbox_proto::csi::v1 as csi;
 use tonic::{Request, Status};
 
-use crate::{
-    failure::AgentError,
-    operations::{self, VolumeStats},
-};
+use crate::{failure::AgentError, operations::VolumeStats};
 
 /// An error as a gRPC status.
 pub(super) fn refuse(error: &AgentError) -> Status {
@@ -17,7 +14,7 @@ pub(super) fn refuse(error: &AgentError) -> Status {
 
 /// The time that is left for the work of a call.
 pub(super) fn limit<T>(request: &Request<T>) -> Duration {
-    operations::limit(tarbox_rpc::timeout(request.metadata()))
+    tarbox_rpc::limit(tarbox_rpc::timeout(request.metadata()))
 }
 
 /// A limit of none is as much as CSI can say.

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tarbox_proto::csi::v1 as csi;
 use tarbox_proto::csi::v1::{node_server, node_service_capability};
-use tarbox_rpc::VolumeGuard;
+use tarbox_rpc::{VolumeGuard, csi::RequestError};
 use tonic::{Request, Response, Status};
 
 use super::{
     convert::{limit, refuse, stats},
-    request::{Expand, Leave, Publish, RequestError, Stage, Stats},
+    request::{Expand, Leave, Publish, Stage, Stats},
 };
 use crate::{failure::AgentError, node::Node, operations};
 
@@ -27,8 +27,7 @@ impl NodeService {
         Self { node, turns: VolumeGuard::default() }
     }
 
-    /// Does the work in a task of its own, which has the volume's turn: a caller who hangs up cuts nothing off half-way,
-    /// and the next call waits for its end.
+    /// Does the work in the volume's turn.
     async fn in_turn<T, W>(
         &self,
         volume_id: &str,
@@ -38,18 +37,14 @@ impl NodeService {
         T: Send + 'static,
         W: Future<Output = Result<T, AgentError>> + Send + 'static,
     {
-        let turn = self.turns.enter(volume_id)?;
-        let node = self.node.clone();
-        let done = tokio::spawn(async move {
-            let outcome = work(node).await;
-            drop(turn);
-            outcome
-        });
-        let outcome = done.await.unwrap_or_else(|_| Err(crate::node::ending()));
-        outcome.map_err(|error| {
-            tracing::warn!(volume_id, error = error.report(), "a call failed");
-            refuse(&error)
-        })
+        let (node, id) = (self.node.clone(), volume_id.to_owned());
+        let work = async move {
+            work(node).await.map_err(|error| {
+                tracing::warn!(volume_id = id, error = error.report(), "a call failed");
+                refuse(&error)
+            })
+        };
+        self.turns.run(volume_id, work).await
     }
 }
 

@@ -3,59 +3,14 @@
 use std::path::PathBuf;
 
 use tarbox_proto::csi::v1 as csi;
-use tarbox_types::{ErrorKind, TenantId};
-
-use super::{
+use tarbox_rpc::csi::{
+    RequestError,
     capability::{self, MountWish},
     native::{self, NativeMount},
     parameters::{self, Parameters},
+    request::{capacity, mounted_at, path, required, volume},
 };
-
-/// What is wrong with a request.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// A required field is empty.
-    #[error("`{0}` is missing")]
-    Missing(&'static str),
-    /// A value that can never be right.
-    #[error("`{field}` = `{value}`: allowed is {allowed}")]
-    Value {
-        /// Which field.
-        field: String,
-        /// As given.
-        value: String,
-        /// What is allowed.
-        allowed: String,
-    },
-    /// A key that there is not.
-    #[error("`{field}`: unknown key `{key}`; allowed are {allowed}")]
-    UnknownKey {
-        /// Which map.
-        field: &'static str,
-        /// As given.
-        key: String,
-        /// All there are.
-        allowed: String,
-    },
-    /// An id that no volume of ours has.
-    #[error("there is no volume `{0}`: volume ids are UUIDs")]
-    NoVolume(String),
-    /// The volume has to be staged first.
-    #[error("`staging_target_path` is missing: the volume has to be staged first")]
-    NotStaged,
-}
-
-impl RequestError {
-    /// What a caller can do about it.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Missing(_) | Self::Value { .. } | Self::UnknownKey { .. } => ErrorKind::InvalidArgument,
-            Self::NoVolume(_) => ErrorKind::NotFound,
-            Self::NotStaged => ErrorKind::FailedPrecondition,
-        }
-    }
-}
+use tarbox_types::TenantId;
 
 /// NodeStageVolume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +36,8 @@ pub struct Publish {
     pub staging_path: PathBuf,
     /// Where it is to be seen.
     pub target_path: PathBuf,
+    /// Nowhere else at the same time.
+    pub alone: bool,
     /// How.
     pub wish: MountWish,
 }
@@ -116,31 +73,6 @@ pub struct Expand {
     pub database_url: Option<String>,
 }
 
-fn required(field: &'static str, text: &str) -> Result<(), RequestError> {
-    if text.is_empty() { Err(RequestError::Missing(field)) } else { Ok(()) }
-}
-
-fn volume(id: &str) -> Result<TenantId, RequestError> {
-    required("volume_id", id)?;
-    id.parse().map_err(|_| RequestError::NoVolume(id.to_owned()))
-}
-
-fn path(field: &'static str, text: &str) -> Result<PathBuf, RequestError> {
-    required(field, text)?;
-    let path = PathBuf::from(text);
-    let is_plain = path.is_absolute()
-        && path.components().all(|part| !matches!(part, std::path::Component::ParentDir))
-        && !text.contains('\0');
-    if is_plain && path.parent().is_some() {
-        return Ok(path.components().collect());
-    }
-    Err(RequestError::Value {
-        field: field.to_owned(),
-        value: text.to_owned(),
-        allowed: "an absolute path without `..`, other than `/`".to_owned(),
-    })
-}
-
 impl TryFrom<&csi::NodeStageVolumeRequest> for Stage {
     type Error = RequestError;
 
@@ -167,7 +99,8 @@ impl TryFrom<&csi::NodePublishVolumeRequest> for Publish {
             return Err(RequestError::NotStaged);
         }
         let staging_path = path("staging_target_path", &request.staging_target_path)?;
-        Ok(Self { tenant: volume(&request.volume_id)?, staging_path, target_path, wish })
+        let alone = capability::is_for_one_target(request.volume_capability.as_ref());
+        Ok(Self { tenant: volume(&request.volume_id)?, staging_path, target_path, alone, wish })
     }
 }
 
@@ -197,7 +130,7 @@ impl TryFrom<&csi::NodeGetVolumeStatsRequest> for Stats {
 
     fn try_from(request: &csi::NodeGetVolumeStatsRequest) -> Result<Self, RequestError> {
         required("volume_id", &request.volume_id)?;
-        let volume_path = path("volume_path", &request.volume_path)?;
+        let volume_path = mounted_at("volume_path", &request.volume_path)?;
         Ok(Self { tenant: volume(&request.volume_id)?, volume_path })
     }
 }
@@ -207,29 +140,14 @@ impl TryFrom<&csi::NodeExpandVolumeRequest> for Expand {
 
     fn try_from(request: &csi::NodeExpandVolumeRequest) -> Result<Self, RequestError> {
         required("volume_id", &request.volume_id)?;
-        let volume_path = path("volume_path", &request.volume_path)?;
+        let volume_path = mounted_at("volume_path", &request.volume_path)?;
         if let Some(capability) = &request.volume_capability {
             capability::read(Some(capability), false)?;
         }
-        let bytes = request.capacity_range.as_ref().map(capacity).transpose()?.flatten();
+        let bytes = capacity(request.capacity_range.as_ref())?.wanted();
         let database_url = parameters::secret_url(&request.secrets)?;
         Ok(Self { tenant: volume(&request.volume_id)?, volume_path, bytes, database_url })
     }
-}
-
-/// The bytes asked for: what is required, else the most that is allowed.
-fn capacity(range: &csi::CapacityRange) -> Result<Option<u64>, RequestError> {
-    let bad = |value: i64, allowed: &str| RequestError::Value {
-        field: "capacity_range".to_owned(),
-        value: value.to_string(),
-        allowed: allowed.to_owned(),
-    };
-    let bytes = |value: i64| u64::try_from(value).map_err(|_| bad(value, "a number of bytes, 0 or more"));
-    let (required, limit) = (bytes(range.required_bytes)?, bytes(range.limit_bytes)?);
-    if limit > 0 && required > limit {
-        return Err(bad(range.required_bytes, "`required_bytes` no larger than `limit_bytes`"));
-    }
-    Ok([required, limit].into_iter().find(|bytes| *bytes > 0))
 }
 
 #[cfg(test)]

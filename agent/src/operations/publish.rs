@@ -26,8 +26,14 @@ use crate::{
 /// # Errors
 /// Where it is not staged there, or something else is at the target.
 pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration) -> Result<(), AgentError> {
-    let Publish { tenant, staging_path, target_path, wish } = request;
+    let Publish { tenant, staging_path, target_path, alone, wish } = request;
     let seen = staged(node, tenant, &staging_path)?;
+    if let Some(other) = seen.staged.published.keys().find(|other| alone && **other != target_path) {
+        return Err(AgentError::Precondition(format!(
+            "the volume {tenant} is for one place at a time (SINGLE_NODE_SINGLE_WRITER), and is published at {}",
+            other.display()
+        )));
+    }
     let staging = resolve(&staging_path).map_err(AgentError::io("resolve", &staging_path))?;
     let target = resolve(&target_path).map_err(|_| {
         AgentError::Precondition(format!("the directory of {} is not there", target_path.display()))

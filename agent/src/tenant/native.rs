@@ -30,7 +30,9 @@ use tarbox_engine::{
 };
 
 use super::{Staged, blocking, resolve};
-use crate::{csi::native::NativeMount, failure::AgentError, node::Node, settings::NativeSource};
+use tarbox_rpc::csi::native::NativeMount;
+
+use crate::{failure::AgentError, node::Node, settings::NativeSource};
 
 /// Between looking whether something is mounted and mounting it nobody else mounts: a call that was given up may still be at it.
 static PUTTING: Mutex<()> = Mutex::new(());

@@ -169,7 +169,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::csi::capability::MountWish;
+    use tarbox_rpc::csi::capability::MountWish;
 
     #[test]
     fn a_connection_lives_as_long_as_the_keeper_has_the_descriptors_of_what_is_mounted() {

@@ -12,9 +12,9 @@ use nix::{
     mount::{MntFlags, umount2},
 };
 use tarbox_engine::mount_tree::{Extent, Restrictions, Tree};
+use tarbox_rpc::csi::capability::MountWish;
 
 use crate::{
-    csi::capability::MountWish,
     failure::AgentError,
     host::{mountinfo::Mounts, sentry},
 };

@@ -124,7 +124,7 @@ pub(crate) fn environment() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::csi::capability::MountWish;
+    use tarbox_rpc::csi::capability::MountWish;
 
     #[test]
     fn the_command_line_names_the_tenant_its_database_and_its_options() {

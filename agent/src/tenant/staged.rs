@@ -8,15 +8,12 @@ use std::{
 
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
+use tarbox_rpc::csi::{capability::MountWish, native::NativeMount};
 use tarbox_supervisor::{Connection, Record, State, Stopping};
 use tarbox_types::{ByteSize, TenantId};
 
 use super::{resolve, table};
-use crate::{
-    csi::{capability::MountWish, native::NativeMount},
-    failure::AgentError,
-    host::sentry,
-};
+use crate::{failure::AgentError, host::sentry};
 
 /// A tenant as it was staged. Holds no secret: those are in the keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

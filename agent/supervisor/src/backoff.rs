@@ -46,6 +46,7 @@ fn weight_of_kind(kind: ErrorKind) -> Weight {
         ErrorKind::NotFound
         | ErrorKind::InvalidArgument
         | ErrorKind::Incompatible
+        | ErrorKind::OutOfRange
         | ErrorKind::Unsupported => Weight::Final,
         ErrorKind::AlreadyExists
         | ErrorKind::FailedPrecondition

@@ -137,6 +137,9 @@ impl Flusher {
                 | StoreError::Invalid { .. }
                 | StoreError::Held { .. }
                 | StoreError::Damaged { .. }
+                | StoreError::NoLayer { .. }
+                | StoreError::LayerInUse { .. }
+                | StoreError::NotLeading
                 | StoreError::Refused(_) => return Err(FlushError::Refused(error.to_string())),
             }
         }

@@ -18,6 +18,7 @@ mod plan;
 pub mod range_map;
 mod read_ahead;
 mod reading;
+mod sealing;
 mod shell;
 mod small_map;
 #[cfg(test)]

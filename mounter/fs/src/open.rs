@@ -24,6 +24,7 @@ use crate::{
     health::{Health, State, chain},
     journal::{Cut, Identity, Journal, JournalConfig, JournalError, Reason, Rejected},
     read_ahead::OnTheirWay,
+    sealing,
     shell::{Core, Shared},
     told::ToldTable,
     tree::Tree,
@@ -37,6 +38,8 @@ const REAP_DELAY: Duration = Duration::from_millis(100);
 const EXTENTS_MAX: usize = 200_000;
 /// Writers are never slowed below this many bytes in the journal.
 const SOFT_LIMIT_MIN: u64 = 32 << 20;
+/// Heartbeats are at least this far apart.
+const BEAT_MIN: Duration = Duration::from_millis(100);
 /// Heartbeats are at most this far apart.
 const BEAT_MAX: Duration = Duration::from_secs(30);
 
@@ -185,6 +188,8 @@ impl FileSystem {
             on_their_way: OnTheirWay::default(),
             forgotten: Mutex::new(FxHashSet::default()),
             reap: Arc::default(),
+            sealed: Mutex::default(),
+            is_deleted: AtomicBool::new(false),
             nameless: Mutex::new(told.inodes().into_iter().collect()),
             told,
             kernel: std::sync::OnceLock::new(),
@@ -424,7 +429,7 @@ async fn keep_lease(weak: std::sync::Weak<Shared>, database: Arc<dyn Database>, 
             return;
         }
         pause = match beat(&shared, &*database, session).await {
-            Ok(valid_for) => (valid_for / 3).clamp(Duration::from_millis(100), BEAT_MAX),
+            Ok(pause) => pause,
             Err(error) => {
                 shared.health.waiting(&error);
                 Duration::from_secs(1)
@@ -433,7 +438,12 @@ async fn keep_lease(weak: std::sync::Weak<Shared>, database: Arc<dyn Database>, 
     }
 }
 
-async fn beat(shared: &Shared, database: &dyn Database, session: SessionId) -> Result<Duration, StoreError> {
+/// One heartbeat; how long to wait before the next.
+async fn beat(
+    shared: &Arc<Shared>,
+    database: &dyn Database,
+    session: SessionId,
+) -> Result<Duration, StoreError> {
     // Counted from before the question: the answer may be slow.
     let sent = Instant::now();
     let beat = database.beat(session).await?;
@@ -443,14 +453,17 @@ async fn beat(shared: &Shared, database: &dyn Database, session: SessionId) -> R
             shared
                 .health
                 .lost(format!("another holder has epoch {}, ours was {}", tenant.epoch, fence.epoch));
-        } else if tenant.state == TenantState::Deleted {
-            tracing::warn!(tenant = %tenant.tenant, "the tenant has been deleted: unmount it");
+            continue;
         }
+        if tenant.state == TenantState::Deleted && !shared.is_deleted.swap(true, Ordering::Relaxed) {
+            tracing::warn!(tenant = %tenant.tenant, "the tenant has been deleted: its data goes when it is unmounted");
+        }
+        sealing::begin(shared, &tenant.seals);
         shared.set_limits(tenant.limits);
     }
     shared.health.renewed(sent + beat.valid_for.min(Duration::from_secs(365 * 24 * 3600)));
     shared.health.recovered();
-    Ok(beat.valid_for)
+    Ok(beat.again_in.min(beat.valid_for / 3).clamp(BEAT_MIN, BEAT_MAX))
 }
 
 /// What an operation on a closed tenant is told.

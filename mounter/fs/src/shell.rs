@@ -71,6 +71,10 @@ pub(crate) struct Shared {
     /// Orphans that the kernel has forgotten, perhaps.
     pub forgotten: Mutex<FxHashSet<Ino>>,
     pub reap: Arc<Notify>,
+    /// Requests for checkpoints that are being answered, or have been.
+    pub sealed: Mutex<FxHashSet<String>>,
+    /// The tenant was deleted while it is mounted; said once.
+    pub is_deleted: std::sync::atomic::AtomicBool,
     /// Inodes made without a name, of which the kernel may not know yet: not to be asked about before it forgets them.
     pub nameless: Mutex<FxHashSet<Ino>>,
     /// What a dead process had done for requests that come again.

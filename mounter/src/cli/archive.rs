@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tarbox_store::{Database, Tenant, TenantStore, View};
+use tarbox_store::{Database, InUse, Tenant, TenantStore, View};
 use tarbox_types::{ErrorKind, Seq, TenantId};
 
 use super::{
@@ -233,7 +233,7 @@ async fn unpack(
 /// A tenant with half an archive is of no use, and would be in the way of the next attempt.
 async fn remove(database: &Arc<dyn Database>, tenant: &Tenant) {
     let removed = async {
-        database.delete_tenant(tenant.id).await?;
+        database.delete_tenant(tenant.id, InUse::Refuse).await?;
         while !database.reap_tenant(tenant.id).await? {}
         Ok::<_, Failure>(())
     };

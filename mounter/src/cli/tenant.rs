@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tarbox_store::{Compression, Database, LayerRow, Tenant};
+use tarbox_store::{Compression, Database, InUse, LayerRow, Tenant};
 use tarbox_types::TenantId;
 
 use super::{
@@ -325,7 +325,7 @@ struct Deleted {
 
 async fn delete(context: &Context, name_or_id: &str) -> Result<(), Failure> {
     let (database, tenant) = context.tenant(name_or_id).await?;
-    database.delete_tenant(tenant.id).await?;
+    database.delete_tenant(tenant.id, InUse::Refuse).await?;
     reap(&database, tenant.id).await?;
     forget_state(context, tenant.id);
     let deleted = Deleted { id: tenant.id, name: tenant.name, deleted: true };

@@ -11,11 +11,12 @@ use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, Ino, Layer,
 use crate::{
     error::{Result, StoreError},
     model::*,
+    records::Records,
 };
 
 /// A database that holds tenants.
 #[async_trait]
-pub trait Database: Send + Sync {
+pub trait Database: Records + Send + Sync {
     /// The URL it was opened with, without its password, for messages.
     fn display_url(&self) -> String;
 
@@ -50,10 +51,14 @@ pub trait Database: Send + Sync {
     /// Marks a tenant deleted: no lease is given any more, its name is free. Repeating it is not an error.
     ///
     /// # Errors
-    /// [`StoreError::Held`] while a live session holds its lease.
-    async fn delete_tenant(&self, id: TenantId) -> Result<()>;
+    /// [`StoreError::Held`] while a live session holds its lease and `in_use` says so.
+    async fn delete_tenant(&self, id: TenantId, in_use: InUse) -> Result<()>;
 
     /// Removes some of a deleted tenant's data; returns whether all is gone, its row included.
+    ///
+    /// # Errors
+    /// [`StoreError::Held`] while a live session holds its lease; [`StoreError::Refused`] where it is not deleted, or where
+    /// snapshots of it are kept: they need its rows.
     async fn reap_tenant(&self, id: TenantId) -> Result<bool>;
 
     /// Registers a session (idempotent).
@@ -165,6 +170,9 @@ pub trait TenantStore: Send + Sync {
     /// Sealed layers of the head's line, newest first.
     async fn layers(&self) -> Result<Vec<LayerRow>>;
 
+    /// The layer that this request sealed, on whatever branch of the tenant.
+    async fn sealed(&self, request: &str) -> Result<Option<LayerRow>>;
+
     /// Seals the head of a tenant that nobody holds (whose holder's session is expired: the epoch is taken as well).
     async fn seal(&self, seal: &Seal) -> Result<LayerRow>;
 
@@ -174,7 +182,10 @@ pub trait TenantStore: Send + Sync {
     /// Makes a new tenant of the same family whose head branches off at a sealed layer (clone).
     async fn branch_from(&self, branch: BranchId, layer: Layer, new: &NewTenant) -> Result<Tenant>;
 
-    /// Deletes a checkpoint and prunes, in small batches, the history that no kept view needs. Refused while a child forks there.
+    /// Deletes a checkpoint and prunes, in small batches, the history that no kept view needs.
+    ///
+    /// # Errors
+    /// [`StoreError::LayerInUse`] while a child forks there; [`StoreError::NoLayer`].
     async fn delete_layer(&self, branch: BranchId, layer: Layer) -> Result<()>;
 
     /// Collects blocks that nothing refers to, and rows of dead contents: one small batch; returns how many went.

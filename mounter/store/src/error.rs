@@ -1,6 +1,6 @@
 //! What can go wrong in the store.
 
-use tarbox_types::{ErrorKind, Seq, TenantId};
+use tarbox_types::{BranchId, ErrorKind, Layer, Seq, TenantId};
 
 use crate::model::Holder;
 
@@ -104,6 +104,25 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No such checkpoint.
+    #[error("there is no checkpoint at layer {layer} of branch {branch}")]
+    NoLayer {
+        /// Branch.
+        branch: BranchId,
+        /// Layer.
+        layer: Layer,
+    },
+    /// Another line of history begins there.
+    #[error("a clone or a restored line begins at layer {layer} of branch {branch}")]
+    LayerInUse {
+        /// Branch.
+        branch: BranchId,
+        /// Layer.
+        layer: Layer,
+    },
+    /// Another does the background work now; nothing was written.
+    #[error("the lead of the background work is no longer ours")]
+    NotLeading,
     /// A state that forbids it.
     #[error("{0}")]
     Refused(String),
@@ -126,13 +145,15 @@ impl StoreError {
             Self::Url { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
             Self::Schema { .. } => ErrorKind::Incompatible,
-            Self::NoTenant(_) => ErrorKind::NotFound,
-            Self::Deleted(_) | Self::Position { .. } | Self::BlocksGone(_) | Self::Refused(_) => {
-                ErrorKind::FailedPrecondition
-            }
+            Self::NoTenant(_) | Self::NoLayer { .. } => ErrorKind::NotFound,
+            Self::Deleted(_)
+            | Self::Position { .. }
+            | Self::BlocksGone(_)
+            | Self::LayerInUse { .. }
+            | Self::Refused(_) => ErrorKind::FailedPrecondition,
             Self::NameTaken(_) => ErrorKind::AlreadyExists,
             Self::Held { .. } => ErrorKind::Busy,
-            Self::Fenced { .. } => ErrorKind::Fenced,
+            Self::Fenced { .. } | Self::NotLeading => ErrorKind::Fenced,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Full { .. } => ErrorKind::Exhausted,
             Self::Sql { .. } => ErrorKind::Internal,

@@ -10,6 +10,7 @@ pub mod error;
 pub mod model;
 mod postgres;
 mod proof;
+pub mod records;
 mod sqlite;
 
 pub use api::*;
@@ -17,3 +18,4 @@ pub use error::{Result, StoreError};
 pub use model::*;
 #[cfg(any(test, feature = "testing"))]
 pub use postgres::testing;
+pub use records::*;

@@ -61,6 +61,15 @@ pub enum TenantState {
     Deleted,
 }
 
+/// What becomes of a tenant's deletion while a live session holds its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InUse {
+    /// It is refused.
+    Refuse,
+    /// It is marked; the holder goes on until it gives the lease back, and nobody gets it again.
+    GoOn,
+}
+
 /// A tenant's row.
 #[derive(Clone, Debug)]
 pub struct Tenant {
@@ -92,6 +101,8 @@ pub struct Tenant {
     pub epoch: Epoch,
     /// Who holds the lease now, if its session lives.
     pub holder: Option<Holder>,
+    /// The lease was never given back, and its session is dead: a journal may hold what was acknowledged and not committed.
+    pub is_abandoned: bool,
 }
 
 // === Leases ===
@@ -158,6 +169,8 @@ pub struct Lease {
 pub struct Beat {
     /// How long the lease counts from the moment the heartbeat was *sent*.
     pub valid_for: std::time::Duration,
+    /// How soon to ask again, at the latest: who waits for an answer (a snapshot) waits that long.
+    pub again_in: std::time::Duration,
     /// The session's tenants: epoch now in the database (another than ours = lost), limits, whether it was deleted,
     /// and whether somebody else wants it.
     pub tenants: Vec<BeatTenant>,
@@ -176,6 +189,8 @@ pub struct BeatTenant {
     pub state: TenantState,
     /// Another session waits for this lease.
     pub wanted: bool,
+    /// Snapshots that are to be made: the holder seals a layer for each, once.
+    pub seals: Vec<Seal>,
 }
 
 // === Views ===

@@ -24,6 +24,18 @@ pub fn timeout(metadata: &MetadataMap) -> Option<Duration> {
     }
 }
 
+/// How long a call may take whose caller says nothing.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+/// The answer is on its way that much before the caller gives up.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// The time that is left for the work of a call, where the caller gives it so much ([`timeout`]).
+#[must_use]
+pub fn limit(callers: Option<Duration>) -> Duration {
+    let limit = callers.unwrap_or(DEFAULT_LIMIT).min(Duration::from_secs(600));
+    limit.saturating_sub(MARGIN).max(limit / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +61,14 @@ mod tests {
             assert_eq!(timeout(&metadata), expected, "{text}");
         }
         assert_eq!(timeout(&MetadataMap::new()), None);
+    }
+
+    #[test]
+    fn the_answer_comes_before_the_caller_gives_up() {
+        for caller in [1, 10, 500, 1000, 120_000] {
+            let caller = Duration::from_millis(caller);
+            assert!(limit(Some(caller)) < caller && limit(Some(caller)) >= caller / 2, "{caller:?}");
+        }
+        assert!(limit(None) < DEFAULT_LIMIT);
     }
 }

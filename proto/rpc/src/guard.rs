@@ -38,6 +38,27 @@ impl VolumeGuard {
         ))
     }
 
+    /// Does the work in a task of its own, which has the volume's turn: a caller who hangs up cuts nothing off half-way,
+    /// and the next call waits for its end.
+    ///
+    /// # Errors
+    /// `Aborted` while another call for the volume is under way; those of the work.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        volume_id: &str,
+        work: impl Future<Output = Result<T, Status>> + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = self.enter(volume_id)?;
+        let done = tokio::spawn(async move {
+            let outcome = work.await;
+            drop(turn);
+            outcome
+        });
+        done.await.unwrap_or_else(|_| {
+            Err(status(ErrorKind::Unavailable, "the program is ending: the call can be repeated"))
+        })
+    }
+
     fn busy(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }

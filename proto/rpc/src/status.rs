@@ -21,6 +21,7 @@ pub fn code(kind: ErrorKind) -> Code {
         ErrorKind::Damaged => Code::DataLoss,
         ErrorKind::Unsupported => Code::Unimplemented,
         ErrorKind::Internal => Code::Internal,
+        ErrorKind::OutOfRange => Code::OutOfRange,
     }
 }
 
@@ -41,6 +42,7 @@ fn word(kind: ErrorKind) -> &'static str {
         ErrorKind::Unsupported => "unsupported",
         ErrorKind::Internal => "internal",
         ErrorKind::Concurrent => "concurrent",
+        ErrorKind::OutOfRange => "out-of-range",
     }
 }
 
@@ -63,7 +65,8 @@ pub fn kind(status: &Status) -> ErrorKind {
     match status.code() {
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
-        Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidArgument,
+        Code::InvalidArgument => ErrorKind::InvalidArgument,
+        Code::OutOfRange => ErrorKind::OutOfRange,
         Code::FailedPrecondition => ErrorKind::FailedPrecondition,
         Code::ResourceExhausted => ErrorKind::Exhausted,
         Code::PermissionDenied | Code::Unauthenticated => ErrorKind::PermissionDenied,
@@ -138,6 +141,7 @@ mod tests {
             (ErrorKind::Unsupported, Code::Unimplemented),
             (ErrorKind::Internal, Code::Internal),
             (ErrorKind::Concurrent, Code::Aborted),
+            (ErrorKind::OutOfRange, Code::OutOfRange),
         ] {
             assert_eq!(code(kind), expected, "{kind:?}");
         }
@@ -150,11 +154,7 @@ mod tests {
             let understood = kind(&Status::new(code, ""));
             if !matches!(
                 code,
-                Code::Cancelled
-                    | Code::Unknown
-                    | Code::DeadlineExceeded
-                    | Code::OutOfRange
-                    | Code::Unauthenticated
+                Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Unauthenticated
             ) {
                 assert_eq!(super::code(understood), code);
             }

@@ -8,7 +8,13 @@ mod fault;
 mod names;
 mod source;
 
-use std::{collections::BTreeMap, ffi::OsString, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -20,6 +26,9 @@ pub use source::Source;
 const PREFIX: &str = "TARBOX_";
 /// Variables of our own tests and tools, which the programs that they start inherit.
 const TEST_PREFIX: &str = "TARBOX_TEST_";
+
+/// A key and the text of its flag, where the flag was given.
+pub type Flags = Vec<(&'static str, Option<String>)>;
 
 /// The layers of one program's configuration.
 #[derive(Debug)]
@@ -34,6 +43,29 @@ impl Layers {
     #[must_use]
     pub fn new(keys: &'static [&'static str]) -> Self {
         Self { keys, values: BTreeMap::new(), faults: Vec::new() }
+    }
+
+    /// The layers of a service: the file that the flag `config` or `TARBOX_CONFIG` names, the process's environment, the flags.
+    #[must_use]
+    pub fn of_service(keys: &'static [&'static str], flags: Flags) -> Self {
+        let mut layers = Self::new(keys);
+        let flag = flags.iter().find(|(key, _)| *key == "config").and_then(|(_, value)| value.clone());
+        let named =
+            flag.map(|path| (PathBuf::from(path), Source::Flag("--config".to_owned()))).or_else(|| {
+                let variable = std::env::var_os("TARBOX_CONFIG");
+                variable.map(|path| (path.into(), Source::Environment("TARBOX_CONFIG".to_owned())))
+            });
+        if let Some((path, source)) = named {
+            match fs::read_to_string(&path) {
+                Ok(text) => layers.file(&path, &text),
+                Err(error) => layers.fault(Fault::File { path, reason: error.to_string(), source }),
+            }
+        }
+        layers.environment(std::env::vars_os());
+        for (key, value) in flags {
+            layers.flag(key, value);
+        }
+        layers
     }
 
     /// Adds a TOML file's text; `path` is for messages.
@@ -181,6 +213,39 @@ pub fn boolean(text: &str) -> Result<bool, String> {
         "false" => Ok(false),
         _ => Err("true or false".to_owned()),
     }
+}
+
+/// What reads itself, and says on failure what is allowed.
+///
+/// # Errors
+/// What is allowed.
+pub fn parsed<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(str::to_owned)
+}
+
+/// The path of a unix socket, with or without `unix://`.
+///
+/// # Errors
+/// What is allowed.
+pub fn socket(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
+    if path.is_absolute() { Ok(path.to_owned()) } else { Err("unix:///absolute/path".to_owned()) }
+}
+
+/// `key=value,key=value`: where something is, in the words of a topology.
+///
+/// # Errors
+/// What is allowed.
+pub fn segments(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    pairs
+        .map(|pair| match pair.trim().split_once('=') {
+            Some((key, value)) if !key.is_empty() && (1..=63).contains(&value.len()) => {
+                Ok((key.to_owned(), value.to_owned()))
+            }
+            _ => Err("key=value,key=value with values of at most 63 bytes".to_owned()),
+        })
+        .collect()
 }
 
 #[cfg(test)]

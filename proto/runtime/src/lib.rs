@@ -5,6 +5,7 @@ pub mod config;
 pub mod directories;
 pub mod finding;
 pub mod output;
+pub mod program;
 pub mod shutdown;
 pub mod stacks;
 pub mod telemetry;

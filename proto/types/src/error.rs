@@ -33,11 +33,13 @@ pub enum ErrorKind {
     Internal,
     /// Another request for the same thing is under way.
     Concurrent,
+    /// A size that is right, but cannot be had.
+    OutOfRange,
 }
 
 impl ErrorKind {
     /// Every kind, once.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NotFound,
         Self::AlreadyExists,
         Self::InvalidArgument,
@@ -52,6 +54,7 @@ impl ErrorKind {
         Self::Unsupported,
         Self::Internal,
         Self::Concurrent,
+        Self::OutOfRange,
     ];
 
     /// The kind that is spelt so in the source.

@@ -1,5 +1,6 @@
 //! The domain's words: identifiers, quantities, error kinds. Pure: no I/O, no clock.
 
+pub mod database_url;
 pub mod error;
 pub mod format;
 pub mod fuse;

@@ -1,5 +1,7 @@
 use tarbox_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 
+use tarbox_types::ErrorKind;
+
 use super::*;
 
 const ID: &str = "3f2b8c1e-0d4a-4b6f-9a57-1c2d3e4f5a6b";

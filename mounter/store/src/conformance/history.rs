@@ -272,7 +272,7 @@ impl World {
                 let (branch, layer) = (self.kept[index].branch, self.kept[index].layer);
                 match self.lines[self.at].writer.store.delete_layer(branch, layer).await {
                     Ok(()) => drop(self.kept.remove(index)),
-                    Err(StoreError::Refused(_)) => {}
+                    Err(StoreError::LayerInUse { .. }) => {}
                     Err(error) => panic!("{error}"),
                 }
             }

@@ -109,7 +109,7 @@ pub async fn restore_goes_back_and_keeps_what_was(site: &dyn Site) {
     let changed = snapshot(&*writer.store, &old_head, up_to).await;
     let fence = writer.fence.clone();
     let bad = writer.store.restore(&fence, kept.chain[0].branch, 99).await.unwrap_err();
-    assert_eq!(bad.kind(), ErrorKind::FailedPrecondition, "{bad}");
+    assert_eq!(bad.kind(), ErrorKind::NotFound, "{bad}");
     let view = writer.store.restore(&fence, kept.chain[0].branch, kept.chain[0].layer).await.unwrap();
     let (tenant, head) = writer.store.head().await.unwrap();
     assert_eq!(head, view);
@@ -416,7 +416,7 @@ pub async fn a_layer_with_a_clone_is_not_deleted(site: &dyn Site) {
     let two = writer.store.branch_from(branch, layer, &new_tenant("two")).await.unwrap();
     let error = writer.store.delete_layer(branch, layer).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
-    db.delete_tenant(two.id).await.unwrap();
+    db.delete_tenant(two.id, InUse::Refuse).await.unwrap();
     while !db.reap_tenant(two.id).await.unwrap() {}
     writer.store.delete_layer(branch, layer).await.unwrap();
     let view = writer.head().await;
@@ -436,7 +436,7 @@ pub async fn a_clone_outlives_its_source(site: &dyn Site) {
     let source = writer.fence.tenant;
     db.close_session(writer.session).await.unwrap();
     drop(writer);
-    db.delete_tenant(source).await.unwrap();
+    db.delete_tenant(source, InUse::Refuse).await.unwrap();
     while !db.reap_tenant(source).await.unwrap() {}
     assert!(db.tenant(source).await.unwrap().is_none());
     let mut clone = Writer::acquire(db.clone(), new.id, session(&*db).await).await;
@@ -446,7 +446,7 @@ pub async fn a_clone_outlives_its_source(site: &dyn Site) {
     assert_eq!(bytes_of(&*clone.store, &head, uncut(a), &[0]).await[&0], [4; 8192]);
     clone.file("own", b"own").await;
     db.close_session(clone.session).await.unwrap();
-    db.delete_tenant(new.id).await.unwrap();
+    db.delete_tenant(new.id, InUse::Refuse).await.unwrap();
     while !db.reap_tenant(new.id).await.unwrap() {}
     assert!(db.tenants().await.unwrap().is_empty());
 }

@@ -7,6 +7,7 @@ pub mod checks;
 pub mod history;
 pub mod layers;
 pub mod leases;
+pub mod records;
 pub mod rows;
 pub mod tenants;
 pub mod writer;
@@ -49,7 +50,18 @@ macro_rules! suite {
             tenants::limits_change_at_once
             tenants::deletion_repeats_and_reaping_removes_every_trace
             tenants::a_held_tenant_is_not_deleted
+            tenants::a_tenant_deleted_while_it_is_held_goes_on_until_it_is_given_back
+            tenants::who_dies_leaves_a_tenant_behind_and_who_ends_does_not
             tenants::a_newer_min_version_is_refused
+            records::a_request_is_one_volume_however_often_it_is_noted
+            records::living_tenants_are_listed_in_pages
+            records::a_snapshot_is_noted_settled_listed_and_dropped
+            records::a_snapshots_name_is_free_once_it_is_dropped
+            records::the_holder_learns_of_layers_to_seal_and_seals_each_once
+            records::a_tenant_whose_snapshots_are_kept_is_not_reaped
+            records::a_clone_begins_at_a_layer_of_a_deleted_tenant
+            records::what_was_left_behind_is_listed
+            records::one_leads_until_it_steps_down_or_dies
             tenants::what_was_committed_is_there_for_another_process
             leases::a_held_lease_is_refused_and_names_its_holder
             leases::a_closed_session_frees_its_leases

@@ -45,7 +45,7 @@ pub async fn names_are_unique_among_the_living_and_free_after_deletion(site: &dy
     assert!(matches!(error, StoreError::NameTaken(_)), "{error}");
     assert_eq!(db.tenant_by_name("name").await.unwrap().unwrap().id, first.id);
     assert!(db.tenant_by_name("other").await.unwrap().is_none());
-    db.delete_tenant(first.id).await.unwrap();
+    db.delete_tenant(first.id, InUse::Refuse).await.unwrap();
     assert!(db.tenant_by_name("name").await.unwrap().is_none());
     let second = db.create_tenant(&new_tenant("name")).await.unwrap();
     assert_eq!(db.tenant_by_name("name").await.unwrap().unwrap().id, second.id);
@@ -102,7 +102,7 @@ pub async fn deletion_repeats_and_reaping_removes_every_trace(site: &dyn Site) {
     db.close_session(writer.session).await.unwrap();
     drop(writer);
     for _ in 0..2 {
-        db.delete_tenant(id).await.unwrap();
+        db.delete_tenant(id, InUse::Refuse).await.unwrap();
     }
     let other = session(&*db).await;
     assert!(matches!(db.acquire(id, other).await, Err(StoreError::Deleted(_))));
@@ -120,19 +120,60 @@ pub async fn deletion_repeats_and_reaping_removes_every_trace(site: &dyn Site) {
 pub async fn a_held_tenant_is_not_deleted(site: &dyn Site) {
     let db = site.open().await.unwrap();
     let mut writer = Writer::create(db.clone(), "one").await;
-    let error = db.delete_tenant(writer.fence.tenant).await.unwrap_err();
+    let error = db.delete_tenant(writer.fence.tenant, InUse::Refuse).await.unwrap_err();
     assert!(matches!(error, StoreError::Held { .. }), "{error}");
     writer.file("f", b"still alive").await;
     let error = db.reap_tenant(writer.fence.tenant).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "only what is deleted is reaped");
 }
 
+pub async fn a_tenant_deleted_while_it_is_held_goes_on_until_it_is_given_back(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let mut writer = Writer::create(db.clone(), "one").await;
+    let id = writer.fence.tenant;
+    for _ in 0..2 {
+        db.delete_tenant(id, InUse::GoOn).await.unwrap();
+    }
+    assert!(db.tenant_by_name("one").await.unwrap().is_none(), "its name is free at once");
+    assert_eq!(db.deleted_tenants().await.unwrap(), [id]);
+    writer.file("f", b"what its holder still writes").await;
+    let beat = db.beat(writer.session).await.unwrap();
+    assert_eq!(beat.tenants[0].state, TenantState::Deleted, "its holder learns of it");
+    let other = session(&*db).await;
+    assert!(matches!(db.acquire(id, other).await, Err(StoreError::Deleted(_))));
+    assert!(matches!(db.reap_tenant(id).await, Err(StoreError::Held { .. })));
+    db.release(&writer.fence).await.unwrap();
+    while !db.reap_tenant(id).await.unwrap() {}
+    assert!(db.tenant(id).await.unwrap().is_none());
+    assert!(db.deleted_tenants().await.unwrap().is_empty());
+}
+
+pub async fn who_dies_leaves_a_tenant_behind_and_who_ends_does_not(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let id = db.create_tenant(&new_tenant("one")).await.unwrap().id;
+    let abandoned =
+        |db: std::sync::Arc<dyn Database>| async move { db.tenant(id).await.unwrap().unwrap().is_abandoned };
+    assert!(!abandoned(db.clone()).await, "nobody ever held it");
+    let writer = Writer::acquire(db.clone(), id, session(&*db).await).await;
+    assert!(!abandoned(db.clone()).await, "its holder lives");
+    db.close_session(writer.session).await.unwrap();
+    assert!(!abandoned(db.clone()).await, "its holder ended");
+    let dying = site.open().await.unwrap();
+    let dead = session(&*dying).await;
+    drop(Writer::acquire(dying, id, dead).await);
+    let claimant = session(&*db).await;
+    site.expire(dead, claimant).await;
+    assert!(abandoned(db.clone()).await, "its holder died");
+    db.acquire(id, claimant).await.unwrap();
+    assert!(!abandoned(db).await, "it has a new holder");
+}
+
 pub async fn a_newer_min_version_is_refused(site: &dyn Site) {
     let version = site.open().await.unwrap().schema_version().await.unwrap();
-    assert_eq!((version.version, version.min_version), (1, 1));
-    site.set_min_version(2).await;
+    assert_eq!((version.version, version.min_version), (2, 1));
+    site.set_min_version(3).await;
     let error = site.open().await.err().expect("refused");
-    assert!(matches!(error, StoreError::Schema { min_version: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Schema { min_version: 3, known: 2, .. }), "{error}");
     site.set_min_version(1).await;
     site.open().await.unwrap();
 }

@@ -5,6 +5,7 @@
 
 use sqlx::Row;
 use tarbox_types::TenantId;
+use uuid::Uuid;
 
 use super::{
     chain::probe,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Result, StoreError},
-    model::TenantState,
+    model::{Tenant, TenantState},
 };
 
 type Attempt<T> = std::result::Result<T, Failure>;
@@ -305,6 +306,36 @@ async fn orphaned_uploads(pool: &Pool, family: i64) -> Result<u64> {
     done.first().map_or(Ok(0), |row| row.try_get(0).map(count).map_err(unreadable))
 }
 
+/// Whether a deleted tenant's data may go; who held it and is dead can commit no more.
+async fn check_reapable(pool: &Pool, tenant: Tenant) -> Result<()> {
+    if let Some(holder) = tenant.holder {
+        return Err(StoreError::Held { tenant: tenant.id, holder });
+    }
+    let id = tenant.id;
+    if tenant.is_abandoned {
+        let token = Uuid::new_v4();
+        pool.write("fence a holder off", || {
+            Statement::new(
+                "UPDATE tarbox.tenant SET held = false, epoch = epoch + 1, token = $2 WHERE id = $1 AND deleted AND epoch = $3",
+            )
+            .with(id.0)
+            .with(token)
+            .with(tenant.epoch)
+        })
+        .await?;
+    }
+    let kept = pool
+        .read("look for snapshots", || {
+            Statement::new("SELECT 1 FROM tarbox.snapshot WHERE tenant = $1 AND purpose < 2 LIMIT 1")
+                .with(id.0)
+        })
+        .await?;
+    if kept.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!("snapshots of tenant {id} are kept, which need its rows")))
+}
+
 /// Removes some of a deleted tenant's data; `true` when its row is gone.
 pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
     let Some(tenant) = tenants::by_id(pool, id).await? else { return Ok(true) };
@@ -312,6 +343,7 @@ pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
         return Err(StoreError::Refused(format!("tenant {id} has not been deleted")));
     }
     let family = tenant.family;
+    check_reapable(pool, tenant).await?;
     let relatives = pool
         .read("look for relatives", || {
             Statement::new("SELECT 1 FROM tarbox.tenant WHERE family = $1 AND id <> $2 LIMIT 1")

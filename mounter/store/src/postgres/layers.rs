@@ -42,6 +42,18 @@ impl TenantRows {
         found.iter().map(|row| rows::layer(row).map_err(unreadable)).collect()
     }
 
+    pub(super) async fn layer_of_request(&self, request: &str) -> Result<Option<LayerRow>> {
+        let found = self.pool.read("look for a layer", || self.same("request", request)).await?;
+        found.first().map(|row| rows::layer(row).map_err(unreadable)).transpose()
+    }
+
+    /// The tenant's layer with this value in a column that is unique.
+    fn same(&self, column: &str, value: &str) -> Statement {
+        Statement::new(format!("SELECT {LAYER} FROM tarbox.layer y WHERE y.tenant = $1 AND y.{column} = $2"))
+            .with(self.id.0)
+            .with(value)
+    }
+
     pub(super) async fn seal_unheld(&self, seal: &Seal) -> Result<LayerRow> {
         transact!(self.pool, "seal a layer", self.try_seal(seal))
     }
@@ -75,14 +87,7 @@ impl TenantRows {
             )
             .await?
             .ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
-        let same = |column: &str, value: &str| {
-            Statement::new(format!(
-                "SELECT {LAYER} FROM tarbox.layer y WHERE y.tenant = $1 AND y.{column} = $2"
-            ))
-            .with(self.id.0)
-            .with(value)
-        };
-        if let Some(row) = transaction.row(same("request", &seal.request)).await? {
+        if let Some(row) = transaction.row(self.same("request", &seal.request)).await? {
             return Ok(rows::layer(&row)?);
         }
         if tenant.try_get("deleted")? {
@@ -93,7 +98,7 @@ impl TenantRows {
             let pid = tenant.try_get::<Option<i64>, _>("pid")?.unwrap_or_default() as u32;
             return Err(StoreError::Held { tenant: self.id, holder: Holder { session, node, pid } }.into());
         }
-        if transaction.row(same("name", &seal.name)).await?.is_some() {
+        if transaction.row(self.same("name", &seal.name)).await?.is_some() {
             return Err(StoreError::Refused(format!("there is a checkpoint `{}` already", seal.name)).into());
         }
         // A holder that expired and wakes up must not write into what is sealed: the epoch is taken, too.
@@ -186,10 +191,7 @@ async fn remove_in(
     let forks =
         key("SELECT 1 FROM tarbox.branch WHERE family = $1 AND parent = $2 AND parent_layer = $3 LIMIT 1");
     if transaction.row(forks).await?.is_some() {
-        return Err(StoreError::Refused(format!(
-            "checkpoint {branch}/{layer} is what another line of history began with (a clone, a restore)"
-        ))
-        .into());
+        return Err(StoreError::LayerInUse { branch, layer }.into());
     }
     transaction
         .rows(key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3"))

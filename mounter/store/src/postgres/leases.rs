@@ -28,6 +28,9 @@ use crate::{
 /// Numbers that a new holder leaves out: its predecessor may have used them and died before a commit.
 const NUMBERS_SKIPPED: i64 = 1 << 20;
 
+/// Heartbeats are at most this far apart: a statement each.
+const AGAIN: Duration = Duration::from_secs(3);
+
 type Attempt<T> = std::result::Result<T, Failure>;
 
 /// Whether session `s` lives.
@@ -70,7 +73,11 @@ impl Postgres {
                        WHERE session = $1 RETURNING extract(epoch FROM lease)::float8 AS lease)
                      SELECT s.lease, t.id, t.epoch, t.deleted, t.quota_bytes, t.quota_inodes, t.max_file,
                        COALESCE(t.wanted_at + 2 * make_interval(secs => s.lease) > clock_timestamp(), false)
-                         AND t.session = $1 AS wanted
+                         AND t.session = $1 AS wanted,
+                       ARRAY(SELECT n.id FROM tarbox.snapshot n
+                         WHERE n.tenant = t.id AND n.layer IS NULL AND n.purpose < 2 ORDER BY n.id) AS snapshots,
+                       ARRAY(SELECT n.request FROM tarbox.snapshot n
+                         WHERE n.tenant = t.id AND n.layer IS NULL AND n.purpose < 2 ORDER BY n.id) AS names
                      FROM s LEFT JOIN LATERAL (
                        SELECT * FROM tarbox.tenant WHERE session = $1 AND held
                        UNION ALL SELECT * FROM tarbox.tenant WHERE prev_session = $1 AND session <> $1) t ON true",
@@ -85,6 +92,7 @@ impl Postgres {
         let tenants = found.iter().filter_map(|row| beat_tenant(row).transpose());
         Ok(Beat {
             valid_for: Duration::from_secs_f64(lease),
+            again_in: (Duration::from_secs_f64(lease) / 3).min(AGAIN),
             tenants: tenants.collect::<rows::Sql<_>>().map_err(unreadable)?,
         })
     }
@@ -261,7 +269,7 @@ fn pid_namespace() -> String {
     std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
 }
 
-fn interval(duration: Duration) -> PgInterval {
+pub(super) fn interval(duration: Duration) -> PgInterval {
     PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
 }
 
@@ -273,6 +281,12 @@ fn beat_tenant(row: &PgRow) -> rows::Sql<Option<BeatTenant>> {
         limits: rows::limits(row)?,
         state: if row.try_get("deleted")? { TenantState::Deleted } else { TenantState::Live },
         wanted: row.try_get("wanted")?,
+        seals: row
+            .try_get::<Vec<Uuid>, _>("snapshots")?
+            .iter()
+            .zip(row.try_get::<Vec<String>, _>("names")?)
+            .map(|(id, name)| Seal { name, request: id.to_string() })
+            .collect(),
     }))
 }
 

@@ -9,6 +9,7 @@ mod layers;
 mod leases;
 mod pool;
 mod reads;
+mod records;
 mod restore;
 mod rows;
 mod scan;
@@ -100,8 +101,8 @@ impl Database for Postgres {
         self.set_limits(id, limits).await
     }
 
-    async fn delete_tenant(&self, id: TenantId) -> Result<()> {
-        self.mark_deleted(id).await
+    async fn delete_tenant(&self, id: TenantId, in_use: InUse) -> Result<()> {
+        self.mark_deleted(id, in_use).await
     }
 
     async fn reap_tenant(&self, id: TenantId) -> Result<bool> {
@@ -218,6 +219,10 @@ impl TenantStore for TenantRows {
 
     async fn layers(&self) -> Result<Vec<LayerRow>> {
         self.list_layers().await
+    }
+
+    async fn sealed(&self, request: &str) -> Result<Option<LayerRow>> {
+        self.layer_of_request(request).await
     }
 
     async fn seal(&self, seal: &Seal) -> Result<LayerRow> {

@@ -18,7 +18,10 @@ use sqlx::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{failure::Failure, statement::Statement, url::Target};
-use crate::error::{Result, StoreError};
+use crate::{
+    error::{Result, StoreError},
+    records::Lead,
+};
 
 /// Connections of one program to one database.
 const MAX_CONNECTIONS: usize = 8;
@@ -43,7 +46,11 @@ const SETTINGS: &str = "
 
 /// The connections to one database.
 #[derive(Clone)]
-pub(super) struct Pool(Arc<Inner>);
+pub(super) struct Pool {
+    shared: Arc<Inner>,
+    /// Whose lead every write depends on.
+    lead: Option<Lead>,
+}
 
 struct Inner {
     options: Mutex<PgConnectOptions>,
@@ -79,7 +86,7 @@ impl Taken {
     /// Gives the connection back after a complete exchange.
     pub(super) fn give_back(mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.0.idle.lock().push((Instant::now(), conn));
+            self.pool.shared.idle.lock().push((Instant::now(), conn));
         }
     }
 }
@@ -89,23 +96,28 @@ impl Taken {
 impl Pool {
     /// A pool that has no connection yet. Its reaper ends with the pool.
     pub(super) fn new(target: &Target) -> Self {
-        let pool = Self(Arc::new(Inner {
+        let shared = Arc::new(Inner {
             options: Mutex::new(target.options.clone()),
             display_url: target.display_url.clone(),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             idle: Mutex::new(Vec::new()),
-        }));
-        tokio::spawn(reap_idle(Arc::downgrade(&pool.0)));
-        pool
+        });
+        tokio::spawn(reap_idle(Arc::downgrade(&shared)));
+        Self { shared, lead: None }
+    }
+
+    /// The same connections; every write depends on this lead.
+    pub(super) fn led_by(&self, lead: Lead) -> Self {
+        Self { lead: Some(lead), ..self.clone() }
     }
 
     pub(super) fn display_url(&self) -> &str {
-        &self.0.display_url
+        &self.shared.display_url
     }
 
     /// New connections are made as `target` says, which must be the same database.
     pub(super) fn set_credentials(&self, target: &Target) -> Result<()> {
-        let mut options = self.0.options.lock();
+        let mut options = self.shared.options.lock();
         let place = |options: &PgConnectOptions| {
             (options.get_host().to_owned(), options.get_port(), options.get_database().map(str::to_owned))
         };
@@ -128,11 +140,11 @@ impl Pool {
     }
 
     async fn take(&self) -> std::result::Result<Taken, Failure> {
-        let permit = tokio::time::timeout(ANSWER, Arc::clone(&self.0.permits).acquire_owned())
+        let permit = tokio::time::timeout(ANSWER, Arc::clone(&self.shared.permits).acquire_owned())
             .await
             .map_err(|_| Failure::Sql(sqlx::Error::PoolTimedOut))?
             .map_err(|_| Failure::Sql(sqlx::Error::PoolClosed))?;
-        let idle = self.0.idle.lock().pop();
+        let idle = self.shared.idle.lock().pop();
         let reused = idle.is_some();
         let conn = match idle {
             Some((_, conn)) => conn,
@@ -142,7 +154,7 @@ impl Pool {
     }
 
     async fn connect(&self) -> std::result::Result<PgConnection, Failure> {
-        let options = self.0.options.lock().clone();
+        let options = self.shared.options.lock().clone();
         let mut conn = options.connect().await?;
         sqlx::raw_sql(SETTINGS).execute(&mut conn).await?;
         Ok(conn)
@@ -163,7 +175,26 @@ impl Pool {
         doing: &'static str,
         build: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>> {
-        self.run(doing, false, build).await
+        match self.lead {
+            None => self.run(doing, false, build).await,
+            Some(_) => {
+                let mut conflicts = 0;
+                loop {
+                    match self.write_led(build()).await {
+                        Err(failure) if failure.is_conflict() && conflicts < CONFLICTS => conflicts += 1,
+                        done => break done.map_err(|failure| self.failed(doing, failure)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// One statement under the lead.
+    async fn write_led(&self, statement: Statement) -> std::result::Result<Vec<PgRow>, Failure> {
+        let mut transaction = self.begin().await?;
+        let rows = transaction.rows(statement).await?;
+        transaction.commit().await?;
+        Ok(rows)
     }
 
     async fn run(
@@ -200,7 +231,7 @@ impl Pool {
 
     /// Closes what is idle: if one connection broke, the others are likely to be broken, too.
     fn forget_idle(&self) {
-        self.0.idle.lock().clear();
+        self.shared.idle.lock().clear();
     }
 
     /// Begins a transaction.
@@ -214,7 +245,11 @@ impl Pool {
         } else if !conn.reused {
             within(CONNECT, begin(&mut conn)).await?;
         }
-        Ok(Transaction { conn })
+        let transaction = Transaction { conn };
+        match self.lead {
+            Some(lead) => transaction.under(lead).await,
+            None => Ok(transaction),
+        }
     }
 }
 
@@ -235,6 +270,17 @@ impl Transaction {
     /// Runs one statement.
     pub(super) async fn rows(&mut self, statement: Statement) -> std::result::Result<Vec<PgRow>, Failure> {
         rows(&mut self.conn, statement).await
+    }
+
+    /// Keeps the lead as it is until the transaction ends.
+    async fn under(mut self, lead: Lead) -> std::result::Result<Self, Failure> {
+        let ours =
+            Statement::new("SELECT 1 FROM tarbox.leader WHERE one AND holder = $1 AND epoch = $2 FOR SHARE");
+        if self.row(ours.with(lead.who).with(lead.epoch)).await?.is_some() {
+            return Ok(self);
+        }
+        self.roll_back().await;
+        Err(StoreError::NotLeading.into())
     }
 
     /// Makes the transaction, of which nothing has been asked yet, one look at one state.

@@ -21,7 +21,7 @@ pub(super) const INODE: &str = "i.ino, i.mode, i.uid, i.gid, i.rdev, i.nlink, i.
 
 /// Columns of [`tenant`]: a tenant `t`, and the session `s` that holds it, if it lives.
 pub(super) const TENANT: &str = "t.id, t.name, t.family, t.deleted, t.quota_bytes, t.quota_inodes, t.max_file, \
-     t.block_size, t.compression, t.used_bytes, t.used_inodes, t.head_branch, t.cur_layer, t.seq, t.epoch, \
+     t.block_size, t.compression, t.used_bytes, t.used_inodes, t.head_branch, t.cur_layer, t.seq, t.epoch, t.held, \
      s.session AS holder, s.node, s.pid";
 
 /// Tenants with the sessions that hold them.
@@ -55,6 +55,7 @@ pub(super) fn tenant(row: &PgRow) -> Sql<Tenant> {
         layer: row.try_get("cur_layer")?,
         seq: count(row.try_get("seq")?),
         epoch: row.try_get("epoch")?,
+        is_abandoned: row.try_get("held")? && holder.is_none(),
         holder,
     })
 }

@@ -90,7 +90,7 @@ impl Postgres {
     }
 
     /// The epoch grows: a holder whose session expired can no longer commit into what is being removed.
-    pub(super) async fn mark_deleted(&self, id: TenantId) -> Result<()> {
+    pub(super) async fn mark_deleted(&self, id: TenantId, in_use: InUse) -> Result<()> {
         let token = Uuid::new_v4();
         let done = self
             .pool
@@ -111,6 +111,14 @@ impl Postgres {
         let tenant = existing(&self.pool, id).await?;
         match (tenant.state, tenant.holder) {
             (TenantState::Deleted, _) => Ok(()),
+            (TenantState::Live, Some(_)) if in_use == InUse::GoOn => {
+                self.pool
+                    .write("delete a tenant", || {
+                        Statement::new("UPDATE tarbox.tenant SET deleted = true WHERE id = $1").with(id.0)
+                    })
+                    .await?;
+                Ok(())
+            }
             (TenantState::Live, Some(holder)) => Err(StoreError::Held { tenant: id, holder }),
             (TenantState::Live, None) => {
                 Err(StoreError::Refused(format!("tenant {id} was taken while it was to be deleted")))
@@ -173,7 +181,7 @@ pub(super) fn view_statement(family: i64, branch: i64, layer: i64) -> Statement 
 }
 
 pub(super) fn no_layer(branch: i64, layer: i64) -> StoreError {
-    StoreError::Refused(format!("there is no checkpoint {branch}/{layer}"))
+    StoreError::NoLayer { branch, layer }
 }
 
 /// Family, branch, tenant and root directory in one statement; nothing where the id exists.

@@ -27,7 +27,7 @@ pub(super) struct Target<'a> {
 
 const FENCE: &str =
     "UPDATE tenant SET seq = ?6, commit_epoch = epoch, next_ino = max(next_ino, ?7), used_bytes = ?8, used_inodes = ?9
-     WHERE id = ?1 AND token = ?2 AND epoch = ?3 AND session = ?4 AND held = 1 AND state = 0 AND seq = ?5
+     WHERE id = ?1 AND token = ?2 AND epoch = ?3 AND session = ?4 AND held = 1 AND seq = ?5
      RETURNING head_branch, cur_layer, last_view, quota_bytes, quota_inodes, max_file, block_size";
 
 /// Commits a batch.
@@ -103,7 +103,7 @@ pub(super) fn refusal(connection: &Connection, fence: &Fence, from: Option<u64>)
     let Some(row) = TenantRow::find(connection, fence.tenant)? else {
         return Ok(StoreError::NoTenant(fence.tenant.to_string()));
     };
-    let is_ours = row.fence() == *fence && row.is_held && row.state == TenantState::Live;
+    let is_ours = row.fence() == *fence && row.is_held;
     Ok(match from {
         Some(expected) if is_ours => StoreError::Position { expected, found: row.seq },
         _ => StoreError::Fenced { tenant: fence.tenant, epoch: fence.epoch, epoch_now: row.epoch },

@@ -29,7 +29,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn schema(self) -> &'static str {
+    /// Steps by the version they lead to, from 1 on. Each may be done twice: two programs may open the file at once.
+    fn steps(self) -> &'static [&'static str] {
         match self {
             Self::Control => schema::CONTROL,
             Self::Meta => schema::META,
@@ -77,7 +78,7 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes a database file with its tables, if it is not there or was not finished.
+/// Makes a database file, if it is not there or was not finished, and brings its tables up to date.
 pub(super) fn create(path: &Path, kind: Kind) -> Outcome<Connection> {
     // SQLite would make it readable for all; WAL and shared memory take over its mode.
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -97,8 +98,9 @@ pub(super) fn create(path: &Path, kind: Kind) -> Outcome<Connection> {
     let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version == 0 {
         connection.execute_batch(kind.at_creation())?;
-        connection
-            .execute_batch(&format!("BEGIN IMMEDIATE; {} PRAGMA user_version=1; COMMIT", kind.schema()))?;
+    }
+    for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > version) {
+        connection.execute_batch(&format!("BEGIN IMMEDIATE; {step} PRAGMA user_version={number}; COMMIT"))?;
     }
     connection.execute_batch(kind.at_opening(true))?;
     Ok(connection)

@@ -58,7 +58,7 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("control.db")
 }
 
-fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
+pub(super) fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry { id: TenantId(rows::uuid(row, 0)?), family: row.get(1)?, stage: Stage::read(row.get(2)?) })
 }
 
@@ -70,7 +70,11 @@ impl Control {
         Ok(Self { url: url.to_owned(), dir: dir.to_owned(), connection: Mutex::new(Some(connection)) })
     }
 
-    fn with<T>(&self, doing: &'static str, run: impl FnOnce(&Connection) -> Outcome<T>) -> Result<T> {
+    pub(super) fn with<T>(
+        &self,
+        doing: &'static str,
+        run: impl FnOnce(&Connection) -> Outcome<T>,
+    ) -> Result<T> {
         let outcome = (|| {
             let mut slot = self.connection.lock();
             let connection = match slot.take() {
@@ -86,7 +90,11 @@ impl Control {
         Place { url: &self.url, dir: &self.dir }.settle(doing, outcome)
     }
 
-    fn write<T>(&self, doing: &'static str, run: impl FnOnce(&Connection) -> Outcome<T>) -> Result<T> {
+    pub(super) fn write<T>(
+        &self,
+        doing: &'static str,
+        run: impl FnOnce(&Connection) -> Outcome<T>,
+    ) -> Result<T> {
         blocking(|| self.with(doing, |connection| connect::in_transaction(connection, run)))
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -38,6 +38,8 @@ use crate::{
 const TAKE_OVER_SKIPS: u64 = 1 << 20;
 /// Liveness, not time, ends a lease here.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// A question costs microseconds here.
+const AGAIN: Duration = Duration::from_millis(250);
 /// A connection that was not used for so long is closed by the next heartbeat.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -50,9 +52,11 @@ pub(super) struct SqliteDatabase {
 pub(super) struct Inner {
     url: Arc<str>,
     dir: PathBuf,
-    control: Control,
+    pub(super) control: Control,
     sessions: Sessions,
     families: Mutex<HashMap<FamilyId, Arc<Family>>>,
+    /// Locked by whoever does the background work.
+    lead: Mutex<Option<Flock<File>>>,
 }
 
 impl SqliteDatabase {
@@ -75,6 +79,7 @@ impl SqliteDatabase {
             control,
             sessions: Sessions::new(sessions),
             families: Mutex::default(),
+            lead: Mutex::default(),
             dir,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -119,11 +124,33 @@ impl Inner {
     /// Only one at a time makes or removes tenants and their directories.
     fn lock(&self) -> Result<Flock<File>> {
         let path = self.dir.join("create.lock");
-        let open = || {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
-        };
-        open().map_err(|error| self.place().io(&path, error))
+        self.lock_file(&path, FlockArg::LockExclusive).map_err(|error| self.place().io(&path, error))
+    }
+
+    fn lock_file(&self, path: &Path, how: FlockArg) -> std::io::Result<Flock<File>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        Flock::lock(file, how).map_err(|(_, errno)| errno.into())
+    }
+
+    /// Takes the lead of the background work; whether it is ours now.
+    pub(super) fn take_lead(&self) -> Result<bool> {
+        let mut lead = self.lead.lock();
+        if lead.is_some() {
+            return Ok(true);
+        }
+        let path = self.dir.join("leader.lock");
+        match self.lock_file(&path, FlockArg::LockExclusiveNonblock) {
+            Ok(taken) => {
+                *lead = Some(taken);
+                Ok(true)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(self.place().io(&path, error)),
+        }
+    }
+
+    pub(super) fn give_lead_back(&self) {
+        *self.lead.lock() = None;
     }
 
     /// Removes what crashes left: tenants that were being made or removed.
@@ -215,7 +242,7 @@ impl Inner {
         Ok(id)
     }
 
-    fn present(&self, entry: Entry) -> Result<Option<Tenant>> {
+    pub(super) fn present(&self, entry: Entry) -> Result<Option<Tenant>> {
         if matches!(entry.stage, Stage::Making | Stage::Removing) {
             return Ok(None);
         }
@@ -233,7 +260,7 @@ impl Inner {
         }
     }
 
-    fn delete(&self, id: TenantId) -> Result<()> {
+    fn delete(&self, id: TenantId, in_use: InUse) -> Result<()> {
         let _lock = self.lock()?;
         let (entry, family) = self.need(id)?;
         if entry.stage == Stage::Deleted {
@@ -241,16 +268,32 @@ impl Inner {
         }
         family.write("deleting a tenant", |connection| {
             let row = TenantRow::need(connection, id)?;
-            if let Some(holder) = self.holder(&row)? {
-                return Err(StoreError::Held { tenant: id, holder }.into());
+            match (self.holder(&row)?, in_use) {
+                (Some(holder), InUse::Refuse) => Err(StoreError::Held { tenant: id, holder }.into()),
+                (Some(_), InUse::GoOn) => {
+                    connection.execute("UPDATE tenant SET state = 1 WHERE id = ?1", [id.0.as_bytes()])?;
+                    Ok(())
+                }
+                (None, InUse::Refuse | InUse::GoOn) => fence_off(connection, id),
             }
-            connection.execute(
-                "UPDATE tenant SET state = 1, held = 0, epoch = epoch + 1, token = ?2 WHERE id = ?1",
-                params![id.0.as_bytes(), Uuid::new_v4().as_bytes()],
-            )?;
-            Ok(())
         })?;
         self.control.set_stage(id, Stage::Deleted)
+    }
+
+    /// Whether a deleted tenant's data may go; who held it and is dead can commit no more.
+    fn check_reapable(&self, id: TenantId, family: &Family) -> Result<()> {
+        if self.control.has_snapshots(id)? {
+            return Err(StoreError::Refused(format!(
+                "snapshots of tenant {id} are kept, which need its rows"
+            )));
+        }
+        family.write("reaping a tenant", |connection| match TenantRow::find(connection, id)? {
+            Some(row) if row.is_held => match self.holder(&row)? {
+                Some(holder) => Err(StoreError::Held { tenant: id, holder }.into()),
+                None => fence_off(connection, id),
+            },
+            Some(_) | None => Ok(()),
+        })
     }
 
     fn reap(&self, id: TenantId) -> Result<bool> {
@@ -258,6 +301,9 @@ impl Inner {
         let Some(entry) = self.control.find(id)? else { return Ok(true) };
         if entry.stage == Stage::Live {
             return Err(StoreError::Refused(format!("tenant {id} is not deleted")));
+        }
+        if entry.stage == Stage::Deleted {
+            self.check_reapable(id, &self.family(entry.family))?;
         }
         let is_alone =
             !self.control.all()?.iter().any(|other| other.family == entry.family && other.id != id);
@@ -324,6 +370,15 @@ impl Inner {
             family.close_idle(age);
         }
     }
+}
+
+/// Marks a tenant deleted that nobody holds: whoever did commits no more.
+fn fence_off(connection: &Connection, id: TenantId) -> Outcome<()> {
+    connection.execute(
+        "UPDATE tenant SET state = 1, held = 0, epoch = epoch + 1, token = ?2 WHERE id = ?1",
+        params![id.0.as_bytes(), Uuid::new_v4().as_bytes()],
+    )?;
+    Ok(())
 }
 
 /// Checks what a new tenant is to be made from.
@@ -475,8 +530,8 @@ impl Database for SqliteDatabase {
         self.inner.tenant_of(row, family.id)
     }
 
-    async fn delete_tenant(&self, id: TenantId) -> Result<()> {
-        blocking(|| self.inner.delete(id))
+    async fn delete_tenant(&self, id: TenantId, in_use: InUse) -> Result<()> {
+        blocking(|| self.inner.delete(id, in_use))
     }
 
     async fn reap_tenant(&self, id: TenantId) -> Result<bool> {
@@ -505,14 +560,25 @@ impl Database for SqliteDatabase {
                     limits: row.limits,
                     state: row.state,
                     wanted: row.is_wanted,
+                    seals: self.inner.control.seals(entry.id)?,
                 });
             }
         }
         self.inner.close_idle(IDLE);
-        Ok(Beat { valid_for: FOR_EVER, tenants })
+        Ok(Beat { valid_for: FOR_EVER, again_in: AGAIN, tenants })
     }
 
     async fn close_session(&self, session: SessionId) -> Result<()> {
+        // Given back, not left behind: before the session counts as dead.
+        for entry in self.inner.control.held_by(session)? {
+            self.inner.family(entry.family).write("giving a lease back", |connection| {
+                connection.execute(
+                    "UPDATE tenant SET held = 0, wanted = 0 WHERE id = ?1 AND session = ?2 AND held = 1",
+                    params![entry.id.0.as_bytes(), session.0.as_bytes()],
+                )?;
+                Ok(())
+            })?;
+        }
         self.inner.sessions.close(session);
         self.inner.control.remove_session(session)?;
         self.inner.control.close_idle();

@@ -36,9 +36,16 @@ pub(super) fn need(connection: &Connection, branch: BranchId, layer: Layer) -> O
         .prepare_cached(&format!("{COLUMNS} = ?2"))?
         .query_row(params![branch, layer], decode)
         .optional()?
-        .ok_or_else(|| {
-            StoreError::Refused(format!("there is no checkpoint at layer {layer} of branch {branch}")).into()
-        })
+        .ok_or_else(|| StoreError::NoLayer { branch, layer }.into())
+}
+
+/// The layer that a request sealed.
+pub(super) fn of_request(connection: &Connection, id: TenantId, request: &str) -> Outcome<Option<LayerRow>> {
+    let found = connection
+        .prepare_cached("SELECT branch, layer FROM layer WHERE tenant = ?1 AND request = ?2")?
+        .query_row(params![id.0.as_bytes(), request], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    found.map(|(branch, layer)| need(connection, branch, layer)).transpose()
 }
 
 /// Layers of the head's line, newest first.
@@ -63,12 +70,8 @@ pub(super) fn seal(
 ) -> Outcome<LayerRow> {
     let row = TenantRow::need(connection, id)?;
     let tenant = id.0.as_bytes();
-    if let Some((branch, layer)) = connection
-        .prepare_cached("SELECT branch, layer FROM layer WHERE tenant = ?1 AND request = ?2")?
-        .query_row(params![tenant, seal.request], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?
-    {
-        return need(connection, branch, layer);
+    if let Some(sealed) = of_request(connection, id, &seal.request)? {
+        return Ok(sealed);
     }
     if row.state == TenantState::Deleted {
         return Err(StoreError::Deleted(id).into());
@@ -177,10 +180,7 @@ pub(super) fn delete(connection: &Connection, branch: BranchId, layer: Layer) ->
         .prepare_cached("SELECT 1 FROM branch WHERE parent = ?1 AND parent_layer = ?2")?
         .exists(params![branch, layer])?;
     if has_child {
-        return Err(StoreError::Refused(format!(
-            "a clone or a restored line begins at layer {layer} of branch {branch}"
-        ))
-        .into());
+        return Err(StoreError::LayerInUse { branch, layer }.into());
     }
     connection.execute("DELETE FROM layer WHERE branch = ?1 AND layer = ?2", params![branch, layer])?;
     leave_prune_work(connection, branch, layer)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! control.db               names, families, sessions, schema version
+//! leader.lock              held by whoever does the background work
 //! create.lock              held while a tenant or its directory comes or goes
 //! sessions/<uuid>.lock     held while the session lives
 //! family-<n>/meta.db       all rows of the family, the tenants' fenced ones among them
@@ -22,6 +23,7 @@ mod fault;
 mod fork;
 mod layers;
 mod read;
+mod records;
 mod rows;
 mod scan;
 mod schema;

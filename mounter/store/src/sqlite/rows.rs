@@ -202,6 +202,7 @@ impl TenantRow {
             layer: self.layer,
             seq: self.seq,
             epoch: self.epoch,
+            is_abandoned: self.is_held && holder.is_none(),
             holder,
         }
     }

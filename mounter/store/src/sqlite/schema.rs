@@ -1,14 +1,15 @@
-//! The tables of the three kinds of file, as of schema version 1.
+//! The tables of the three kinds of file, in steps: each leads to the next version, and only adds.
 //!
 //! Rows of a family stand in `meta.db`, whose small pages suit small rows; bytes of blocks in `blocks.db`, whose large
 //! pages suit those (263 against 69–85 MiB/s). What is inline or a patch stands in `bytes`, a rowid table:
 //! a row of a WITHOUT ROWID table overflows beyond about a quarter of a page.
 //! `*_h` holds what was replaced and a kept view still sees, from `born` to before `died`.
 
-/// What a new database is made with, and what this program knows.
-pub(super) const VERSION: u32 = 1;
+/// What a database is brought to, and what this program knows.
+pub(super) const VERSION: u32 = 2;
 
-pub(super) const CONTROL: &str = "
+pub(super) const CONTROL: &[&str] = &[
+    "
 CREATE TABLE IF NOT EXISTS schema(id INTEGER PRIMARY KEY CHECK(id = 1), version INTEGER NOT NULL,
     min_version INTEGER NOT NULL, next_family INTEGER NOT NULL);
 INSERT OR IGNORE INTO schema VALUES(1, 1, 1, 1);
@@ -19,9 +20,21 @@ CREATE INDEX IF NOT EXISTS tenant_family ON tenant(family);
 CREATE INDEX IF NOT EXISTS tenant_session ON tenant(session) WHERE session IS NOT NULL;
 CREATE TABLE IF NOT EXISTS session(id BLOB PRIMARY KEY, node TEXT NOT NULL, boot_id TEXT NOT NULL,
     pid INTEGER NOT NULL, start_time INTEGER NOT NULL) WITHOUT ROWID;
-";
+",
+    "
+UPDATE schema SET version = max(version, 2);
+CREATE TABLE IF NOT EXISTS volume(id BLOB PRIMARY KEY, request TEXT NOT NULL UNIQUE,
+    description TEXT NOT NULL) WITHOUT ROWID;
+-- purpose 0: a snapshot; 1: the base of a clone; 2: for nothing any more. layer NULL: to be sealed.
+CREATE TABLE IF NOT EXISTS snapshot(id BLOB PRIMARY KEY, tenant BLOB NOT NULL, request TEXT NOT NULL,
+    purpose INTEGER NOT NULL, branch INTEGER, layer INTEGER, name TEXT, sealed_at INTEGER, used_bytes INTEGER,
+    used_inodes INTEGER) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS snapshot_request ON snapshot(request) WHERE purpose = 0;
+CREATE INDEX IF NOT EXISTS snapshot_tenant ON snapshot(tenant, id);
+",
+];
 
-pub(super) const META: &str = "
+pub(super) const META: &[&str] = &["
 CREATE TABLE IF NOT EXISTS family(id INTEGER PRIMARY KEY CHECK(id = 1), next_block INTEGER NOT NULL,
     next_branch INTEGER NOT NULL);
 INSERT OR IGNORE INTO family VALUES(1, 1, 1);
@@ -114,8 +127,8 @@ CREATE TABLE IF NOT EXISTS dead(branch INTEGER NOT NULL, did INTEGER NOT NULL, d
     PRIMARY KEY(branch, did)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS prune(id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, above INTEGER NOT NULL,
     below INTEGER NOT NULL, upto INTEGER NOT NULL);
-";
+"];
 
-pub(super) const BLOCKS: &str = "
+pub(super) const BLOCKS: &[&str] = &["
 CREATE TABLE IF NOT EXISTS block_part(block INTEGER PRIMARY KEY, data BLOB NOT NULL);
-";
+"];

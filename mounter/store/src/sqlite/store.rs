@@ -258,6 +258,10 @@ impl TenantStore for SqliteTenant {
         self.family.read("listing layers", |connection| layers::of_line(connection, self.id))
     }
 
+    async fn sealed(&self, request: &str) -> Result<Option<LayerRow>> {
+        self.family.read("looking for a layer", |connection| layers::of_request(connection, self.id, request))
+    }
+
     async fn seal(&self, seal: &Seal) -> Result<LayerRow> {
         self.family.write("sealing a layer", |connection| {
             layers::seal(connection, self.id, seal, &|row| self.database.holder(row))

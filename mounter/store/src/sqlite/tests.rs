@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::database::family_files;
 use crate::{
-    Database, StoreError,
+    Database, InUse, StoreError,
     conformance::{Site, writer::*},
 };
 
@@ -175,7 +175,7 @@ async fn a_deletion_cut_short_ends_and_frees_the_name() {
     place.family("meta.db").execute("UPDATE tenant SET state = 1", []).unwrap();
     assert!(db.tenant_by_name("one").await.unwrap().is_none());
     let new = db.create_tenant(&new_tenant("one")).await.unwrap();
-    db.delete_tenant(old.id).await.unwrap();
+    db.delete_tenant(old.id, InUse::Refuse).await.unwrap();
     // A crash while its directory is removed: the row stands, and whoever comes next goes on.
     place.control(&format!("UPDATE tenant SET state = 3 WHERE id = x'{}'", old.id.0.as_simple()));
     assert!(db.tenant(old.id).await.unwrap().is_none());

@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf};
 use tarbox_types::ErrorKind;
 
 use super::Source;
+use crate::program;
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +91,12 @@ impl ConfigError {
             Fault::Unknown { source, .. } | Fault::Value { source, .. } => matches!(source, Source::Flag(_)),
             Fault::Syntax { .. } | Fault::File { .. } => false,
         })
+    }
+
+    /// What a program ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.is_usage() { program::EXIT_USAGE } else { program::EXIT_CONFIGURATION }
     }
 }
 

@@ -33,7 +33,7 @@ async fn programs_that_open_an_empty_database_at_once_all_succeed() {
     });
     for opened in all.collect::<Vec<_>>() {
         let db = opened.await.unwrap().unwrap();
-        assert_eq!(db.schema_version().await.unwrap().version, 1);
+        assert_eq!(db.schema_version().await.unwrap().version, 2);
     }
 }
 
@@ -332,4 +332,25 @@ async fn fetched(database: &str) -> std::collections::BTreeMap<String, i64> {
     .await
     .unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_paused_and_lost_the_lead_writes_nothing() {
+    let url = server().url(&server().database().await.unwrap());
+    let (old, new) = (crate::open(&url).await.unwrap(), crate::open(&url).await.unwrap());
+    let term = Duration::from_millis(200);
+    let lead = old.lead(Uuid::new_v4(), term).await.unwrap().unwrap();
+    let led = old.led_by(&lead);
+    let id = led.create_tenant(&new_tenant("one")).await.unwrap().id;
+    tokio::time::sleep(term * 2).await;
+    // Nobody has taken it over yet: nothing stands against the old one.
+    led.delete_tenant(id, InUse::Refuse).await.unwrap();
+    let other = new.lead(Uuid::new_v4(), term).await.unwrap().unwrap();
+    assert!(other.epoch > lead.epoch);
+    let refused = |done: crate::Result<()>| assert!(matches!(done, Err(StoreError::NotLeading)));
+    refused(led.reap_tenant(id).await.map(drop));
+    refused(led.forget_snapshot(Uuid::new_v4()).await);
+    refused(led.open_tenant(id).await.unwrap().collect().await.map(drop));
+    assert!(led.tenant(id).await.unwrap().is_some(), "it reads");
+    while !new.led_by(&other).reap_tenant(id).await.unwrap() {}
 }

@@ -7,10 +7,12 @@ use tarbox_types::{ByteSize, HumanDuration};
 
 use super::{native, request::RequestError};
 
+/// Where a node finds a volume's parameters.
+const CONTEXT: &str = "volume_context";
 /// Keys that the provisioner and the kubelet add, whatever is asked for.
 const FOREIGN_PREFIXES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
 /// The only key of a secret that is read; others belong to whoever shares the secret.
-const DATABASE_URL: &str = "databaseURL";
+pub const DATABASE_URL: &str = "databaseURL";
 
 /// What the mounter is told beside the tenant and the place.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +101,20 @@ const KEYS: &[(&str, Meaning)] = &[
     (native::KEY, Meaning::Ours),
 ];
 
+/// Checks a key and its value, which stand in `field` of a request.
+///
+/// # Errors
+/// A key that there is not, or a value that is not allowed.
+pub fn check(field: &'static str, key: &str, value: &str) -> Result<(), RequestError> {
+    apply(&mut Parameters::default(), field, key, value)
+}
+
+/// Whether a key was added by the provisioner or the kubelet, and is none of ours.
+#[must_use]
+pub fn is_foreign(key: &str) -> bool {
+    FOREIGN_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// Reads a volume's context and secrets. A secret's URL comes before the context's.
 ///
 /// # Errors
@@ -111,10 +127,15 @@ pub fn read(
     let mut sorted: Vec<_> = context.iter().collect();
     sorted.sort_unstable();
     for (key, value) in sorted {
-        if !FOREIGN_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
-            apply(&mut parameters, key, value)?;
+        if !is_foreign(key) {
+            apply(&mut parameters, CONTEXT, key, value)?;
         } else if key == "csi.storage.k8s.io/ephemeral" && value == "true" {
-            return Err(bad(key, value, "`false`: ephemeral volumes are not offered by this release"));
+            return Err(bad(
+                CONTEXT,
+                key,
+                value,
+                "`false`: ephemeral volumes are not offered by this release",
+            ));
         }
     }
     if let Some(url) = secret_url(secrets)? {
@@ -131,19 +152,20 @@ pub fn secret_url(secrets: &HashMap<String, String>) -> Result<Option<String>, R
     secrets.get(DATABASE_URL).map(|url| checked_url(url.trim())).transpose()
 }
 
-fn apply(parameters: &mut Parameters, key: &str, value: &str) -> Result<(), RequestError> {
+fn apply(
+    parameters: &mut Parameters,
+    field: &'static str,
+    key: &str,
+    value: &str,
+) -> Result<(), RequestError> {
     let known = KEYS.iter().find(|(known, _)| *known == key);
     let Some((_, meaning)) = known else {
         let allowed: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
-        return Err(RequestError::UnknownKey {
-            field: "volume_context",
-            key: key.to_owned(),
-            allowed: allowed.join(", "),
-        });
+        return Err(RequestError::UnknownKey { field, key: key.to_owned(), allowed: allowed.join(", ") });
     };
     match meaning {
         Meaning::Option(flag, kind) => {
-            check(key, value, kind)?;
+            check_value(field, key, value, kind)?;
             parameters.options.push(((*flag).to_owned(), value.to_owned()));
             let bytes = || value.parse::<ByteSize>().ok().map(ByteSize::bytes);
             match key {
@@ -152,7 +174,7 @@ fn apply(parameters: &mut Parameters, key: &str, value: &str) -> Result<(), Requ
                 _ => {}
             }
         }
-        Meaning::Checked(kind) => check(key, value, kind)?,
+        Meaning::Checked(kind) => check_value(field, key, value, kind)?,
         Meaning::Ours if key == DATABASE_URL => parameters.database_url = Some(checked_url(value)?),
         Meaning::Ours if key == "tenant_name" => parameters.tenant_name = Some(value.to_owned()),
         Meaning::Ours => {}
@@ -160,9 +182,9 @@ fn apply(parameters: &mut Parameters, key: &str, value: &str) -> Result<(), Requ
     Ok(())
 }
 
-fn bad(key: &str, value: &str, allowed: &str) -> RequestError {
+fn bad(field: &str, key: &str, value: &str, allowed: &str) -> RequestError {
     RequestError::Value {
-        field: format!("volume_context.{key}"),
+        field: format!("{field}.{key}"),
         value: value.to_owned(),
         allowed: allowed.to_owned(),
     }
@@ -182,7 +204,7 @@ fn checked_url(url: &str) -> Result<String, RequestError> {
     })
 }
 
-fn check(key: &str, value: &str, kind: &Kind) -> Result<(), RequestError> {
+fn check_value(field: &str, key: &str, value: &str, kind: &Kind) -> Result<(), RequestError> {
     let (is_right, allowed) = match kind {
         Kind::Size(least, most) => (
             value.parse::<ByteSize>().is_ok_and(|size| (*least..=*most).contains(&size.bytes())),
@@ -197,7 +219,7 @@ fn check(key: &str, value: &str, kind: &Kind) -> Result<(), RequestError> {
         Kind::Count => (value.parse::<u32>().is_ok(), "a whole number".to_owned()),
         Kind::Text => (!value.is_empty(), "a text".to_owned()),
     };
-    if is_right { Ok(()) } else { Err(bad(key, value, &allowed)) }
+    if is_right { Ok(()) } else { Err(bad(field, key, value, &allowed)) }
 }
 
 #[cfg(test)]

@@ -70,6 +70,13 @@ pub fn read(capability: Option<&VolumeCapability>, read_only: bool) -> Result<Mo
     Ok(wish)
 }
 
+/// Whether the volume may be published at one place only (ReadWriteOncePod).
+#[must_use]
+pub fn is_for_one_target(capability: Option<&VolumeCapability>) -> bool {
+    let mode = capability.and_then(|capability| capability.access_mode.as_ref()).map(|mode| mode.mode);
+    mode == Some(Mode::SingleNodeSingleWriter.into())
+}
+
 /// Whether the mode is for reading only, and whether by many nodes.
 fn access(number: i32) -> Result<(bool, bool), RequestError> {
     match Mode::try_from(number) {

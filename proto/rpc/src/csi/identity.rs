@@ -1,6 +1,6 @@
 //! CSI Identity: who this driver is, what it can do, whether it works.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::sync::Arc;
 
 use tarbox_proto::csi::v1::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
@@ -8,23 +8,30 @@ use tarbox_proto::csi::v1::{
     identity_server::Identity,
     plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion},
 };
-use tarbox_types::ErrorKind;
 use tonic::{Request, Response, Status};
 
 use super::DRIVER_NAME;
-use crate::node::Node;
+
+/// How the program that is asked does.
+pub trait Readiness: Send + Sync + 'static {
+    /// Whether it can do its work; `Err` where it never will as things stand.
+    ///
+    /// # Errors
+    /// What is wrong, and what helps.
+    fn is_ready(&self) -> Result<bool, Status>;
+}
 
 /// See the module.
 #[derive(Debug)]
-pub struct IdentityService {
-    node: Arc<Node>,
+pub struct IdentityService<R> {
+    program: Arc<R>,
 }
 
-impl IdentityService {
-    /// Answers for a node.
+impl<R: Readiness> IdentityService<R> {
+    /// Answers for a program.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(program: Arc<R>) -> Self {
+        Self { program }
     }
 }
 
@@ -42,7 +49,7 @@ fn capabilities() -> Vec<PluginCapability> {
 }
 
 #[tonic::async_trait]
-impl Identity for IdentityService {
+impl<R: Readiness> Identity for IdentityService<R> {
     async fn get_plugin_info(
         &self,
         _: Request<GetPluginInfoRequest>,
@@ -63,11 +70,6 @@ impl Identity for IdentityService {
 
     /// Not ready before the database has been reached once; an outage later would not be mended by a restart.
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        let device = Path::new("/dev/fuse");
-        if let Err(error) = File::options().read(true).write(true).open(device) {
-            let message = format!("{} cannot be opened: {error} (modprobe fuse?)", device.display());
-            return Err(tarbox_rpc::status(ErrorKind::FailedPrecondition, message));
-        }
-        Ok(Response::new(ProbeResponse { ready: Some(self.node.is_ready()) }))
+        Ok(Response::new(ProbeResponse { ready: Some(self.program.is_ready()?) }))
     }
 }

@@ -1,0 +1,49 @@
+//! Blocks, rows and history that nothing refers to: family by family.
+
+use std::collections::HashSet;
+
+use tarbox_store::{Database, StoreError};
+
+use crate::failure::Result;
+
+/// Tenants looked at by one query.
+const PAGE: usize = 100;
+/// Batches of one family before the others have their turn.
+const BATCHES: usize = 200;
+
+/// Collects in every family, as long as `leads` says so.
+pub(super) async fn collect<L: Future<Output = Result<bool>>>(
+    database: &dyn Database,
+    leads: impl Fn() -> L,
+) -> Result<()> {
+    let (mut seen, mut after) = (HashSet::new(), None);
+    loop {
+        let page = database.live_tenants(after, PAGE).await?;
+        for tenant in &page {
+            if !seen.insert(tenant.family) {
+                continue;
+            }
+            if !leads().await? {
+                return Ok(());
+            }
+            let store = match database.open_tenant(tenant.id).await {
+                Err(StoreError::NoTenant(_)) => continue,
+                store => store?,
+            };
+            let mut gone = 0;
+            for _ in 0..BATCHES {
+                match store.collect().await? {
+                    0 => break,
+                    count => gone += count,
+                }
+            }
+            if gone > 0 {
+                tracing::info!(family = tenant.family, gone, "what nothing referred to is gone");
+            }
+        }
+        after = page.last().map(|tenant| tenant.id);
+        if page.len() < PAGE {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Background work in every database that the controller has opened, each by one leader: layers that nobody keeps any more, data of
+//! deleted volumes, what nothing refers to.
+//!
+//! Each step is a small batch that finds by itself what is left to do, so a new leader goes on where the old one was. A leader that
+//! was paused and lost the lead is refused by the database at its next write.
+
+mod blocks;
+mod layers;
+mod volumes;
+
+use std::{sync::Arc, time::Duration};
+
+use tarbox_store::{Database, Lead};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{databases::Databases, failure::Result};
+
+/// How long the lead counts without being renewed: another takes over after that.
+const TERM: Duration = Duration::from_secs(15);
+/// How often it is looked for work, and whether somebody leads.
+const ROUND: Duration = Duration::from_secs(2);
+/// How often it is looked for what nothing refers to: every family is looked at.
+const COLLECT: Duration = Duration::from_secs(60);
+/// How long one kind of work may keep the others, and the lead's renewal, waiting.
+const SLICE: Duration = Duration::from_secs(3);
+
+/// Leads, or waits to lead, until the controller ends.
+pub(crate) async fn work(databases: Arc<Databases>, who: Uuid) {
+    let mut collected = Instant::now();
+    loop {
+        sleep(ROUND).await;
+        let is_time = collected.elapsed() >= COLLECT;
+        for database in databases.opened() {
+            if let Err(error) = round(&*database, who, is_time).await {
+                let database = database.display_url();
+                tracing::warn!(database, error = error.report(), "background work is interrupted");
+            }
+        }
+        if is_time {
+            collected = Instant::now();
+        }
+    }
+}
+
+/// Lets another lead at once.
+pub(crate) async fn step_down(databases: &Databases, who: Uuid) {
+    for database in databases.opened() {
+        if let Err(error) = database.step_down(who).await {
+            tracing::debug!(%error, "the lead runs out by itself");
+        }
+    }
+}
+
+/// One round, if this one leads.
+async fn round(database: &dyn Database, who: Uuid, collect: bool) -> Result<()> {
+    let Some(lead) = database.lead(who, TERM).await? else { return Ok(()) };
+    let led = database.led_by(&lead);
+    layers::settle(&*led).await?;
+    layers::clear(&*led, Instant::now() + SLICE).await?;
+    volumes::reap(&*led, Instant::now() + SLICE).await?;
+    if collect {
+        blocks::collect(&*led, || renewed(database, lead)).await?;
+    }
+    Ok(())
+}
+
+/// Renews the lead in the middle of long work; whether it is still the same.
+async fn renewed(database: &dyn Database, lead: Lead) -> Result<bool> {
+    Ok(database.lead(lead.who, TERM).await? == Some(lead))
+}

@@ -1,0 +1,131 @@
+//! The command line of `tarbox-controller`.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tarbox_runtime::{
+    config::Flags,
+    program::{self, EXIT_USAGE},
+    telemetry::{self, LogTarget},
+};
+
+use crate::{failure::ControllerError, settings::Settings};
+
+const EXAMPLES: &str = "\
+Examples:
+  TARBOX_DATABASE_URL=postgresql://me:secret@db/tarbox tarbox-controller serve --endpoint unix:///csi/csi.sock
+      Serves CSI Identity and Controller for the external provisioner, resizer and snapshotter.
+
+Configuration of `serve`: built-in defaults < TOML file < environment < flags. The key of the flag --database-url is
+`databaseURL` in the file and TARBOX_DATABASE_URL in the environment, and so on for each. An unknown key or a bad value is an error.
+
+Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 1 anything else.";
+
+/// Makes volumes, snapshots and clones for a cluster, as CSI asks for them.
+#[derive(Debug, Parser)]
+#[command(name = "tarbox-controller", version, after_long_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves CSI Identity and Controller until SIGINT or SIGTERM
+    Serve(ServeCommand),
+}
+
+#[derive(Debug, Args)]
+struct ServeCommand {
+    /// Socket that CSI is served on [default: unix:///csi/csi.sock]
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Database of requests whose secrets name none; better in the environment or the file
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Where volumes can be used: key=value,key=value [default: everywhere]
+    #[arg(long, value_name = "SEGMENTS")]
+    topology: Option<String>,
+    /// What all volumes together may have as their capacity, or unlimited [default: unlimited]
+    #[arg(long, value_name = "QUANTITY")]
+    capacity: Option<String>,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// Messages: error, warn, info, debug, trace, or with targets
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Log lines: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl ServeCommand {
+    fn into_flags(self) -> Flags {
+        vec![
+            ("config", self.config),
+            ("endpoint", self.endpoint),
+            ("databaseURL", self.database_url),
+            ("topology", self.topology),
+            ("capacity", self.capacity),
+            ("logLevel", self.log_level),
+            ("logFormat", self.log_format),
+        ]
+    }
+}
+
+/// Reads the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    let Command::Serve(serve) = cli.command;
+    match run(serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be done where standard error is closed.
+            let _ = writeln!(std::io::stderr(), "tarbox-controller: {}", error.report());
+            ExitCode::from(match &error {
+                ControllerError::Config(faults) => faults.exit_code(),
+                _ => program::EXIT_FAILED,
+            })
+        }
+    }
+}
+
+fn run(command: ServeCommand) -> Result<(), ControllerError> {
+    let settings = Settings::load(command.into_flags())?;
+    telemetry::start(&settings.log_level, settings.log_format, &LogTarget::Stderr)
+        .map_err(ControllerError::io("open the log"))?;
+    program::block_on(crate::serve(settings, tell)).map_err(ControllerError::io("start the runtime"))?
+}
+
+fn tell(settings: &Settings) {
+    // Whoever started us may have closed the pipe: no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "serving CSI at {}", settings.endpoint.display())
+        .and_then(|()| std::io::stdout().flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::settings;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_key_has_its_flag() {
+        Cli::command().debug_assert();
+        let serve = Cli::command().find_subcommand("serve").expect("serve").clone();
+        let flags: Vec<_> = serve.get_arguments().filter_map(|arg| arg.get_long()).collect();
+        for key in settings::KEYS {
+            let flag = tarbox_runtime::config::flag_name(key);
+            assert!(flags.iter().any(|known| format!("--{known}") == flag), "{key} has no flag {flag}");
+        }
+    }
+}

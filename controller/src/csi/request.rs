@@ -1,0 +1,246 @@
+//! What a Controller request asks for, once it is known to be complete and sensible. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+};
+
+use tarbox_proto::csi::v1 as csi;
+use tarbox_rpc::csi::{
+    RequestError, capability, native,
+    parameters::{self, DATABASE_URL},
+    request::{Capacity, capacity, required, volume},
+};
+use tarbox_store::Compression;
+use tarbox_types::{ByteSize, TenantId, database_url};
+use uuid::Uuid;
+
+use crate::{
+    snapshot::{self, Wanted},
+    volume::{self as volumes, Description, Source},
+};
+
+/// Parameters of a StorageClass.
+const PARAMETERS: &str = "parameters";
+/// Names of volumes and snapshots have at most so many bytes. Source: CSI "CreateVolumeRequest.name".
+const NAME_MOST: usize = 128;
+
+fn bad(field: &str, value: &str, allowed: &str) -> RequestError {
+    RequestError::Value { field: field.to_owned(), value: value.to_owned(), allowed: allowed.to_owned() }
+}
+
+fn name(text: &str) -> Result<String, RequestError> {
+    required("name", text)?;
+    if text.len() <= NAME_MOST && !text.contains(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err(bad("name", text, &format!("1 to {NAME_MOST} bytes without control characters")))
+}
+
+fn capabilities(wanted: &[csi::VolumeCapability]) -> Result<(), RequestError> {
+    if wanted.is_empty() {
+        return Err(RequestError::Missing("volume_capabilities"));
+    }
+    wanted.iter().try_for_each(|capability| capability::read(Some(capability), false).map(drop))
+}
+
+/// A value that was checked by its key.
+fn checked<T: FromStr>(parameters: &BTreeMap<String, String>, key: &str) -> Option<T> {
+    parameters.get(key).and_then(|text| text.parse().ok())
+}
+
+impl TryFrom<&csi::CreateVolumeRequest> for volumes::Create {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::CreateVolumeRequest) -> Result<Self, RequestError> {
+        let name = name(&request.name)?;
+        capabilities(&request.volume_capabilities)?;
+        let parameters = class_parameters(&request.parameters)?;
+        refuse_mutable(&request.mutable_parameters)?;
+        let source = request.volume_content_source.as_ref().map(source).transpose()?;
+        let block_size = checked::<ByteSize>(&parameters, "blockSize").map(ByteSize::bytes);
+        if let Some(bytes) = block_size.filter(|bytes| !bytes.is_power_of_two()) {
+            return Err(bad("parameters.blockSize", &bytes.to_string(), "a power of two from 4Ki to 4Mi"));
+        }
+        Ok(Self {
+            name,
+            capacity: capacity(request.capacity_range.as_ref())?,
+            block_size: block_size.and_then(|bytes| u32::try_from(bytes).ok()),
+            compression: match parameters.get("compression").map(String::as_str) {
+                Some("zstd") => Some(Compression::Zstd),
+                Some(_) => Some(Compression::None),
+                None => None,
+            },
+            file_bytes: checked::<ByteSize>(&parameters, "maxFileSize").map_or(0, ByteSize::bytes),
+            inodes: checked(&parameters, "inodes"),
+            database_url: parameters::secret_url(&request.secrets)?,
+            description: Description { parameters, source, elsewhere: None },
+        })
+    }
+}
+
+fn class_parameters(given: &HashMap<String, String>) -> Result<BTreeMap<String, String>, RequestError> {
+    let sorted: BTreeMap<_, _> = given.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    for (key, value) in sorted.iter().filter(|(key, _)| !parameters::is_foreign(key)) {
+        parameters::check(PARAMETERS, key, value)?;
+        let field = format!("{PARAMETERS}.{key}");
+        match key.as_str() {
+            "tenant_id" | "tenant_name" => {
+                return Err(bad(&field, value, "nothing: the driver gives volumes their names"));
+            }
+            "autoCheckpoint" if value == "true" => {
+                return Err(bad(
+                    &field,
+                    value,
+                    "`false`: automatic checkpoints are not offered by this release",
+                ));
+            }
+            DATABASE_URL if database_url::public(value).1 => {
+                let shown = database_url::public(value).0;
+                return Err(bad(&field, &shown, "a URL without a password: passwords belong in a Secret"));
+            }
+            _ => {}
+        }
+    }
+    // What its templates stand for is known to whoever stages the volume; any tenant will do here.
+    native::read(given, TenantId::random())?;
+    Ok(sorted)
+}
+
+fn refuse_mutable(given: &HashMap<String, String>) -> Result<(), RequestError> {
+    match given.iter().min() {
+        None => Ok(()),
+        Some((key, value)) => {
+            Err(bad(&format!("mutable_parameters.{key}"), value, "nothing: a volume's parameters are fixed"))
+        }
+    }
+}
+
+fn source(given: &csi::VolumeContentSource) -> Result<Source, RequestError> {
+    use csi::volume_content_source::Type;
+    match &given.r#type {
+        Some(Type::Snapshot(source)) => snapshot_id(&source.snapshot_id).map(Source::Snapshot),
+        Some(Type::Volume(source)) => volume(&source.volume_id).map(|id| Source::Volume(id.0)),
+        None => Err(RequestError::Missing("volume_content_source.type")),
+    }
+}
+
+/// The snapshot of an id.
+pub(super) fn snapshot_id(id: &str) -> Result<Uuid, RequestError> {
+    required("snapshot_id", id)?;
+    id.parse().map_err(|_| RequestError::NoSnapshot(id.to_owned()))
+}
+
+/// DeleteVolume: a volume; `None` where no volume of ours can have this id.
+pub(super) fn any_volume(id: &str) -> Result<Option<TenantId>, RequestError> {
+    required("volume_id", id)?;
+    Ok(id.parse().ok())
+}
+
+/// DeleteSnapshot: a snapshot; `None` where no snapshot of ours can have this id.
+pub(super) fn any_snapshot(id: &str) -> Result<Option<Uuid>, RequestError> {
+    required("snapshot_id", id)?;
+    Ok(id.parse().ok())
+}
+
+/// ControllerExpandVolume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expand {
+    pub(super) volume: TenantId,
+    pub(super) capacity: Capacity,
+    pub(super) database_url: Option<String>,
+}
+
+impl TryFrom<&csi::ControllerExpandVolumeRequest> for Expand {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::ControllerExpandVolumeRequest) -> Result<Self, RequestError> {
+        required("volume_id", &request.volume_id)?;
+        let asked = capacity(request.capacity_range.as_ref())?;
+        if asked.wanted().is_none() {
+            return Err(RequestError::Missing("capacity_range"));
+        }
+        if let Some(capability) = &request.volume_capability {
+            capability::read(Some(capability), false)?;
+        }
+        let database_url = parameters::secret_url(&request.secrets)?;
+        Ok(Self { volume: volume(&request.volume_id)?, capacity: asked, database_url })
+    }
+}
+
+/// ValidateVolumeCapabilities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Validate {
+    pub(super) volume: TenantId,
+    /// Why they are not what a volume can do.
+    pub(super) objection: Option<String>,
+    pub(super) database_url: Option<String>,
+}
+
+impl TryFrom<&csi::ValidateVolumeCapabilitiesRequest> for Validate {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::ValidateVolumeCapabilitiesRequest) -> Result<Self, RequestError> {
+        required("volume_id", &request.volume_id)?;
+        if request.volume_capabilities.is_empty() {
+            return Err(RequestError::Missing("volume_capabilities"));
+        }
+        let objection = capabilities(&request.volume_capabilities)
+            .and_then(|()| class_parameters(&request.parameters).map(drop))
+            .and_then(|()| refuse_mutable(&request.mutable_parameters))
+            .err();
+        let database_url = parameters::secret_url(&request.secrets)?;
+        let objection = objection.map(|error| error.to_string());
+        Ok(Self { volume: volume(&request.volume_id)?, objection, database_url })
+    }
+}
+
+impl TryFrom<&csi::CreateSnapshotRequest> for snapshot::Create {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::CreateSnapshotRequest) -> Result<Self, RequestError> {
+        let name = name(&request.name)?;
+        required("source_volume_id", &request.source_volume_id)?;
+        for (key, value) in request.parameters.iter().filter(|(key, _)| !parameters::is_foreign(key)) {
+            if key != "compression" {
+                return Err(RequestError::UnknownKey {
+                    field: PARAMETERS,
+                    key: key.clone(),
+                    allowed: "compression".to_owned(),
+                });
+            }
+            parameters::check(PARAMETERS, key, value)?;
+        }
+        let database_url = parameters::secret_url(&request.secrets)?;
+        Ok(Self { name, source: volume(&request.source_volume_id)?, database_url })
+    }
+}
+
+impl From<&csi::ListSnapshotsRequest> for Wanted {
+    fn from(request: &csi::ListSnapshotsRequest) -> Self {
+        let of = request.source_volume_id.parse().ok();
+        match (request.snapshot_id.is_empty(), request.source_volume_id.is_empty()) {
+            (true, true) => Self::All,
+            (true, false) => Self::Of(of),
+            (false, true) => Self::One(request.snapshot_id.parse().ok(), None),
+            (false, false) if of.is_none() => Self::Of(None),
+            (false, false) => Self::One(request.snapshot_id.parse().ok(), of),
+        }
+    }
+}
+
+/// How many entries of a page are asked for; 0 = as many as there are.
+pub(super) fn most(max_entries: i32) -> Result<usize, RequestError> {
+    usize::try_from(max_entries).map_err(|_| bad("max_entries", &max_entries.to_string(), "0 or more"))
+}
+
+/// GetCapacity: the database that is asked about.
+pub(super) fn capacity_of(request: &csi::GetCapacityRequest) -> Result<Option<String>, RequestError> {
+    if !request.volume_capabilities.is_empty() {
+        capabilities(&request.volume_capabilities)?;
+    }
+    Ok(class_parameters(&request.parameters)?.remove(DATABASE_URL))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! The databases that requests name, each opened once; and which of them a volume is in.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tarbox_rpc::csi::identity::Readiness;
+use tarbox_store::Database;
+use tarbox_types::TenantId;
+use tokio::sync::OnceCell;
+use tonic::Status;
+
+use crate::{
+    failure::{ControllerError, Result},
+    volume::Description,
+};
+
+type Opening = Arc<OnceCell<Arc<dyn Database>>>;
+
+/// See the module.
+pub(crate) struct Databases {
+    /// That of requests that name none; it also knows the volumes whose parameters name another.
+    home: Option<String>,
+    is_home_reached: AtomicBool,
+    /// By URL, its password included: another password is another entry.
+    opened: Mutex<HashMap<String, Opening>>,
+}
+
+/// An open database, and where it is.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// It.
+    pub(crate) database: Arc<dyn Database>,
+    /// Its URL, with what is secret in it.
+    pub(crate) url: String,
+}
+
+impl Databases {
+    pub(crate) fn new(home: Option<String>) -> Self {
+        Self { home, is_home_reached: AtomicBool::new(false), opened: Mutex::default() }
+    }
+
+    /// The database of a request: its own, where it names one.
+    pub(crate) async fn of_request(&self, named: Option<&str>) -> Result<Place> {
+        let url = named.or(self.home.as_deref()).ok_or(ControllerError::NoDatabase)?;
+        let opening = self.opened.lock().entry(url.to_owned()).or_default().clone();
+        // Not under the lock: one that does not answer keeps nobody from the others.
+        let database = opening.get_or_try_init(|| tarbox_store::open(url)).await?.clone();
+        if Some(url) == self.home.as_deref() {
+            self.is_home_reached.store(true, Ordering::Relaxed);
+        }
+        Ok(Place { database, url: url.to_owned() })
+    }
+
+    /// The database that a volume is in: what the request names, else what was noted when the volume was made, else home.
+    pub(crate) async fn of_volume(&self, id: TenantId, named: Option<&str>) -> Result<Place> {
+        let place = self.of_request(named).await?;
+        if named.is_some() {
+            return Ok(place);
+        }
+        match self.elsewhere(&place, id).await? {
+            Some(url) => self.of_request(Some(&url)).await,
+            None => Ok(place),
+        }
+    }
+
+    /// Every database that was opened, home among them.
+    pub(crate) fn opened(&self) -> Vec<Arc<dyn Database>> {
+        self.opened.lock().values().filter_map(|opening| opening.get().cloned()).collect()
+    }
+
+    /// The other database that home knows a volume to be in.
+    async fn elsewhere(&self, home: &Place, id: TenantId) -> Result<Option<String>> {
+        let noted = home.database.volume(id).await?;
+        Ok(noted.and_then(|record| Description::read(&record.description).elsewhere))
+    }
+
+    /// Home, where `place` is another one and there is one.
+    pub(crate) async fn home_beside(&self, place: &Place) -> Result<Option<Place>> {
+        match &self.home {
+            Some(home) if *home != place.url => self.of_request(None).await.map(Some),
+            Some(_) | None => Ok(None),
+        }
+    }
+}
+
+impl Readiness for Databases {
+    /// Ready once the controller's own database has been reached, if it has one: a later outage is none that a restart would mend.
+    fn is_ready(&self) -> std::result::Result<bool, Status> {
+        Ok(self.home.is_none() || self.is_home_reached.load(Ordering::Relaxed))
+    }
+}

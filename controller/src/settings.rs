@@ -1,0 +1,83 @@
+//! The controller's configuration: keys, defaults, and their values once every layer has been read.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use tarbox_runtime::{
+    Layers,
+    config::{self, Flags},
+    telemetry::{LogFormat, LogLevel},
+};
+use tarbox_types::ByteSize;
+
+use crate::failure::ControllerError;
+
+/// All keys, in camel case. The variable and the flag follow: `databaseURL`, `TARBOX_DATABASE_URL`, `--database-url`.
+pub const KEYS: &[&str] =
+    &["config", "endpoint", "databaseURL", "topology", "capacity", "logLevel", "logFormat"];
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The socket that CSI is served on.
+    pub endpoint: PathBuf,
+    /// The database of requests whose secrets name none.
+    pub database_url: Option<String>,
+    /// Where volumes can be used; empty = everywhere.
+    pub topology: BTreeMap<String, String>,
+    /// What all volumes together may have as their capacity; `None` = no limit.
+    pub capacity: Option<ByteSize>,
+    /// Which messages are logged.
+    pub log_level: LogLevel,
+    /// How.
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Reads every layer: the file, the process's environment, the flags.
+    ///
+    /// # Errors
+    /// All faults together.
+    pub fn load(flags: Flags) -> Result<Self, ControllerError> {
+        let mut layers = Layers::of_service(KEYS, flags);
+        let settings = Self {
+            endpoint: layers.read("endpoint", config::socket).unwrap_or_else(|| "/csi/csi.sock".into()),
+            database_url: layers.read("databaseURL", |text| Ok(text.to_owned())),
+            topology: layers.read("topology", config::segments).unwrap_or_default(),
+            capacity: layers.read("capacity", capacity).unwrap_or(None),
+            log_level: layers.read("logLevel", config::parsed).unwrap_or_else(LogLevel::of_mounter),
+            log_format: layers.read("logFormat", config::parsed).unwrap_or(LogFormat::Text),
+        };
+        layers.finish()?;
+        Ok(settings)
+    }
+}
+
+fn capacity(text: &str) -> Result<Option<ByteSize>, String> {
+    if text == "unlimited" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "a size, or unlimited".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[(&'static str, &str)]) -> Result<Settings, ControllerError> {
+        Settings::load(flags.iter().map(|&(key, value)| (key, Some(value.to_owned()))).collect())
+    }
+
+    #[test]
+    fn nothing_has_to_be_said_and_bad_values_say_what_is_allowed() {
+        let settings = load(&[("capacity", "unlimited")]).expect("defaults");
+        assert_eq!((settings.capacity, settings.topology.len()), (None, 0));
+        for (key, value, allowed) in [
+            ("endpoint", "tcp://0.0.0.0:1", "unix:///absolute/path"),
+            ("topology", "zone", "key=value"),
+            ("capacity", "much", "a size, or unlimited"),
+        ] {
+            let text = load(&[(key, value)]).expect_err(key).to_string();
+            assert!(text.contains(allowed) && text.contains(&format!("{key} = `{value}`")), "{text}");
+        }
+    }
+}

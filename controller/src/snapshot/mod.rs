@@ -1,0 +1,11 @@
+//! Snapshots: sealed layers that are known by an id. Each takes constant time, however large the volume.
+
+mod create;
+mod delete;
+mod list;
+mod sealing;
+
+pub(crate) use create::{Create, create};
+pub(crate) use delete::{clear, delete};
+pub(crate) use list::{Wanted, find, page};
+pub(crate) use sealing::seal;

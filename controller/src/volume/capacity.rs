@@ -1,0 +1,40 @@
+//! How much more volumes may have.
+
+use tarbox_types::{ByteSize, database_url};
+
+use crate::{
+    databases::Place,
+    failure::{ControllerError, Result},
+};
+
+/// Tenants looked at by one query.
+const PAGE: usize = 1000;
+
+/// Bytes that are left of `capacity`, and of the disk that an SQLite database is on. What a PostgreSQL server's disks have left, it does
+/// not say; without `capacity` there is no limit there.
+pub(crate) async fn available(place: &Place, capacity: Option<ByteSize>) -> Result<u64> {
+    let mut left = i64::MAX.unsigned_abs();
+    if let Some(directory) = database_url::sqlite_directory(&place.url) {
+        let found = nix::sys::statvfs::statvfs(&directory).map_err(|errno| {
+            ControllerError::io(format!("ask for the free space of {}", directory.display()))(errno.into())
+        })?;
+        left = found.blocks_available().saturating_mul(found.fragment_size());
+    }
+    if let Some(capacity) = capacity {
+        left = left.min(capacity.bytes().saturating_sub(promised(place).await?));
+    }
+    Ok(left)
+}
+
+/// The capacities of all volumes together.
+pub(super) async fn promised(place: &Place) -> Result<u64> {
+    let (mut sum, mut after) = (0u64, None);
+    loop {
+        let page = place.database.live_tenants(after, PAGE).await?;
+        sum = page.iter().fold(sum, |sum, tenant| sum.saturating_add(tenant.limits.bytes));
+        after = page.last().map(|tenant| tenant.id);
+        if page.len() < PAGE {
+            return Ok(sum);
+        }
+    }
+}

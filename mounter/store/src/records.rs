@@ -1,0 +1,149 @@
+//! What is kept beside the tenants, so that whoever makes volumes and snapshots may be killed at any moment and asked again.
+//!
+//! A record is made before the thing that it speaks of, and taken away after it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tarbox_types::TenantId;
+use uuid::Uuid;
+
+use crate::{
+    error::Result,
+    model::{LayerRow, Tenant},
+};
+
+/// Which tenant a request for a volume became, or is to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeRecord {
+    /// The tenant.
+    pub id: TenantId,
+    /// The request's name; unique.
+    pub request: String,
+    /// What was asked for, in the words of whoever asked: kept, never read here.
+    pub description: String,
+}
+
+/// Why a layer is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is a snapshot.
+    Snapshot,
+    /// A clone is about to begin there.
+    Base,
+    /// For nothing any more: the layer is to be deleted, once nothing begins there.
+    Nothing,
+}
+
+impl Purpose {
+    /// As it is stored.
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Self::Snapshot => 0,
+            Self::Base => 1,
+            Self::Nothing => 2,
+        }
+    }
+
+    /// As it was stored.
+    pub(crate) fn of_number(number: i16) -> Self {
+        match number {
+            0 => Self::Snapshot,
+            1 => Self::Base,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// A layer that is kept for somebody, or is to be sealed. The request that seals it is its id, see [`SnapshotRecord::seal`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Id of the snapshot; of the clone where it is a base.
+    pub id: Uuid,
+    /// The tenant that it is taken of.
+    pub tenant: TenantId,
+    /// Name of the request, unique among snapshots; names the checkpoint.
+    pub request: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The layer, once it is sealed.
+    pub layer: Option<LayerRow>,
+}
+
+impl SnapshotRecord {
+    /// How its layer is sealed, by whoever may.
+    #[must_use]
+    pub fn seal(&self) -> crate::Seal {
+        crate::Seal { name: self.request.clone(), request: self.id.to_string() }
+    }
+}
+
+/// The right to do the background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// Whose.
+    pub who: Uuid,
+    /// Grows each time that somebody takes it.
+    pub epoch: i64,
+}
+
+/// The records of one database.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// Notes which tenant a request is to become; the record that stands: that of the same request, where there is one.
+    async fn note_volume(&self, new: &VolumeRecord) -> Result<VolumeRecord>;
+
+    /// What is noted of a volume.
+    async fn volume(&self, id: TenantId) -> Result<Option<VolumeRecord>>;
+
+    /// Takes a volume's record away: its request's name is free. Not an error where there is none.
+    async fn forget_volume(&self, id: TenantId) -> Result<()>;
+
+    /// Live tenants in the order of their ids, those beyond `after`. Fewer than `limit` = the end.
+    async fn live_tenants(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<Tenant>>;
+
+    /// Deleted tenants whose data has not been removed yet, in the order of their ids.
+    async fn deleted_tenants(&self) -> Result<Vec<TenantId>>;
+
+    /// Notes a layer that is to be sealed; the record that stands: that of the same id, or, for snapshots, of the same request.
+    /// The holder of the tenant's lease learns of it with its next heartbeat.
+    async fn note_snapshot(&self, new: &SnapshotRecord) -> Result<SnapshotRecord>;
+
+    /// Notes which layer was sealed. Not an error where it is noted already, or the record is gone.
+    async fn settle_snapshot(&self, id: Uuid, layer: &LayerRow) -> Result<()>;
+
+    /// A record, whatever it is for.
+    async fn snapshot(&self, id: Uuid) -> Result<Option<SnapshotRecord>>;
+
+    /// Snapshots that are sealed, in the order of their ids, those beyond `after`, of one tenant or of all. Fewer than `limit` = the end.
+    async fn snapshots(
+        &self,
+        of: Option<TenantId>,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<SnapshotRecord>>;
+
+    /// Says that a layer is kept for nothing any more: the request's name is free. Not an error where there is no record.
+    async fn drop_snapshot(&self, id: Uuid) -> Result<()>;
+
+    /// Records for nothing any more, in the order of their ids, those beyond `after`.
+    async fn dropped_snapshots(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>>;
+
+    /// Snapshots that are not sealed, and bases, in the order of their ids, those beyond `after`: somebody may have left them behind.
+    async fn kept_layers(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>>;
+
+    /// Takes a record away, its layer being gone. Not an error where there is none.
+    async fn forget_snapshot(&self, id: Uuid) -> Result<()>;
+
+    // === Who does the background work ===
+
+    /// Takes or renews the lead of the background work; `None` while another leads. It counts for `term` from now, by the database's
+    /// clock; on one machine (SQLite), as long as the [`crate::Database`] lives through which it was taken.
+    async fn lead(&self, who: Uuid, term: Duration) -> Result<Option<Lead>>;
+
+    /// Gives the lead back. Not an error if it is not theirs.
+    async fn step_down(&self, who: Uuid) -> Result<()>;
+
+    /// The same database, every write of which is refused once the lead is lost ([`crate::StoreError::NotLeading`]).
+    fn led_by(&self, lead: &Lead) -> Arc<dyn crate::Database>;
+}
