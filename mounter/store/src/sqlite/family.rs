@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
 use tarbox_types::FamilyId;
 
@@ -130,27 +130,28 @@ impl Family {
         })
     }
 
-    /// Closes connections that were not used for `age`.
+    /// Closes connections that were not used for `age`. Unless it is zero, nobody who uses one is waited for: that may take as long as
+    /// the disk does.
     pub(super) fn close_idle(&self, age: Duration) {
         self.meta_readers.close_idle(age);
         self.blocks_readers.close_idle(age);
-        close(&self.meta_writer, age);
+        if let Some(mut slot) = idle(&self.meta_writer, age) {
+            *slot = None;
+        }
         // What an open WAL holds is synced before nobody here could do it any more.
-        if self.sync_blocks().is_ok() {
-            let mut slot = self.blocks_writer.lock();
-            if slot.as_ref().is_some_and(|(_, used)| used.elapsed() >= age) {
-                *slot = None;
-                *self.uploads.wal.lock() = None;
-            }
+        if let Some(mut slot) = idle(&self.blocks_writer, age)
+            && self.sync_blocks().is_ok()
+        {
+            *slot = None;
+            *self.uploads.wal.lock() = None;
         }
     }
 }
 
-fn close(slot: &Slot, age: Duration) {
-    let mut slot = slot.lock();
-    if slot.as_ref().is_some_and(|(_, used)| used.elapsed() >= age) {
-        *slot = None;
-    }
+/// A connection that nobody uses, nor has used for `age`.
+fn idle(slot: &Slot, age: Duration) -> Option<MutexGuard<'_, Option<(Connection, Instant)>>> {
+    let slot = if age.is_zero() { Some(slot.lock()) } else { slot.try_lock() };
+    slot.filter(|slot| slot.as_ref().is_some_and(|(_, used)| used.elapsed() >= age))
 }
 
 fn with<T>(slot: &Slot, path: &Path, kind: Kind, run: impl FnOnce(&Connection) -> Outcome<T>) -> Outcome<T> {
