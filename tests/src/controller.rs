@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -57,7 +58,8 @@ impl Controller {
         command.env("TARBOX_DATABASE_URL", &self.url);
         let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.process = Some(command.spawn().context("start the controller")?);
-        wait_for("the controller's socket", LIMIT, || self.socket().exists().then_some(()))
+        // Between its making and the first who may connect there is a moment.
+        wait_for("the controller's socket", LIMIT, || UnixStream::connect(self.socket()).ok().map(drop))
             .with_context(|| self.log())
     }
 
