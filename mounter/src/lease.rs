@@ -75,11 +75,32 @@ pub async fn acquire(
             database.close_session(holder.session).await?;
             continue;
         }
-        if is_living(database, tenant).await? || tokio::time::Instant::now() >= deadline {
+        let is_over = tokio::time::Instant::now() >= deadline;
+        if is_over || (is_living(database, tenant).await? && !is_dying(&holder.node, holder.pid)) {
             return Err(StoreError::Held { tenant, holder }.into());
         }
         wait_for(&holder, backoff.delay()).await;
         database.beat(session).await?;
+    }
+}
+
+/// Whether a mounter on this host is on its way out: killed, but not yet done with giving back what it had. That takes a while where it
+/// had much memory, and whoever kills a mounter and mounts anew is not to be refused for it.
+pub(crate) fn is_dying(node: &str, pid: u32) -> bool {
+    const PF_EXITING: u32 = 4;
+    const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+    if node != host_name() {
+        return false;
+    }
+    match procfs::process::Process::new(pid.cast_signed())
+        .and_then(|process| Ok((process.stat()?, process.status()?)))
+    {
+        Ok((stat, status)) => {
+            let is_ended = matches!(stat.state, 'Z' | 'X') || stat.flags & PF_EXITING != 0;
+            is_ended || (status.shdpnd | status.sigpnd) & KILLED != 0
+        }
+        Err(procfs::ProcError::NotFound(_)) => true,
+        Err(_) => false,
     }
 }
 

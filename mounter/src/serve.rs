@@ -1,6 +1,10 @@
 //! What every way to serve a tenant begins with: its directory locked, its file system opened under a lease.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tarbox_fs::{FileSystem, FsConfig, Recovery, SyncMode as FsSyncMode};
 use tarbox_store::{Database, Lease, StoreError, Tenant, TenantStore};
@@ -8,9 +12,14 @@ use tarbox_types::{Connection, ErrorKind, SessionId};
 
 use crate::{
     failure::Failure,
+    lease,
     settings::{Settings, SyncMode},
     tenant_dir::{self, Note, TenantDir},
 };
+
+/// How long a mounter that was killed may take to be gone, and how often that is looked at.
+const DYING_WAIT: Duration = Duration::from_secs(30);
+const DYING_AGAIN: Duration = Duration::from_millis(5);
 
 /// The tenant's directory, locked for the one writer.
 ///
@@ -21,13 +30,24 @@ pub(crate) async fn lock(
     settings: &Settings,
     tenant: &Tenant,
 ) -> Result<TenantDir, Failure> {
-    if let Some(directory) = TenantDir::lock_writer(&settings.state_dir, tenant.id)? {
-        return Ok(directory);
-    }
-    if let Some(holder) = database.tenant(tenant.id).await?.and_then(|tenant| tenant.holder) {
-        return Err(StoreError::Held { tenant: tenant.id, holder }.into());
-    }
-    let note = tenant_dir::read_note(&tenant_dir::of(&settings.state_dir, tenant.id));
+    let deadline = Instant::now() + DYING_WAIT;
+    let note = loop {
+        if let Some(directory) = TenantDir::lock_writer(&settings.state_dir, tenant.id)? {
+            return Ok(directory);
+        }
+        let holder = database.tenant(tenant.id).await?.and_then(|tenant| tenant.holder);
+        let note = tenant_dir::read_note(&tenant_dir::of(&settings.state_dir, tenant.id));
+        let is_dying = match (&holder, &note) {
+            (Some(holder), _) => lease::is_dying(&holder.node, holder.pid),
+            (None, Some(note)) => lease::is_dying(&lease::host_name(), note.pid),
+            (None, None) => false,
+        };
+        match holder {
+            _ if is_dying && Instant::now() < deadline => tokio::time::sleep(DYING_AGAIN).await,
+            Some(holder) => return Err(StoreError::Held { tenant: tenant.id, holder }.into()),
+            None => break note,
+        }
+    };
     let by = note.map_or_else(
         || "another tarbox-mount on this machine, which is just starting or ending".to_owned(),
         |note| format!("pid {} on this machine, mounted at {}", note.pid, note.mount_point.display()),
