@@ -364,16 +364,19 @@ impl Node {
         Ok(published)
     }
 
+    /// Lines of the mount table for Tarbox's mounts of this node.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<String> {
+        let here = self.path().to_string_lossy().into_owned();
+        let table = fs::read_to_string(MOUNTS).unwrap_or_default();
+        let ours = table.lines().filter(|line| line.contains("fuse.tarbox") && line.contains(&here));
+        ours.map(str::to_owned).collect()
+    }
+
     /// All mounts, processes, control groups and files that speak of this node; the agent and the keeper themselves left out.
     #[must_use]
     pub fn left_over(&self) -> Vec<String> {
-        let here = self.path().to_string_lossy().into_owned();
-        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
-        let mut found: Vec<String> = mounts
-            .lines()
-            .filter(|line| line.contains("fuse.tarbox") && line.contains(&here))
-            .map(str::to_owned)
-            .collect();
+        let mut found = self.mounts();
         found.extend(
             self.processes()
                 .into_iter()

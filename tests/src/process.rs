@@ -1,6 +1,12 @@
-//! What /proc tells of a process of the product.
+//! Processes of the product: what /proc tells of them, and their sudden end.
 
 use std::{fs, time::Duration};
+
+use nix::{
+    libc,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::deadline::wait_for;
 
@@ -20,4 +26,23 @@ pub fn secrets_of(pid: u32) -> String {
         open.map(|entry| entry.path()).find(is_secret)
     });
     fs::read_to_string(path.expect("secrets")).expect("read")
+}
+
+/// Kills it.
+///
+/// # Panics
+/// If it is not there.
+pub fn kill_9(pid: u32) {
+    assert!(kill_if_there(pid), "there is no process {pid}");
+}
+
+/// Kills it, where it is still there; whether it was.
+pub fn kill_if_there(pid: u32) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok()
+}
+
+/// A lock of this kind on a whole file.
+#[must_use]
+pub fn whole_file(kind: i32) -> libc::flock {
+    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }

@@ -25,7 +25,7 @@ use tarbox_tests::{
     mount::unmount,
     node::{Node, NodePlan, Published},
     postgres::PostgresServer,
-    process::secrets_of,
+    process::{kill_9, secrets_of},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,16 +40,6 @@ fn published() -> (Node, Published) {
     let id = node.tenant("work").expect("a tenant");
     let volume = node.publish(&id, "work").expect("published");
     (node, volume)
-}
-
-fn kill_9(pid: u32) {
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("kill -9");
-}
-
-fn mounts_below(path: &Path) -> usize {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-    let here = path.to_string_lossy().into_owned();
-    table.lines().filter(|line| line.contains("fuse.tarbox") && line.contains(&here)).count()
 }
 
 /// Makes, renames, links, appends and removes until it is stopped, on a directory of its own.
@@ -138,7 +128,7 @@ fn each_call_may_be_repeated_and_other_wishes_are_refused() {
     let (node, volume) = published();
     node.call("stage", &volume.words()).expect("stage twice");
     node.call("publish", &volume.words()).expect("publish twice");
-    assert_eq!(mounts_below(node.path()), 2, "nothing is stacked");
+    assert_eq!(node.mounts().len(), 2, "nothing is stacked");
     let refused = |call: &str, more: &[&str], code: &str| {
         let words: Vec<&str> = volume.words().into_iter().chain(more.iter().copied()).collect();
         let ended = node.csi(call, &words).expect("an answer");
@@ -169,7 +159,7 @@ fn of_two_calls_for_a_volume_at_once_one_is_aborted_or_both_succeed_one_after_th
     assert!(!done.is_empty());
     assert!(refused.iter().all(|answer| answer.stderr.starts_with("Aborted")), "{refused:?}");
     assert!(!refused.is_empty(), "eight calls at once have to meet");
-    assert_eq!(mounts_below(node.path()), 1);
+    assert_eq!(node.mounts().len(), 1);
 }
 
 #[test]
@@ -273,7 +263,7 @@ fn an_agent_that_was_killed_takes_up_its_mounters_and_mounts_nothing_again() {
         node.kill_agent();
         node.start_agent().expect("start again");
         assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "the same mounter");
-        assert_eq!(mounts_below(node.path()), 2, "nothing is mounted again");
+        assert_eq!(node.mounts().len(), 2, "nothing is mounted again");
     }
     assert!(load.end() > 0);
     node.call("unpublish", &volume.words()).expect("unpublish");
@@ -379,7 +369,7 @@ fn while_the_agent_is_away_the_keeper_restarts_what_dies() {
     fs::write(volume.target.join("meanwhile"), "x").expect("served without an agent");
     node.start_agent().expect("start again");
     assert_ne!(node.mounter_pid(&volume.id).expect("a mounter"), pid);
-    assert_eq!(mounts_below(node.path()), 2);
+    assert_eq!(node.mounts().len(), 2);
     assert!(load.end() > 0);
 }
 
@@ -394,7 +384,7 @@ fn an_agent_that_died_with_its_keeper_leaves_everything_to_the_mounter_and_the_n
         kill_9(keeper);
         node.start_agent().expect("start again");
         assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "the same mounter");
-        assert_eq!(mounts_below(node.path()), 2, "nothing is mounted again");
+        assert_eq!(node.mounts().len(), 2, "nothing is mounted again");
         // The new keeper has all that another mounter needs.
         kill_9(before);
         let next = || node.mounter_pid(&volume.id).ok().filter(|next| *next != before);

@@ -3,7 +3,6 @@
 
 use std::{
     fs::File,
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,14 +11,13 @@ use std::{
 use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 use tarbox_tests::{
     churn::Churn,
     deadline::wait_for,
     node::{Node, NodePlan, Published},
     postgres::PostgresServer,
+    process::{kill_if_there, whole_file},
     rng::Rng,
     scratch::require_root,
 };
@@ -47,12 +45,6 @@ fn give_back(node: &Node, volumes: &[(&str, Published)]) {
         .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
 }
 
-fn mounts_below(path: &Path) -> usize {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-    let here = path.to_string_lossy().into_owned();
-    table.lines().filter(|line| line.contains("fuse.tarbox") && line.contains(&here)).count()
-}
-
 #[test]
 fn mounters_that_die_while_the_agent_is_away_for_long_fail_nothing() {
     require_root();
@@ -74,7 +66,7 @@ fn mounters_that_die_while_the_agent_is_away_for_long_fail_nothing() {
             let (_, volume) = &volumes[rng.below(2) as usize];
             for pid in node.mounters(&volume.id) {
                 // One that is gone already has died of the kill before.
-                killed += u32::from(kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok());
+                killed += u32::from(kill_if_there(pid));
             }
         }
         node.start_agent().expect("start again");
@@ -87,7 +79,7 @@ fn mounters_that_die_while_the_agent_is_away_for_long_fail_nothing() {
         }
     });
     assert!(killed > 3, "only {killed} mounters were killed");
-    assert_eq!(mounts_below(node.path()), 4, "each is staged and published once");
+    assert_eq!(node.mounts().len(), 4, "each is staged and published once");
     churns.iter_mut().for_each(|churn| churn.verify_all().expect("what was written is there"));
     give_back(&node, &volumes);
 }
@@ -137,8 +129,4 @@ fn neither_a_lock_that_is_waited_for_nor_a_database_that_is_away_is_a_hang() {
     );
     drop((holder, waiter));
     give_back(&node, &volumes);
-}
-
-fn whole_file(kind: i32) -> libc::flock {
-    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }

@@ -20,6 +20,7 @@ use tarbox_tests::{
     churn::Churn,
     deadline::wait_for,
     on_each_database,
+    process::whole_file,
     rng::{Rng, seed},
     supervised::Supervised,
     volume::Database,
@@ -470,10 +471,6 @@ fn read_at(file: &File, offset: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     reading.read_exact(&mut bytes).expect("read");
     bytes
-}
-
-fn whole_file(kind: i32) -> libc::flock {
-    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 fn set_lock(file: &File) -> nix::Result<i32> {

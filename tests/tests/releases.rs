@@ -13,14 +13,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::{
     mount::{MntFlags, umount2},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::signal::Signal,
 };
 use tarbox_tests::{
     churn::Churn,
     command::Ended,
     deadline::wait_for,
     node::{Node, NodePlan, Published, Releases},
+    process::kill_if_there,
     product::Release,
     rng::seed,
     scratch::require_root,
@@ -28,11 +28,6 @@ use tarbox_tests::{
 };
 
 const LIMIT: Duration = Duration::from_secs(90);
-
-/// The process may have ended already.
-fn kill_9(pid: u32) {
-    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-}
 
 /// What a process executes, or would: device and inode.
 fn program(path: impl AsRef<Path>) -> Option<(u64, u64)> {
@@ -109,7 +104,7 @@ impl Mixed {
     /// Kills who serves, and waits for another one.
     fn crash(&self) -> Result<()> {
         let server = self.server()?;
-        kill_9(server);
+        kill_if_there(server);
         wait_for("another mounter", LIMIT, || self.server().ok().filter(|next| *next != server))?;
         Ok(())
     }
@@ -140,7 +135,7 @@ impl Mixed {
             let is_next = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == to);
             let stand_by = || self.node.mounters(&self.volume.id).into_iter().find(is_next);
             wait_for("the stand-by of another release", LIMIT, stand_by)?;
-            kill_9(server);
+            kill_if_there(server);
             // It may have been given up for that, or not.
             upgrade.join().expect("no panic")
         })?;
@@ -161,7 +156,7 @@ impl Mixed {
 
     fn restart_agent_and_keeper(&mut self, agent: Release, keeper: Release) -> Result<()> {
         self.node.kill_agent();
-        kill_9(self.node.keeper_pid().context("a keeper")?);
+        kill_if_there(self.node.keeper_pid().context("a keeper")?);
         self.restart_agent(agent, keeper)?;
         let found = self.node.keeper_pid().and_then(executed_by);
         ensure!(found == program(keeper.program("tarbox-keeper")), "the keeper is not of {keeper:?}");
@@ -199,7 +194,7 @@ fn mix(first: Releases, other: impl Fn(Release) -> Release) -> Result<()> {
         // Nobody attends: the keeper starts the next one.
         let server = mixed.server()?;
         mixed.node.kill_agent();
-        kill_9(server);
+        kill_if_there(server);
         fs::write(target.join("meanwhile"), "x").context("a write while the agent is away")?;
         mixed.restart_agent(first.agent, other(first.keeper))?;
         ensure!(mixed.server()? != server && mixed.build()? == build, "another mounter of the same build");
@@ -299,7 +294,7 @@ fn hung_up(first: Release, other: Release) {
         serving(new, true)?;
         written(other)?;
         // It has not proved itself yet: the first one reads what it has left.
-        kill_9(volume.mount().pid());
+        kill_if_there(volume.mount().pid());
         serving(old, false)?;
         serving(new, true)?;
         let back = install(first)?;

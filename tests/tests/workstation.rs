@@ -20,17 +20,13 @@ use tarbox_tests::{
     churn::Churn,
     deadline::wait_for,
     on_each_database,
-    process::secrets_of,
+    process::{kill_9, secrets_of},
     product,
     rng::{Rng, seed},
     volume::{Database, Volume},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn kill_9(pid: u32) {
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("kill");
-}
 
 /// The next process that serves, once it does.
 fn successor(volume: &Volume, of: u32) -> u32 {
