@@ -11,7 +11,7 @@ use crate::failure::Failure;
 /// # Errors
 /// Where no memory can be had.
 pub fn seal(database_url: &str) -> Result<OwnedFd, Failure> {
-    let text = format!("database_url = {}\n", toml::Value::from(database_url));
+    let text = tarbox_runtime::config::secrets(database_url);
     sealed("tarbox-secrets", text.as_bytes()).map_err(|error| Failure::Part {
         kind: error.kind(),
         doing: "put the database's URL into a sealed memory file".to_owned(),

@@ -102,6 +102,18 @@ impl<S: LinkMessage, R: LinkMessage> Link<S, R> {
         send_packet(&self.socket, &message.encode(), descriptors, false)
     }
 
+    /// Sends a message without waiting for room.
+    ///
+    /// # Errors
+    /// [`HandoverError::Closed`] where the other side is gone, [`HandoverError::TimedOut`] where it does not read.
+    pub fn tell(&self, message: &S, descriptors: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
+        if self.try_send(message, descriptors)? {
+            Ok(())
+        } else {
+            Err(HandoverError::TimedOut(Duration::ZERO))
+        }
+    }
+
     /// Waits for a message. None when the other side is gone.
     ///
     /// # Errors

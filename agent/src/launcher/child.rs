@@ -44,9 +44,18 @@ impl Child {
         }
     }
 
-    /// The keeper that is there already.
-    pub(super) fn reach(&self) -> Result<Client, HandoverError> {
-        Client::connect(&self.socket)
+    /// The keeper that is there already; `None` where nobody listens. One that answers late is there.
+    pub(super) fn reach(&self) -> Result<Option<Client>, AgentError> {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        match Client::connect(&self.socket) {
+            Ok(client) => Ok(Some(client)),
+            Err(HandoverError::Io { source, .. })
+                if matches!(source.kind(), ConnectionRefused | NotFound) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(AgentError::handover("reach the keeper")(error)),
+        }
     }
 
     /// Starts one; its pid.
@@ -81,18 +90,12 @@ impl Child {
     pub(super) fn wait_for_it(&self) -> Result<Client, AgentError> {
         let deadline = Instant::now() + LISTENS_WITHIN;
         loop {
-            match self.reach() {
+            match Client::connect(&self.socket) {
                 Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
                 outcome => return outcome.map_err(AgentError::handover("reach the keeper that was started")),
             }
         }
     }
-}
-
-/// Whether there is no keeper; one that answers late is there.
-pub(super) fn nobody_listens(error: &HandoverError) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    matches!(error, HandoverError::Io { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
 }
 
 impl Launcher for Child {
@@ -101,9 +104,8 @@ impl Launcher for Child {
     }
 
     fn connect(&self) -> Result<Client, AgentError> {
-        match self.reach() {
-            Err(error) if nobody_listens(&error) => {}
-            reached => return reached.map_err(AgentError::handover("reach the keeper")),
+        if let Some(client) = self.reach()? {
+            return Ok(client);
         }
         self.start()?;
         self.wait_for_it()

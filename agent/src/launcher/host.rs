@@ -14,7 +14,7 @@ use std::{
 use tarbox_handover::Client;
 use zbus::Variant;
 
-use super::{Child, LISTENS_WITHIN, Launcher, child::nobody_listens};
+use super::{Child, LISTENS_WITHIN, Launcher};
 use crate::{failure::AgentError, host::mountinfo::Mounts, settings::Settings};
 
 /// The group at the top of each hierarchy.
@@ -57,9 +57,8 @@ impl Launcher for Host {
     }
 
     fn connect(&self) -> Result<Client, AgentError> {
-        match self.child.reach() {
-            Err(error) if nobody_listens(&error) => {}
-            reached => return reached.map_err(AgentError::handover("reach the keeper")),
+        if let Some(client) = self.child.reach()? {
+            return Ok(client);
         }
         let pid = self.child.start()?;
         if let Err(error) = way().and_then(|way| way.take(pid)) {

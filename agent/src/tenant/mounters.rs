@@ -1,19 +1,11 @@
 //! A tenant's processes: what they say, when they die.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tarbox_handover::{FromMounter, HandoverError, ProcessId, Received, SupervisorLink, ToMounter};
+use tarbox_runtime::readable;
 use tarbox_supervisor::{Cause, Event, Process};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::mpsc,
-    task::JoinHandle,
-};
+use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinHandle};
 
 use super::shell::Inbound;
 use crate::keeper::Keeper;
@@ -48,20 +40,10 @@ impl Child {
         Ok(Self { process, link, is_linked: true, task })
     }
 
-    /// As [`Child::attend`], for one whose link is lost: what it is told goes over its control socket.
-    ///
-    /// # Errors
-    /// As [`Child::attend`].
-    pub(super) fn watch(
-        process: Process,
-        pidfd: OwnedFd,
-        link: SupervisorLink,
-        keeper: Arc<Keeper>,
-        inbox: mpsc::Sender<Inbound>,
-    ) -> io::Result<Self> {
-        let mut child = Self::attend(process, pidfd, link, keeper, inbox)?;
-        child.is_linked = false;
-        Ok(child)
+    /// The same, where the mounter has lost the other end of its link: what it is told goes over its control socket.
+    pub(super) fn without_link(mut self) -> Self {
+        self.is_linked = false;
+        self
     }
 
     /// Tells it something.
@@ -69,11 +51,7 @@ impl Child {
     /// # Errors
     /// Where it is gone, or does not read.
     pub(super) fn tell(&self, message: &ToMounter) -> Result<(), HandoverError> {
-        match self.link.get_ref().try_send(message, &[]) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(HandoverError::TimedOut(Duration::ZERO)),
-            Err(error) => Err(error),
-        }
+        self.link.get_ref().tell(message, &[])
     }
 
     /// The supervisor's end of its link, for another keeper.
@@ -86,15 +64,6 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Polls a descriptor for being readable.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for types that may change their descriptor: these do not"
-)]
-fn readable<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(owner, Interest::READABLE)
 }
 
 /// Passes on what a process says, then how it died: its last words come before its death.
@@ -122,7 +91,7 @@ async fn attend(
     }
     let _ = pidfd.readable().await;
     drain(process, link.get_ref(), &inbox).await;
-    let id = ProcessId { pid: process.pid, start_time: process.start_time };
+    let id = ProcessId::from(process);
     let exited = keeper.ask("ask how a mounter ended", move |client| client.wait(id, VERDICT_WITHIN)).await;
     let cause = exited.map_or(Cause::Unknown, |exited| Cause::from(&exited));
     let _ = inbox.send(Inbound::Event(Event::Exited { process, cause })).await;

@@ -94,7 +94,7 @@ async fn put_for(
 
 /// A sealed memory file with what must stand on no command line.
 pub(super) fn secrets(database_url: &str) -> Result<std::os::fd::OwnedFd, AgentError> {
-    let text = format!("database_url = {}\n", toml::Value::String(database_url.to_owned()));
+    let text = tarbox_runtime::config::secrets(database_url);
     tarbox_handover::sealed("tarbox-secrets", text.as_bytes())
         .map_err(AgentError::handover("hide the secrets"))
 }

@@ -13,7 +13,6 @@ use super::{
     Staged,
     mounters::Child,
     mounting::{self, Belongs},
-    orders::process_id,
     publication,
     shell::Inbound,
 };
@@ -68,7 +67,7 @@ pub(super) async fn observe(
     let mut reached = Vec::new();
     for child in children.into_iter().filter(|child| child.key == key && child.exited.is_none()) {
         let id = ProcessId { pid: child.pid, start_time: child.start_time };
-        let process = Process { pid: id.pid, start_time: id.start_time };
+        let process = Process::from(id);
         if !id.is_alive() {
             continue;
         }
@@ -85,7 +84,7 @@ pub(super) async fn observe(
         reached.extend(attended);
     }
     for (process, role) in recorded {
-        let id = process_id(process);
+        let id = ProcessId::from(process);
         let is_seen = mounters.iter().any(|seen| seen.process == process);
         if is_seen || !id.is_alive() {
             continue;
@@ -113,7 +112,7 @@ async fn recovered(
     let server = known.recorded.iter().find(|(_, role)| *role == Role::Serve).map(|(process, _)| *process);
     let kept = match (&known.kept, server) {
         (Some(kept), _) => kept.clone(),
-        (None, Some(server)) => match Kept::of_mounter(process_id(server)) {
+        (None, Some(server)) => match Kept::of_mounter(server.into()) {
             Ok(kept) => Arc::new(kept),
             Err(error) => {
                 tracing::error!(tenant = %staged.tenant, %error, "the keeper has lost the descriptors, and so has the mounter");
@@ -144,8 +143,8 @@ async fn orphan(
     let watched =
         node.keeper.ask("have the mounter watched", move |client| client.watch(&key, role, id, copy.as_fd()));
     watched.await?;
-    let process = Process { pid: id.pid, start_time: id.start_time };
-    Ok(Child::watch(process, pidfd, link, node.keeper.clone(), inbox.clone()).ok())
+    let child = Child::attend(id.into(), pidfd, link, node.keeper.clone(), inbox.clone());
+    Ok(child.map(Child::without_link).ok())
 }
 
 /// What a process runs; a build of no name where that cannot be seen.

@@ -149,7 +149,7 @@ impl Shell {
     }
 
     async fn take_over(&self, process: Process) -> Result<(), AgentError> {
-        let (id, key) = (process_id(process), self.key());
+        let (id, key) = (ProcessId::from(process), self.key());
         let link = self.children.get(&process).and_then(|child| child.link().ok());
         self.node
             .keeper
@@ -316,7 +316,7 @@ impl Shell {
             self.children.values().filter_map(|child| Some((child.process, child.link().ok()?))).collect();
         let server = self.machine.record().server.as_ref().map(|server| server.process);
         for (process, link) in links {
-            let (key, id) = (self.key(), process_id(process));
+            let (key, id) = (self.key(), ProcessId::from(process));
             let role = if server == Some(process) { ROLE_SERVE } else { ROLE_STAND_BY };
             let watched = self.node.keeper.ask("have the mounter watched", move |client| {
                 let known = client.children()?.iter().any(|child| child.pid == id.pid);
@@ -340,10 +340,6 @@ struct SpawnOrder {
     role: Role,
     build: Build,
     memory: ByteSize,
-}
-
-pub(super) fn process_id(process: Process) -> ProcessId {
-    ProcessId { pid: process.pid, start_time: process.start_time }
 }
 
 /// Starts a mounter and gives it what it needs.
@@ -426,7 +422,7 @@ fn log(node: &Node, key: &str) -> Result<OwnedFd, AgentError> {
 }
 
 fn kill(process: Process) {
-    if let Ok(pidfd) = process_id(process).open()
+    if let Ok(pidfd) = ProcessId::from(process).open()
         && let Err(error) = send_signal(&pidfd, KILL)
     {
         tracing::error!(pid = process.pid, %error, "a mounter cannot be killed");

@@ -17,6 +17,12 @@ impl From<ProcessId> for Process {
     }
 }
 
+impl From<Process> for ProcessId {
+    fn from(process: Process) -> Self {
+        Self { pid: process.pid, start_time: process.start_time }
+    }
+}
+
 impl From<&Exited> for Cause {
     fn from(exited: &Exited) -> Self {
         match (exited.code, exited.signal) {

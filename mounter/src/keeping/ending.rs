@@ -122,9 +122,7 @@ impl Keeping {
         );
         Failure::refused(ErrorKind::Unavailable, message)
     }
-}
 
-impl Keeping {
     /// Kills it, and returns when it is certainly dead.
     async fn kill(&mut self, life: Life) {
         life.signal(nix::libc::SIGKILL);

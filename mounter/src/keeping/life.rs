@@ -91,11 +91,7 @@ impl Life {
         message: &ToMounter,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), HandoverError> {
-        match self.handles.link.try_send(message, descriptors) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(HandoverError::TimedOut(std::time::Duration::ZERO)),
-            Err(error) => Err(error),
-        }
+        self.handles.link.tell(message, descriptors)
     }
 
     /// Sends a signal; nothing happens if it is dead.

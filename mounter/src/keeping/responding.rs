@@ -3,10 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use tarbox_keeper::{Answered, Responder};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    task::JoinHandle,
-};
+use tarbox_runtime::readable;
+use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
 use crate::failure::{Chain, Failure};
 
@@ -42,14 +40,6 @@ impl Drop for Responding {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for types that may change their descriptor: this does not"
-)]
-fn readable(watched: Watched) -> std::io::Result<AsyncFd<Watched>> {
-    AsyncFd::with_interest(watched, Interest::READABLE)
 }
 
 async fn answer(mut device: AsyncFd<Watched>) {

@@ -215,6 +215,12 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The text of the file in which a mounter is handed what must stand on no command line.
+#[must_use]
+pub fn secrets(database_url: &str) -> String {
+    format!("database_url = {}\n", toml::Value::from(database_url))
+}
+
 /// What reads itself, and says on failure what is allowed.
 ///
 /// # Errors
