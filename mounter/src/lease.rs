@@ -84,6 +84,9 @@ pub async fn acquire(
     }
 }
 
+/// How often a mounter that was killed is looked at for being gone.
+pub(crate) const DYING_AGAIN: Duration = Duration::from_millis(5);
+
 /// Whether a mounter on this host is on its way out: killed, but not yet done with giving back what it had. That takes a while where it
 /// had much memory, and whoever kills a mounter and mounts anew is not to be refused for it.
 pub(crate) fn is_dying(node: &str, pid: u32) -> bool {

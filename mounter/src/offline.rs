@@ -1,6 +1,6 @@
 //! A tenant's file system opened without a mount: to read or write it in this process.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use tarbox_fs::FileSystem;
 use tarbox_store::{Database, Tenant};
@@ -10,7 +10,7 @@ use crate::{
     cli::context::Context,
     failure::{Chain, Failure},
     lease, serve,
-    tenant_dir::TenantDir,
+    tenant_dir::{self, TenantDir},
 };
 
 /// A file system that this process alone uses.
@@ -21,10 +21,10 @@ pub struct Offline {
     pub file_system: Arc<FileSystem>,
 }
 
-/// Whether a mounter left a journal there.
+/// Whether a mounter left a journal in its directory.
 #[must_use]
-pub fn has_journal(directory: &TenantDir) -> bool {
-    std::fs::read_dir(directory.journal()).is_ok_and(|mut entries| entries.next().is_some())
+pub fn has_journal(directory: &Path) -> bool {
+    std::fs::read_dir(tenant_dir::journal(directory)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Takes the lease, replays what a dead mounter left, and opens the tenant.

@@ -17,9 +17,8 @@ use crate::{
     tenant_dir::{self, Note, TenantDir},
 };
 
-/// How long a mounter that was killed may take to be gone, and how often that is looked at.
+/// How long a mounter that was killed may take to be gone.
 const DYING_WAIT: Duration = Duration::from_secs(30);
-const DYING_AGAIN: Duration = Duration::from_millis(5);
 
 /// The tenant's directory, locked for the one writer.
 ///
@@ -43,7 +42,7 @@ pub(crate) async fn lock(
             (None, None) => false,
         };
         match holder {
-            _ if is_dying && Instant::now() < deadline => tokio::time::sleep(DYING_AGAIN).await,
+            _ if is_dying && Instant::now() < deadline => tokio::time::sleep(lease::DYING_AGAIN).await,
             Some(holder) => return Err(StoreError::Held { tenant: tenant.id, holder }.into()),
             None => break note,
         }

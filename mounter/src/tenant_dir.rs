@@ -99,6 +99,12 @@ impl TenantDir {
         self.previous.as_ref()
     }
 
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the journal lies.
     #[must_use]
     pub fn journal(&self) -> PathBuf {

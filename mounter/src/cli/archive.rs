@@ -26,8 +26,8 @@ use crate::{
     },
     control::client::Mounter,
     failure::{FAILED, Failure, OK},
-    offline, settings,
-    tenant_dir::TenantDir,
+    offline, serve, settings,
+    tenant_dir::{self, TenantDir},
 };
 
 /// How long a mounter may take to commit what it has before it is exported.
@@ -151,15 +151,17 @@ async fn settle(
     database: &Arc<dyn Database>,
     tenant: &Tenant,
 ) -> Result<Option<TenantDir>, Failure> {
-    if let Some(mounter) = Mounter::writer_of(&context.settings.state_dir, tenant.id) {
-        mounter.connect(FLUSH_WITHIN).await?.flush().await?;
+    let state_dir = &context.settings.state_dir;
+    if Mounter::flush(FLUSH_WITHIN, || Mounter::writer_of(state_dir, tenant.id)).await?.is_some() {
         return Ok(None);
     }
-    settings::ensure_state_dir(&context.settings.state_dir)?;
-    let Some(directory) = TenantDir::lock_writer(&context.settings.state_dir, tenant.id)? else {
-        return Ok(None);
-    };
-    if offline::has_journal(&directory) {
+    settings::ensure_state_dir(state_dir)?;
+    if !offline::has_journal(&tenant_dir::of(state_dir, tenant.id)) {
+        // Another export may have the lock; nothing is to be settled.
+        return TenantDir::lock_writer(state_dir, tenant.id);
+    }
+    let directory = serve::lock(database, &context.settings, tenant).await?;
+    if offline::has_journal(directory.path()) {
         offline::open(database, context, tenant, &directory).await?.close().await?;
     }
     Ok(Some(directory))

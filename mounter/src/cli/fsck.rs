@@ -1,12 +1,12 @@
 //! `tarbox fsck`.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tarbox_store::{CheckProgress, CheckReport, Database, StoreError, Tenant};
-use tarbox_types::{ErrorKind, TenantId};
+use tarbox_types::TenantId;
 
 use super::{
     context::Context,
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     failure::{FAILED, Failure, OK},
-    offline,
-    tenant_dir::{self, TenantDir},
+    offline, serve,
+    tenant_dir::TenantDir,
 };
 
 #[derive(Debug, Args)]
@@ -52,9 +52,9 @@ struct FaultView {
 impl FsckCommand {
     pub(super) async fn run(self, context: &Context) -> Result<u8, Failure> {
         let (database, tenant) = context.tenant(&self.tenant).await?;
-        let lock = if self.repair { Some(self.claim(context, &*database, &tenant).await?) } else { None };
+        let lock = if self.repair { Some(self.claim(context, &database, &tenant).await?) } else { None };
         if let Some(directory) = &lock
-            && offline::has_journal(directory)
+            && offline::has_journal(directory.path())
         {
             // Repairs would take the ground from under what the journal still holds.
             offline::open(&database, context, &tenant, directory).await?.close().await?;
@@ -74,26 +74,19 @@ impl FsckCommand {
     async fn claim(
         &self,
         context: &Context,
-        database: &dyn Database,
+        database: &Arc<dyn Database>,
         tenant: &Tenant,
     ) -> Result<TenantDir, Failure> {
         crate::settings::ensure_state_dir(&context.settings.state_dir)?;
-        let locked = TenantDir::lock_writer(&context.settings.state_dir, tenant.id)?;
-        match (locked, &tenant.holder) {
-            (Some(directory), None) => Ok(directory),
-            (Some(directory), Some(holder))
-                if directory.previous().is_some_and(|note| note.session == holder.session) =>
-            {
+        let directory = serve::lock(database, &context.settings, tenant).await?;
+        match &tenant.holder {
+            None => Ok(directory),
+            Some(holder) if directory.previous().is_some_and(|note| note.session == holder.session) => {
                 // It died on this machine: see `lease`.
                 database.close_session(holder.session).await?;
                 Ok(directory)
             }
-            (_, Some(holder)) => Err(StoreError::Held { tenant: tenant.id, holder: holder.clone() }.into()),
-            (None, None) => {
-                let note = tenant_dir::read_note(&tenant_dir::of(&context.settings.state_dir, tenant.id));
-                let by = note.map_or_else(String::new, |note| format!(" by pid {}", note.pid));
-                Err(Failure::refused(ErrorKind::Busy, format!("tenant `{}` is in use{by}", tenant.name)))
-            }
+            Some(holder) => Err(StoreError::Held { tenant: tenant.id, holder: holder.clone() }.into()),
         }
     }
 }

@@ -67,15 +67,13 @@ impl UmountCommand {
             return Err(Failure::refused(ErrorKind::FailedPrecondition, message));
         }
         let deadline = Instant::now() + self.timeout.0;
-        let mounter = Mounter::at(&context.settings.state_dir, &point).filter(|mounter| mounter.is_alive);
-        let committed_sequence = match &mounter {
-            Some(mounter) if mounter.note.read_only => None,
-            Some(mounter) => Some(flush(mounter, self.timeout.0).await?),
-            None => {
-                self.without_mounter(&point)?;
-                None
-            }
-        };
+        let living = || Mounter::at(&context.settings.state_dir, &point).filter(|mounter| mounter.is_alive);
+        let committed_sequence =
+            flush(self.timeout.0, || living().filter(|mounter| !mounter.note.read_only)).await?;
+        let mounter = living();
+        if mounter.is_none() {
+            self.without_mounter(&point)?;
+        }
         let ladder = if self.lazy { Ladder::Lazy } else { Ladder::Normal };
         let mounted_at = point.clone();
         tokio::task::spawn_blocking(move || unmount::unmount(&mounted_at, ladder))
@@ -111,10 +109,10 @@ fn not_mounted(point: &Path) -> Failure {
     Failure::refused(ErrorKind::NotFound, format!("nothing is mounted at {}", point.display()))
 }
 
-async fn flush(mounter: &Mounter, timeout: Duration) -> Result<u64, Failure> {
+async fn flush(timeout: Duration, writer: impl Fn() -> Option<Mounter>) -> Result<Option<u64>, Failure> {
     let bar = output::bar("{spinner} committing, {elapsed}", None);
     bar.enable_steady_tick(Duration::from_millis(200));
-    let flushed = async { mounter.connect(timeout).await?.flush().await }.await;
+    let flushed = Mounter::flush(timeout, writer).await;
     bar.finish_and_clear();
     flushed
 }

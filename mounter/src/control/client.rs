@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tarbox_proto::control::v1::{
@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 
 use crate::{
     failure::Failure,
+    lease::{self, DYING_AGAIN},
     tenant_dir::{self, Note},
 };
 
@@ -61,6 +62,30 @@ impl Mounter {
     pub fn at(state_dir: &Path, mount_point: &Path) -> Option<Self> {
         let here = Self::all(state_dir).into_iter().filter(|mounter| mounter.note.mount_point == mount_point);
         here.max_by_key(|mounter| mounter.is_alive)
+    }
+
+    /// Its process is gone, or killed and on its way out.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        lease::is_dying(&lease::host_name(), self.note.pid)
+    }
+
+    /// Has all that was acknowledged committed; `None` where `find` finds nobody (any more). One that dies meanwhile is
+    /// no failure: its successor is asked, if it has one.
+    ///
+    /// # Errors
+    /// Where a living one does not come to that within `limit`.
+    pub async fn flush(limit: Duration, find: impl Fn() -> Option<Self>) -> Result<Option<u64>, Failure> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let Some(mounter) = find() else { return Ok(None) };
+            match async { mounter.connect(limit).await?.flush().await }.await {
+                Err(_) if mounter.is_gone() && Instant::now() < deadline => {
+                    tokio::time::sleep(DYING_AGAIN).await
+                }
+                flushed => return flushed.map(Some),
+            }
+        }
     }
 
     /// Connects; each call has `deadline` to be answered.
