@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use tarbox_engine::MountError;
 use tarbox_handover::HandoverError;
 use tarbox_rpc::{Refusal, csi::RequestError};
-use tarbox_runtime::config::ConfigError;
+use tarbox_runtime::{config::ConfigError, program};
 use tarbox_store::StoreError;
 pub use tarbox_types::Chain;
 use tarbox_types::{ByteSize, ErrorKind, TenantId};
@@ -153,5 +153,19 @@ impl AgentError {
     #[must_use]
     pub fn report(&self) -> String {
         Chain(self).to_string()
+    }
+}
+
+impl program::Failing for AgentError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(faults) => faults.exit_code(),
+            Self::Request(error) if error.kind() == ErrorKind::InvalidArgument => program::USAGE,
+            _ => program::FAILED,
+        }
+    }
+
+    fn explanation(&self) -> String {
+        self.report()
     }
 }

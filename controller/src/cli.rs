@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use tarbox_runtime::{
     config::Flags,
-    program::{self, EXIT_USAGE},
+    program,
     telemetry::{self, LogTarget},
 };
 
@@ -77,25 +77,10 @@ impl ServeCommand {
 /// Reads the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
-        }
-    };
-    let Command::Serve(serve) = cli.command;
-    match run(serve) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing is left to be done where standard error is closed.
-            let _ = writeln!(std::io::stderr(), "tarbox-controller: {}", error.report());
-            ExitCode::from(match &error {
-                ControllerError::Config(faults) => faults.exit_code(),
-                _ => program::EXIT_FAILED,
-            })
-        }
-    }
+    program::main("tarbox-controller", |cli: Cli| {
+        let Command::Serve(serve) = cli.command;
+        run(serve).map(|()| program::OK)
+    })
 }
 
 fn run(command: ServeCommand) -> Result<(), ControllerError> {

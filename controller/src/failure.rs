@@ -3,7 +3,7 @@
 use std::io;
 
 use tarbox_rpc::csi::RequestError;
-use tarbox_runtime::config::ConfigError;
+use tarbox_runtime::{config::ConfigError, program};
 use tarbox_store::StoreError;
 use tarbox_types::{ByteSize, Chain, ErrorKind, TenantId};
 
@@ -126,5 +126,18 @@ impl ControllerError {
     #[must_use]
     pub fn report(&self) -> String {
         Chain(self).to_string()
+    }
+}
+
+impl program::Failing for ControllerError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(faults) => faults.exit_code(),
+            _ => program::FAILED,
+        }
+    }
+
+    fn explanation(&self) -> String {
+        self.report()
     }
 }

@@ -3,18 +3,10 @@
 use std::{error::Error, fmt, io, path::Path};
 
 use tarbox_runtime::ConfigError;
+pub use tarbox_runtime::program::{CONFIGURATION, FAILED, Failing, OK, USAGE};
 use tarbox_store::StoreError;
 pub use tarbox_types::Chain;
 use tarbox_types::ErrorKind;
-
-/// Success.
-pub const OK: u8 = 0;
-/// Anything that is not one of the others.
-pub const FAILED: u8 = 1;
-/// The command line is wrong (EX_USAGE of sysexits.h).
-pub const USAGE: u8 = 64;
-/// The configuration is wrong (EX_CONFIG).
-pub const CONFIGURATION: u8 = 78;
 
 /// A failure as a user sees it.
 #[derive(Debug, thiserror::Error)]
@@ -85,19 +77,6 @@ impl Failure {
         }
     }
 
-    /// The exit code.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => USAGE,
-            Self::Config(error) if error.is_usage() => USAGE,
-            Self::Config(_)
-            | Self::Mismatch(_)
-            | Self::Store(StoreError::Url { .. } | StoreError::Invalid { .. }) => CONFIGURATION,
-            Self::Store(_) | Self::Refused { .. } | Self::Io { .. } | Self::Part { .. } => FAILED,
-        }
-    }
-
     /// The whole chain in one line, and what a user can do where it is known.
     #[must_use]
     pub fn report(&self) -> Report<'_> {
@@ -118,6 +97,23 @@ impl Failure {
             StoreError::Damaged { .. } => Some("`tarbox fsck` lists every damaged place"),
             _ => None,
         }
+    }
+}
+
+impl Failing for Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Config(error) if error.is_usage() => USAGE,
+            Self::Config(_)
+            | Self::Mismatch(_)
+            | Self::Store(StoreError::Url { .. } | StoreError::Invalid { .. }) => CONFIGURATION,
+            Self::Store(_) | Self::Refused { .. } | Self::Io { .. } | Self::Part { .. } => FAILED,
+        }
+    }
+
+    fn explanation(&self) -> String {
+        self.report().to_string()
     }
 }
 

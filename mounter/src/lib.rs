@@ -15,7 +15,6 @@ pub mod mount_point;
 pub mod mounts;
 pub mod offline;
 pub mod places;
-pub mod program;
 pub mod reader;
 pub mod secrets;
 pub mod serve;

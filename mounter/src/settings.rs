@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn a_file_that_was_named_and_is_missing_is_a_fault() {
         let failure = load(vec![("config", Some("/nonexistent/c.toml".into()))], &[]).expect_err("a fault");
-        assert_eq!(failure.exit_code(), crate::failure::CONFIGURATION);
+        assert_eq!(crate::failure::Failing::exit_code(&failure), crate::failure::CONFIGURATION);
         assert!(failure.to_string().contains("/nonexistent/c.toml (from the flag --config)"), "{failure}");
     }
 
@@ -460,7 +460,7 @@ mod tests {
             let failure = load(vec![(key, Some(value.into()))], &[]).expect_err(key);
             let text = failure.to_string();
             assert!(text.contains(allowed) && text.contains(&format!("{key} = `{value}`")), "{text}");
-            assert_eq!(failure.exit_code(), crate::failure::USAGE, "{text}");
+            assert_eq!(crate::failure::Failing::exit_code(&failure), crate::failure::USAGE, "{text}");
         }
     }
 

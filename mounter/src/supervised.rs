@@ -32,7 +32,7 @@ use self::{
     prepared::Prepared,
 };
 use crate::{
-    failure::Failure,
+    failure::{Failing, Failure},
     settings::{LimitChoice, Settings, TenantChoice},
 };
 

@@ -9,10 +9,9 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tarbox_runtime::{
-    program::{self, EXIT_FAILED, EXIT_USAGE},
+    program,
     telemetry::{self, LogTarget},
 };
-use tarbox_types::ErrorKind;
 
 use crate::{
     failure::AgentError,
@@ -177,30 +176,9 @@ impl ServeCommand {
 /// Reads the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
-        }
-    };
-    match run(cli.command) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_FAILED),
-        Err(error) => {
-            // Nothing is left to be done where standard error is closed.
-            let _ = writeln!(std::io::stderr(), "tarbox-agent: {}", error.report());
-            ExitCode::from(exit_code(&error))
-        }
-    }
-}
-
-fn exit_code(error: &AgentError) -> u8 {
-    match error {
-        AgentError::Config(faults) => faults.exit_code(),
-        AgentError::Request(error) if error.kind() == ErrorKind::InvalidArgument => EXIT_USAGE,
-        _ => EXIT_FAILED,
-    }
+    program::main("tarbox-agent", |cli: Cli| {
+        run(cli.command).map(|is_done| if is_done { program::OK } else { program::FAILED })
+    })
 }
 
 /// Whether all that was asked for was done.

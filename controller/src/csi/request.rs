@@ -25,16 +25,12 @@ const PARAMETERS: &str = "parameters";
 /// Names of volumes and snapshots have at most so many bytes. Source: CSI "CreateVolumeRequest.name".
 const NAME_MOST: usize = 128;
 
-fn bad(field: &str, value: &str, allowed: &str) -> RequestError {
-    RequestError::Value { field: field.to_owned(), value: value.to_owned(), allowed: allowed.to_owned() }
-}
-
 fn name(text: &str) -> Result<String, RequestError> {
     required("name", text)?;
     if text.len() <= NAME_MOST && !text.contains(char::is_control) {
         return Ok(text.to_owned());
     }
-    Err(bad("name", text, &format!("1 to {NAME_MOST} bytes without control characters")))
+    Err(RequestError::value("name", text, format!("1 to {NAME_MOST} bytes without control characters")))
 }
 
 fn capabilities(wanted: &[csi::VolumeCapability]) -> Result<(), RequestError> {
@@ -60,7 +56,7 @@ impl TryFrom<&csi::CreateVolumeRequest> for volumes::Create {
         let source = request.volume_content_source.as_ref().map(source).transpose()?;
         let block_size = checked::<ByteSize>(&parameters, "blockSize").map(ByteSize::bytes);
         if let Some(bytes) = block_size.filter(|bytes| !bytes.is_power_of_two()) {
-            return Err(bad("parameters.blockSize", &bytes.to_string(), "a power of two from 4Ki to 4Mi"));
+            return Err(RequestError::value("parameters.blockSize", bytes, "a power of two from 4Ki to 4Mi"));
         }
         Ok(Self {
             name,
@@ -86,10 +82,14 @@ fn class_parameters(given: &HashMap<String, String>) -> Result<BTreeMap<String, 
         let field = format!("{PARAMETERS}.{key}");
         match key.as_str() {
             "tenant_id" | "tenant_name" => {
-                return Err(bad(&field, value, "nothing: the driver gives volumes their names"));
+                return Err(RequestError::value(
+                    &field,
+                    value,
+                    "nothing: the driver gives volumes their names",
+                ));
             }
             "autoCheckpoint" if value == "true" => {
-                return Err(bad(
+                return Err(RequestError::value(
                     &field,
                     value,
                     "`false`: automatic checkpoints are not offered by this release",
@@ -97,7 +97,11 @@ fn class_parameters(given: &HashMap<String, String>) -> Result<BTreeMap<String, 
             }
             DATABASE_URL if database_url::public(value).1 => {
                 let shown = database_url::public(value).0;
-                return Err(bad(&field, &shown, "a URL without a password: passwords belong in a Secret"));
+                return Err(RequestError::value(
+                    &field,
+                    &shown,
+                    "a URL without a password: passwords belong in a Secret",
+                ));
             }
             _ => {}
         }
@@ -110,9 +114,11 @@ fn class_parameters(given: &HashMap<String, String>) -> Result<BTreeMap<String, 
 fn refuse_mutable(given: &HashMap<String, String>) -> Result<(), RequestError> {
     match given.iter().min() {
         None => Ok(()),
-        Some((key, value)) => {
-            Err(bad(&format!("mutable_parameters.{key}"), value, "nothing: a volume's parameters are fixed"))
-        }
+        Some((key, value)) => Err(RequestError::value(
+            format!("mutable_parameters.{key}"),
+            value,
+            "nothing: a volume's parameters are fixed",
+        )),
     }
 }
 
@@ -231,7 +237,7 @@ impl From<&csi::ListSnapshotsRequest> for Wanted {
 
 /// How many entries of a page are asked for; 0 = as many as there are.
 pub(super) fn most(max_entries: i32) -> Result<usize, RequestError> {
-    usize::try_from(max_entries).map_err(|_| bad("max_entries", &max_entries.to_string(), "0 or more"))
+    usize::try_from(max_entries).map_err(|_| RequestError::value("max_entries", max_entries, "0 or more"))
 }
 
 /// GetCapacity: the database that is asked about.

@@ -21,13 +21,17 @@ pub(crate) async fn available(place: &Place, capacity: Option<ByteSize>) -> Resu
         left = found.blocks_available().saturating_mul(found.fragment_size());
     }
     if let Some(capacity) = capacity {
-        left = left.min(capacity.bytes().saturating_sub(promised(place).await?));
+        left = left.min(not_promised(place, capacity).await?);
     }
     Ok(left)
 }
 
-/// The capacities of all volumes together.
-pub(super) async fn promised(place: &Place) -> Result<u64> {
+/// What is left of `capacity` beside the capacities of all volumes.
+pub(super) async fn not_promised(place: &Place, capacity: ByteSize) -> Result<u64> {
+    Ok(capacity.bytes().saturating_sub(promised(place).await?))
+}
+
+async fn promised(place: &Place) -> Result<u64> {
     let (mut sum, mut after) = (0u64, None);
     loop {
         let page = place.database.live_tenants(after, PAGE).await?;

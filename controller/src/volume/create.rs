@@ -10,7 +10,7 @@ use tarbox_store::{
 };
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 
-use super::{Description, Source, Volume, capacity::promised, live, tenant_name};
+use super::{Description, Source, Volume, capacity::not_promised, live, tenant_name};
 use crate::{
     databases::{Databases, Place},
     failure::{ControllerError, Result},
@@ -222,11 +222,8 @@ async fn begin_at(
         )));
     }
     if let Some(asked) = request.block_size.filter(|asked| *asked != source.block_size) {
-        return Err(ControllerError::Request(RequestError::Value {
-            field: "parameters.blockSize".to_owned(),
-            value: asked.to_string(),
-            allowed: format!("{}, that of the source", source.block_size),
-        }));
+        let allowed = format!("{}, that of the source", source.block_size);
+        return Err(RequestError::value("parameters.blockSize", asked, allowed).into());
     }
     check_room(place, settings, bytes).await?;
     let new = new_tenant(request, id, bytes, source.block_size, source.compression);
@@ -294,7 +291,7 @@ impl Origin<'_> {
 
 async fn check_room(place: &Place, settings: &Settings, bytes: u64) -> Result<()> {
     let Some(capacity) = settings.capacity else { return Ok(()) };
-    let left = capacity.bytes().saturating_sub(promised(place).await?);
+    let left = not_promised(place, capacity).await?;
     if bytes <= left {
         return Ok(());
     }

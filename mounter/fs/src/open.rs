@@ -323,7 +323,8 @@ async fn flush_in_background(weak: std::sync::Weak<Shared>) {
         let interval = shared.config.flush_interval;
         // First of all, so that whoever appends after the look below wakes us.
         shared.is_watched.swap(false, Ordering::SeqCst);
-        let wait = match shared.journal.oldest_uncommitted_at() {
+        let oldest = shared.journal.oldest_uncommitted_at();
+        let wait = match oldest {
             // Nothing to do: asked again now and then, because the file system may have been dropped.
             None => HOUSEKEEPING,
             Some(at) => {
@@ -331,10 +332,9 @@ async fn flush_in_background(weak: std::sync::Weak<Shared>) {
                 interval.saturating_sub(at.elapsed())
             }
         };
-        let is_idle = shared.journal.oldest_uncommitted_at().is_none();
         let much =
             shared.journal.bytes_in_use() >= shared.soft_limit.load(Ordering::Relaxed).min(64 << 20) / 4;
-        if !is_idle && (wait.is_zero() || much) {
+        if oldest.is_some() && (wait.is_zero() || much) {
             commit_some(&shared).await;
             continue;
         }

@@ -74,7 +74,7 @@ pub(crate) struct Shared {
     /// Requests for checkpoints that are being answered, or have been.
     pub sealed: Mutex<FxHashSet<String>>,
     /// The tenant was deleted while it is mounted; said once.
-    pub is_deleted: std::sync::atomic::AtomicBool,
+    pub is_deleted: AtomicBool,
     /// Inodes made without a name, of which the kernel may not know yet: not to be asked about before it forgets them.
     pub nameless: Mutex<FxHashSet<Ino>>,
     /// What a dead process had done for requests that come again.

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use tarbox_mounter::{cli::Cli, program};
+use tarbox_mounter::cli::Cli;
+use tarbox_runtime::program;
 
 fn main() -> ExitCode {
     program::main("tarbox", Cli::run)

@@ -32,7 +32,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Longest wait for an answer: beyond it the connection counts as lost (a network that swallows packets says nothing).
 const ANSWER: Duration = Duration::from_secs(60);
 /// How often a deadlock is tried again before it becomes an error.
-const CONFLICTS: u32 = 10;
+pub(super) const CONFLICTS: u32 = 10;
 
 /// What each connection is told first. Generic plans: the statements are large, planning them costs more than
 /// running them. Plans by index, whatever the statistics of tables that were empty a moment ago say.
@@ -90,6 +90,22 @@ impl Taken {
         }
     }
 }
+
+/// Tries a transaction again while it meets deadlocks, and puts what remains into the store's words.
+macro_rules! transact {
+    ($pool:expr, $doing:expr, $attempt:expr) => {{
+        let mut conflicts = 0;
+        loop {
+            match $attempt.await {
+                Err(failure) if failure.is_conflict() && conflicts < $crate::postgres::pool::CONFLICTS => {
+                    conflicts += 1
+                }
+                done => break done.map_err(|failure| $pool.failed($doing, failure)),
+            }
+        }
+    }};
+}
+pub(super) use transact;
 
 // === impl Pool ===
 
@@ -177,15 +193,7 @@ impl Pool {
     ) -> Result<Vec<PgRow>> {
         match self.lead {
             None => self.run(doing, false, build).await,
-            Some(_) => {
-                let mut conflicts = 0;
-                loop {
-                    match self.write_led(build()).await {
-                        Err(failure) if failure.is_conflict() && conflicts < CONFLICTS => conflicts += 1,
-                        done => break done.map_err(|failure| self.failed(doing, failure)),
-                    }
-                }
-            }
+            Some(_) => transact!(self, doing, self.write_led(build())),
         }
     }
 
@@ -311,20 +319,6 @@ impl Transaction {
         }
     }
 }
-
-/// Tries a transaction again while it meets deadlocks, and puts what remains into the store's words.
-macro_rules! transact {
-    ($pool:expr, $doing:literal, $attempt:expr) => {{
-        let mut conflicts = 0;
-        loop {
-            match $attempt.await {
-                Err(failure) if failure.is_conflict() && conflicts < 10 => conflicts += 1,
-                done => break done.map_err(|failure| $pool.failed($doing, failure)),
-            }
-        }
-    }};
-}
-pub(super) use transact;
 
 async fn rows(conn: &mut PgConnection, statement: Statement) -> std::result::Result<Vec<PgRow>, Failure> {
     let Statement { sql, arguments, .. } = statement;

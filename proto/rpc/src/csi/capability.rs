@@ -40,7 +40,7 @@ pub fn read(capability: Option<&VolumeCapability>, read_only: bool) -> Result<Mo
     let mount = match &capability.access_type {
         Some(AccessType::Mount(mount)) => mount,
         Some(AccessType::Block(_)) => {
-            return Err(value(
+            return Err(RequestError::value(
                 "volume_capability.access_type",
                 "block",
                 "mount: Tarbox volumes are file systems",
@@ -49,7 +49,7 @@ pub fn read(capability: Option<&VolumeCapability>, read_only: bool) -> Result<Mo
         None => return Err(RequestError::Missing("volume_capability.access_type")),
     };
     if !FS_TYPES.contains(&mount.fs_type.as_str()) {
-        return Err(value(
+        return Err(RequestError::value(
             "volume_capability.mount.fs_type",
             &mount.fs_type,
             "`tarbox`, or none: a tenant is no disk that could be formatted",
@@ -89,9 +89,9 @@ fn access(number: i32) -> Result<(bool, bool), RequestError> {
             | Mode::MultiNodeSingleWriter
             | Mode::MultiNodeMultiWriter,
         ) => Ok((false, false)),
-        Ok(Mode::Unknown) | Err(_) => Err(value(
+        Ok(Mode::Unknown) | Err(_) => Err(RequestError::value(
             "volume_capability.access_mode",
-            &number.to_string(),
+            number,
             "one of SINGLE_NODE_WRITER (1) to SINGLE_NODE_MULTI_WRITER (7)",
         )),
     }
@@ -101,7 +101,8 @@ fn group(text: &str) -> Result<Option<u32>, RequestError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let bad = |_| value("volume_capability.mount.volume_mount_group", text, "the number of a group");
+    let bad =
+        |_| RequestError::value("volume_capability.mount.volume_mount_group", text, "the number of a group");
     text.parse().map(Some).map_err(bad)
 }
 
@@ -113,13 +114,9 @@ fn apply(wish: &mut MountWish, flag: &str) -> Result<(), RequestError> {
         "noexec" => wish.noexec = true,
         // Access times do not change by reading, whatever is asked for.
         "rw" | "suid" | "dev" | "exec" | "atime" | "noatime" | "relatime" | "diratime" | "nodiratime" => {}
-        _ => return Err(value("volume_capability.mount.mount_flags", flag, FLAGS)),
+        _ => return Err(RequestError::value("volume_capability.mount.mount_flags", flag, FLAGS)),
     }
     Ok(())
-}
-
-fn value(field: &str, value: &str, allowed: &str) -> RequestError {
-    RequestError::Value { field: field.to_owned(), value: value.to_owned(), allowed: allowed.to_owned() }
 }
 
 #[cfg(test)]

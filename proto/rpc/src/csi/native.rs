@@ -98,11 +98,7 @@ pub fn read(context: &HashMap<String, String>, tenant: TenantId) -> Result<Vec<N
 }
 
 fn bad(field: &str, value: &str, allowed: &str) -> RequestError {
-    RequestError::Value {
-        field: format!("volume_context.{field}"),
-        value: value.to_owned(),
-        allowed: allowed.to_owned(),
-    }
+    RequestError::value(format!("volume_context.{field}"), value, allowed)
 }
 
 fn inside(field: &str, text: &str) -> Result<PathBuf, RequestError> {

@@ -183,11 +183,7 @@ fn apply(
 }
 
 fn bad(field: &str, key: &str, value: &str, allowed: &str) -> RequestError {
-    RequestError::Value {
-        field: format!("{field}.{key}"),
-        value: value.to_owned(),
-        allowed: allowed.to_owned(),
-    }
+    RequestError::value(format!("{field}.{key}"), value, allowed)
 }
 
 /// The URL itself is not repeated in the message: it may hold a password.
@@ -197,11 +193,7 @@ fn checked_url(url: &str) -> Result<String, RequestError> {
         return Ok(url.to_owned());
     }
     let scheme = url.split_once("://").map_or("(no scheme)", |(scheme, _)| scheme);
-    Err(RequestError::Value {
-        field: DATABASE_URL.to_owned(),
-        value: scheme.to_owned(),
-        allowed: "postgresql://… or sqlite:///absolute/directory".to_owned(),
-    })
+    Err(RequestError::value(DATABASE_URL, scheme, "postgresql://… or sqlite:///absolute/directory"))
 }
 
 fn check_value(field: &str, key: &str, value: &str, kind: &Kind) -> Result<(), RequestError> {

@@ -1,6 +1,6 @@
 //! What is wrong with a request, and the fields that many requests have. Pure.
 
-use std::path::PathBuf;
+use std::{fmt::Display, path::PathBuf};
 
 use tarbox_proto::csi::v1 as csi;
 use tarbox_types::{ErrorKind, TenantId};
@@ -46,6 +46,11 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// A value that can never be right.
+    pub fn value(field: impl Into<String>, value: impl Display, allowed: impl Into<String>) -> Self {
+        Self::Value { field: field.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
     /// What a caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -87,11 +92,7 @@ pub fn path(field: &'static str, text: &str) -> Result<PathBuf, RequestError> {
     if is_plain && path.parent().is_some() {
         return Ok(path.components().collect());
     }
-    Err(RequestError::Value {
-        field: field.to_owned(),
-        value: text.to_owned(),
-        allowed: "an absolute path without `..`, other than `/`".to_owned(),
-    })
+    Err(RequestError::value(field, text, "an absolute path without `..`, other than `/`"))
 }
 
 /// A place where a volume is said to be mounted.
@@ -132,11 +133,7 @@ impl Capacity {
 /// Where one is negative, or more is required than allowed.
 pub fn capacity(range: Option<&csi::CapacityRange>) -> Result<Capacity, RequestError> {
     let Some(range) = range else { return Ok(Capacity::default()) };
-    let bad = |value: i64, allowed: &str| RequestError::Value {
-        field: "capacity_range".to_owned(),
-        value: value.to_string(),
-        allowed: allowed.to_owned(),
-    };
+    let bad = |value: i64, allowed: &str| RequestError::value("capacity_range", value, allowed);
     let bytes = |value: i64| u64::try_from(value).map_err(|_| bad(value, "a number of bytes, 0 or more"));
     let (required, limit) = (bytes(range.required_bytes)?, bytes(range.limit_bytes)?);
     if limit > 0 && required > limit {

@@ -96,7 +96,7 @@ impl ConfigError {
     /// What a program ends with.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        if self.is_usage() { program::EXIT_USAGE } else { program::EXIT_CONFIGURATION }
+        if self.is_usage() { program::USAGE } else { program::CONFIGURATION }
     }
 }
 
