@@ -2,10 +2,11 @@
 
 use std::io;
 
+use tarbox_checkpoints::CheckpointError;
 use tarbox_rpc::csi::RequestError;
 use tarbox_runtime::{config::ConfigError, program};
 use tarbox_store::StoreError;
-use tarbox_types::{ByteSize, Chain, ErrorKind, TenantId};
+use tarbox_types::{ByteSize, Chain, ErrorKind};
 
 /// Result of the controller.
 pub type Result<T> = std::result::Result<T, ControllerError>;
@@ -22,6 +23,9 @@ pub enum ControllerError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Checkpoints.
+    #[error(transparent)]
+    Checkpoint(CheckpointError),
     /// The system.
     #[error("cannot {doing}")]
     Io {
@@ -74,24 +78,6 @@ pub enum ControllerError {
     /// A page that does not follow from any.
     #[error("`starting_token` = `{0}` is none that was given out: begin again without one")]
     Token(String),
-    /// Not done within the caller's time; it goes on, and the call can be repeated.
-    #[error("the checkpoint of {tenant} is not made yet: {why}")]
-    Unfinished {
-        /// Whose.
-        tenant: TenantId,
-        /// What is waited for.
-        why: String,
-    },
-    /// A tenant has as many checkpoints as it may.
-    #[error("the volume {tenant} has {found} checkpoints, `maxCheckpoints` allows {most}")]
-    TooManyCheckpoints {
-        /// Whose.
-        tenant: TenantId,
-        /// Has.
-        found: usize,
-        /// May have.
-        most: usize,
-    },
 }
 
 impl ControllerError {
@@ -108,17 +94,15 @@ impl ControllerError {
             Self::Config(error) => error.kind(),
             Self::Request(error) => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::Checkpoint(error) => error.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::NoDatabase => ErrorKind::FailedPrecondition,
             Self::NoVolume(_) | Self::NoSnapshot(_) => ErrorKind::NotFound,
             Self::Differs { .. } => ErrorKind::AlreadyExists,
             Self::Capacity(_) => ErrorKind::OutOfRange,
-            Self::Exhausted { .. } | Self::Elsewhere { .. } | Self::TooManyCheckpoints { .. } => {
-                ErrorKind::Exhausted
-            }
+            Self::Exhausted { .. } | Self::Elsewhere { .. } => ErrorKind::Exhausted,
             // As CSI prescribes for ListVolumes and ListSnapshots.
             Self::Token(_) => ErrorKind::Concurrent,
-            Self::Unfinished { .. } => ErrorKind::Unavailable,
         }
     }
 
@@ -126,6 +110,16 @@ impl ControllerError {
     #[must_use]
     pub fn report(&self) -> String {
         Chain(self).to_string()
+    }
+}
+
+impl From<CheckpointError> for ControllerError {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Store(error) => Self::Store(error),
+            CheckpointError::Gone(tenant) => Self::NoVolume(tenant.to_string()),
+            error => Self::Checkpoint(error),
+        }
     }
 }
 

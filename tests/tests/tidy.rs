@@ -11,19 +11,21 @@ use std::{
 use tarbox_tests::{command::succeed, product::workspace};
 
 /// Which of our crates each crate may use. Arrows point one way: programs, then parts, then words.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("tarbox-types", &[]),
     ("tarbox-proto", &[]),
     ("tarbox-rpc", &["tarbox-proto", "tarbox-types"]),
     ("tarbox-runtime", &["tarbox-types"]),
     ("tarbox-engine", &["tarbox-types"]),
     ("tarbox-store", &["tarbox-types"]),
+    ("tarbox-checkpoints", &["tarbox-runtime", "tarbox-store", "tarbox-types"]),
     ("tarbox-handover", &["tarbox-types"]),
     ("tarbox-keeper", &["tarbox-handover", "tarbox-types"]),
     ("tarbox-fs", &["tarbox-store", "tarbox-types"]),
     (
         "tarbox-mounter",
         &[
+            "tarbox-checkpoints",
             "tarbox-engine",
             "tarbox-fs",
             "tarbox-handover",
@@ -49,7 +51,17 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "tarbox-types",
         ],
     ),
-    ("tarbox-controller", &["tarbox-proto", "tarbox-rpc", "tarbox-runtime", "tarbox-store", "tarbox-types"]),
+    (
+        "tarbox-controller",
+        &[
+            "tarbox-checkpoints",
+            "tarbox-proto",
+            "tarbox-rpc",
+            "tarbox-runtime",
+            "tarbox-store",
+            "tarbox-types",
+        ],
+    ),
     // What mounters say: nothing of how it is sent.
     ("tarbox-supervisor", &["tarbox-handover", "tarbox-types"]),
     // The programs are tested from outside; only fuse3's session needs the file system itself, who supervises a mounter

@@ -3,9 +3,8 @@
 use tarbox_store::{Database, Purpose, SnapshotRecord, StoreError};
 use tarbox_types::TenantId;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use crate::{failure::Result, snapshot};
+use crate::failure::Result;
 
 /// Records looked at by one query.
 const PAGE: usize = 100;
@@ -17,7 +16,7 @@ pub(super) async fn settle(database: &dyn Database) -> Result<()> {
         let page = database.kept_layers(after, PAGE).await?;
         for record in &page {
             match record.purpose {
-                Purpose::Snapshot => settle_one(database, record).await?,
+                Purpose::Snapshot | Purpose::Checkpoint => settle_one(database, record).await?,
                 Purpose::Base => give_up(database, record).await?,
                 Purpose::Nothing => {}
             }
@@ -55,20 +54,9 @@ async fn give_up(database: &dyn Database, record: &SnapshotRecord) -> Result<()>
 
 /// Deletes layers that are kept for nothing, where nothing begins there.
 pub(super) async fn clear(database: &dyn Database, until: Instant) -> Result<()> {
-    let mut after: Option<Uuid> = None;
-    loop {
-        let page = database.dropped_snapshots(after, PAGE).await?;
-        for record in &page {
-            if snapshot::clear(database, record).await? {
-                tracing::info!(snapshot = %record.id, tenant = %record.tenant, "a layer that nobody keeps is gone");
-            }
-            if Instant::now() >= until {
-                return Ok(());
-            }
-        }
-        after = page.last().map(|record| record.id);
-        if page.len() < PAGE {
-            return Ok(());
-        }
+    let gone = tarbox_checkpoints::clear_dropped(database, &|| Instant::now() >= until).await?;
+    for record in gone {
+        tracing::info!(snapshot = %record.id, tenant = %record.tenant, "a layer that nobody keeps is gone");
     }
+    Ok(())
 }

@@ -20,14 +20,16 @@ pub(crate) enum Wanted {
     One(Option<Uuid>, Option<TenantId>),
 }
 
-/// A snapshot that is made.
+/// A snapshot that is made, or a checkpoint that a user made.
 ///
 /// # Errors
 /// Where there is none.
 pub(crate) async fn find(database: &dyn Database, id: Uuid) -> Result<SnapshotRecord> {
     let found = database.snapshot(id).await?;
     found
-        .filter(|record| record.purpose == Purpose::Snapshot && record.layer.is_some())
+        .filter(|record| {
+            matches!(record.purpose, Purpose::Snapshot | Purpose::Checkpoint) && record.layer.is_some()
+        })
         .ok_or_else(|| ControllerError::NoSnapshot(id.to_string()))
 }
 

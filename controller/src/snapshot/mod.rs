@@ -3,9 +3,7 @@
 mod create;
 mod delete;
 mod list;
-mod sealing;
 
 pub(crate) use create::{Create, create};
-pub(crate) use delete::{clear, delete};
+pub(crate) use delete::delete;
 pub(crate) use list::{Wanted, find, page};
-pub(crate) use sealing::seal;

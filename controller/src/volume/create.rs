@@ -3,10 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tarbox_checkpoints::ByHeartbeat;
 use tarbox_rpc::csi::{RequestError, parameters::DATABASE_URL, request::Capacity};
 use tarbox_store::{
-    Compression, Database, LayerRow, Limits, NewTenant, Purpose, SnapshotRecord, StoreError, Tenant,
-    TenantState, TenantStore, VolumeRecord,
+    Compression, Database, LayerRow, Limits, NewTenant, SnapshotRecord, StoreError, Tenant, TenantState,
+    TenantStore, VolumeRecord,
 };
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 
@@ -175,23 +176,12 @@ async fn make(
             Origin::Nothing(database).make_named(request, new).await
         }
         Some(Source::Snapshot(snapshot)) => {
-            let missing = || ControllerError::NoSnapshot(snapshot.to_string());
-            let found = database.snapshot(snapshot).await?;
-            let found = found.filter(|record| record.purpose == Purpose::Snapshot).ok_or_else(missing)?;
+            let found = snapshot::find(database, snapshot).await?;
             begin_at(place, settings, request, id, found.clone(), found.tenant).await
         }
         Some(Source::Volume(source)) => {
             let source = live(database, TenantId(source)).await?.id;
-            let base = SnapshotRecord {
-                id: id.0,
-                tenant: source,
-                request: format!("clone-{id}"),
-                purpose: Purpose::Base,
-                layer: None,
-            };
-            let noted = database.note_snapshot(&base).await?;
-            let layer = snapshot::seal(database, &noted, limit).await?;
-            let base = SnapshotRecord { layer: Some(layer), ..noted };
+            let base = tarbox_checkpoints::base(database, source, id, limit, &ByHeartbeat).await?;
             let made = begin_at(place, settings, request, id, base, source).await?;
             // The clone keeps its layer now; who cleans up takes it away after the clone.
             database.drop_snapshot(id.0).await?;

@@ -146,6 +146,12 @@ pub trait TenantStore: Send + Sync {
         range: Range<u32>,
     ) -> Result<PartRead>;
 
+    /// What may differ between two views: in the time that the rows take which their branches do not share.
+    async fn changes(&self, one: &View, other: &View) -> Result<Changes>;
+
+    /// Every name of these inodes. Looks at all names of the view, in one statement for each branch.
+    async fn names_of(&self, view: &View, inos: &[Ino]) -> Result<Vec<EntryRow>>;
+
     /// Inodes without a name (nlink 0).
     async fn orphans(&self, view: &View) -> Result<Vec<InodeRow>>;
 
@@ -169,6 +175,12 @@ pub trait TenantStore: Send + Sync {
 
     /// Sealed layers of the head's line, newest first.
     async fn layers(&self) -> Result<Vec<LayerRow>>;
+
+    /// Layers sealed for this tenant, on whatever branch, newest first.
+    async fn own_layers(&self) -> Result<Vec<LayerRow>>;
+
+    /// The layer of this name among [`TenantStore::own_layers`].
+    async fn layer_named(&self, name: &str) -> Result<Option<LayerRow>>;
 
     /// The layer that this request sealed, on whatever branch of the tenant.
     async fn sealed(&self, request: &str) -> Result<Option<LayerRow>>;

@@ -214,6 +214,43 @@ pub struct Link {
     pub ino_floor: Ino,
 }
 
+/// Keys of rows that may differ between two views: all that do, and perhaps others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Inodes, without repetition. Whatever is changed of one, changes its row.
+    pub inodes: Vec<Ino>,
+    /// Directories and names, without repetition.
+    pub entries: Vec<(Ino, Bytes)>,
+}
+
+/// Rows of a branch that one of two views may see and the other not: those born or died after `after`, up to `upto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) branch: BranchId,
+    pub(crate) after: Layer,
+    pub(crate) upto: Layer,
+}
+
+impl View {
+    /// Where the rows are that this view and another one see differently. Pure.
+    pub(crate) fn windows(&self, other: &Self) -> Vec<Window> {
+        let layer_in =
+            |view: &Self, branch| view.chain.iter().find(|link| link.branch == branch).map(|link| link.layer);
+        let ours = self.chain.iter().map(|link| (link, layer_in(other, link.branch)));
+        let theirs =
+            other.chain.iter().filter(|link| layer_in(self, link.branch).is_none()).map(|link| (link, None));
+        let window = |(link, other): (&Link, Option<Layer>)| {
+            let other = other.unwrap_or(-1);
+            (link.layer != other).then(|| Window {
+                branch: link.branch,
+                after: link.layer.min(other),
+                upto: link.layer.max(other),
+            })
+        };
+        ours.chain(theirs).filter_map(window).collect()
+    }
+}
+
 // === Rows ===
 
 /// Nanoseconds since the epoch would end in 2262; seconds and nanoseconds do not.
@@ -537,6 +574,8 @@ pub struct Committed {
 /// A sealed layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerRow {
+    /// Whose history it was sealed in.
+    pub tenant: TenantId,
     /// Branch.
     pub branch: BranchId,
     /// Layer.

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tarbox_types::TenantId;
+use tarbox_types::{BranchId, Layer, TenantId};
 use uuid::Uuid;
 
 use crate::{
@@ -33,6 +33,8 @@ pub enum Purpose {
     Base,
     /// For nothing any more: the layer is to be deleted, once nothing begins there.
     Nothing,
+    /// It is a checkpoint that a user made: a snapshot that goes with its tenant, whose name is unique in the tenant only.
+    Checkpoint,
 }
 
 impl Purpose {
@@ -42,6 +44,7 @@ impl Purpose {
             Self::Snapshot => 0,
             Self::Base => 1,
             Self::Nothing => 2,
+            Self::Checkpoint => 3,
         }
     }
 
@@ -50,6 +53,7 @@ impl Purpose {
         match number {
             0 => Self::Snapshot,
             1 => Self::Base,
+            3 => Self::Checkpoint,
             _ => Self::Nothing,
         }
     }
@@ -62,7 +66,7 @@ pub struct SnapshotRecord {
     pub id: Uuid,
     /// The tenant that it is taken of.
     pub tenant: TenantId,
-    /// Name of the request, unique among snapshots; names the checkpoint.
+    /// Name of the request, unique among snapshots, and among the checkpoints of a tenant; names the checkpoint.
     pub request: String,
     /// What it is for.
     pub purpose: Purpose,
@@ -76,6 +80,17 @@ impl SnapshotRecord {
     pub fn seal(&self) -> crate::Seal {
         crate::Seal { name: self.request.clone(), request: self.id.to_string() }
     }
+}
+
+/// A further name of a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Unique in the tenant.
+    pub name: String,
+    /// Branch.
+    pub branch: BranchId,
+    /// Layer.
+    pub layer: Layer,
 }
 
 /// The right to do the background work.
@@ -105,7 +120,8 @@ pub trait Records: Send + Sync {
     /// Deleted tenants whose data has not been removed yet, in the order of their ids.
     async fn deleted_tenants(&self) -> Result<Vec<TenantId>>;
 
-    /// Notes a layer that is to be sealed; the record that stands: that of the same id, or, for snapshots, of the same request.
+    /// Notes a layer that is to be sealed; the record that stands: that of the same id, or, for snapshots, of the same request,
+    /// or, for checkpoints, of the same request and tenant.
     /// The holder of the tenant's lease learns of it with its next heartbeat.
     async fn note_snapshot(&self, new: &SnapshotRecord) -> Result<SnapshotRecord>;
 
@@ -115,7 +131,7 @@ pub trait Records: Send + Sync {
     /// A record, whatever it is for.
     async fn snapshot(&self, id: Uuid) -> Result<Option<SnapshotRecord>>;
 
-    /// Snapshots that are sealed, in the order of their ids, those beyond `after`, of one tenant or of all. Fewer than `limit` = the end.
+    /// Snapshots that are sealed, and checkpoints of live tenants, in the order of their ids, those beyond `after`, of one tenant or of all. Fewer than `limit` = the end.
     async fn snapshots(
         &self,
         of: Option<TenantId>,
@@ -129,11 +145,20 @@ pub trait Records: Send + Sync {
     /// Records for nothing any more, in the order of their ids, those beyond `after`.
     async fn dropped_snapshots(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>>;
 
-    /// Snapshots that are not sealed, and bases, in the order of their ids, those beyond `after`: somebody may have left them behind.
+    /// Snapshots and checkpoints that are not sealed, and bases, in the order of their ids, those beyond `after`: somebody may have left them behind.
     async fn kept_layers(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>>;
 
     /// Takes a record away, its layer being gone. Not an error where there is none.
     async fn forget_snapshot(&self, id: Uuid) -> Result<()>;
+
+    /// Gives a layer of a tenant a further name; one that there is, is moved.
+    async fn tag(&self, tenant: TenantId, name: &str, branch: BranchId, layer: Layer) -> Result<()>;
+
+    /// Takes a tag away; whether it was there.
+    async fn untag(&self, tenant: TenantId, name: &str) -> Result<bool>;
+
+    /// Tags of a tenant, by name; the layer of one may be gone.
+    async fn tags(&self, tenant: TenantId) -> Result<Vec<Tag>>;
 
     // === Who does the background work ===
 

@@ -477,3 +477,132 @@ pub async fn a_removed_content_stays_in_views(site: &dyn Site) {
     collect_all(&*writer.store).await;
     assert_eq!(writer.store.find_blocks(&[codec::hash(&[1; 8192])]).await.unwrap(), [None]);
 }
+
+/// Entries of a root, by name.
+fn sorted(changes: Changes) -> (Vec<u64>, Vec<String>) {
+    let mut inodes = changes.inodes;
+    inodes.sort_unstable();
+    let mut names: Vec<_> =
+        changes.entries.into_iter().map(|(_, name)| String::from_utf8(name.to_vec()).unwrap()).collect();
+    names.sort();
+    (inodes, names)
+}
+
+pub async fn a_tenants_own_layers_are_listed_and_found_by_name_on_whatever_branch(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let mut writer = Writer::create(db.clone(), "one").await;
+    let first = writer.seal("first").await;
+    writer.file("a", b"a").await;
+    writer.seal("second").await;
+    let at = first.chain[0];
+    writer.store.restore(&writer.fence, at.branch, at.layer).await.unwrap();
+    let names = |rows: Vec<LayerRow>| rows.into_iter().map(|row| row.name).collect::<Vec<_>>();
+    assert_eq!(names(writer.store.layers().await.unwrap()), ["first"], "the head's line");
+    assert_eq!(names(writer.store.own_layers().await.unwrap()), ["second", "first"]);
+    let second = writer.store.layer_named("second").await.unwrap().unwrap();
+    assert_eq!((second.tenant, second.used_inodes), (writer.fence.tenant, 2));
+    assert!(writer.store.layer_named("third").await.unwrap().is_none());
+    let clone = writer.store.branch_from(at.branch, at.layer, &new_tenant("clone")).await.unwrap();
+    let store = db.open_tenant(clone.id).await.unwrap();
+    assert!(store.own_layers().await.unwrap().is_empty(), "its source's are not its own");
+    assert!(store.layer_named("first").await.unwrap().is_none());
+    let line = store.layers().await.unwrap();
+    assert_eq!((line.len(), line[0].tenant), (1, writer.fence.tenant));
+}
+
+pub async fn what_differs_between_views_is_named(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let (a, _) = writer.file("a", b"a").await;
+    let (b, _) = writer.file("b", b"b").await;
+    let (c, _) = writer.file("c", b"c").await;
+    let first = writer.seal("first").await;
+    let same = writer.seal("same").await;
+    let looker = writer.store.clone();
+    let differ = |one: &View, other: &View| {
+        let (store, one, other) = (looker.clone(), one.clone(), other.clone());
+        async move {
+            let there = sorted(store.changes(&one, &other).await.unwrap());
+            assert_eq!(sorted(store.changes(&other, &one).await.unwrap()), there);
+            there
+        }
+    };
+    assert_eq!(differ(&first, &same).await, (vec![], vec![]));
+    writer
+        .commit(|batch| {
+            batch.inodes.push(InodeRow { uid: 77, ..file(a, 1) });
+            batch.removed_entries.push((ROOT_INO, Bytes::from_static(b"b"), b));
+            batch.removed_inodes.push(b);
+            batch.removed_data.push(b);
+        })
+        .await;
+    let (d, _) = writer.file("d", b"d").await;
+    let (e, _) = writer.file("e", b"e").await;
+    let second = writer.seal("second").await;
+    // Made and gone since: the head differs from the second, but not from the first.
+    writer
+        .commit(|batch| {
+            batch.removed_entries.push((ROOT_INO, Bytes::from_static(b"e"), e));
+            batch.removed_inodes.push(e);
+            batch.removed_data.push(e);
+        })
+        .await;
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(differ(&first, &second).await, (vec![a, b, d, e], names(&["b", "d", "e"])));
+    let head = writer.head().await;
+    assert_eq!(differ(&second, &head).await, (vec![e], names(&["e"])));
+    let (inodes, found) = differ(&first, &head).await;
+    assert!([a, b, d].iter().all(|ino| inodes.contains(ino)) && !inodes.contains(&c), "{inodes:?}");
+    assert!(["b", "d"].iter().all(|name| found.contains(&(*name).to_owned())), "{found:?}");
+    // Over a fork: the old head and the new one share what stands below.
+    let at = first.chain[0];
+    let restored = writer.store.restore(&writer.fence, at.branch, at.layer).await.unwrap();
+    assert_eq!(differ(&restored, &first).await, (vec![], vec![]));
+    let (inodes, _) = differ(&restored, &second).await;
+    assert_eq!(inodes, [a, b, d, e]);
+}
+
+pub async fn an_inodes_names_are_found_in_every_view(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let mut writer = Writer::create(db.clone(), "one").await;
+    let (a, _) = writer.file("a", b"a").await;
+    let (b, _) = writer.file("b", b"b").await;
+    let link = writer.number();
+    writer.commit(|batch| batch.entries.push(entry(ROOT_INO, "linked", a, REG, link))).await;
+    let first = writer.seal("first").await;
+    writer.commit(|batch| batch.removed_entries.push((ROOT_INO, Bytes::from_static(b"a"), a))).await;
+    let names = |view: View, store: std::sync::Arc<dyn TenantStore>, inos: Vec<u64>| async move {
+        let found = store.names_of(&view, &inos).await.unwrap();
+        let mut names: Vec<_> =
+            found.into_iter().map(|e| (e.ino, String::from_utf8(e.name.to_vec()).unwrap())).collect();
+        names.sort();
+        names
+    };
+    let (store, head) = (writer.store.clone(), writer.head().await);
+    let named = |ino: u64, name: &str| (ino, name.to_owned());
+    assert_eq!(names(head, store.clone(), vec![a]).await, [named(a, "linked")]);
+    assert_eq!(names(first.clone(), store.clone(), vec![a, 99]).await, [named(a, "a"), named(a, "linked")]);
+    let at = first.chain[0];
+    let clone = store.branch_from(at.branch, at.layer, &new_tenant("clone")).await.unwrap();
+    let taker = session(&*db).await;
+    let mut clone = Writer::acquire(db.clone(), clone.id, taker).await;
+    clone.commit(|batch| batch.removed_entries.push((ROOT_INO, Bytes::from_static(b"linked"), link))).await;
+    let head = clone.head().await;
+    assert_eq!(names(head, clone.store.clone(), vec![a, b]).await, [named(a, "a"), named(b, "b")]);
+}
+
+pub async fn a_restore_counts_as_a_commit(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let mut writer = Writer::create(db.clone(), "one").await;
+    writer.file("a", b"a").await;
+    let kept = writer.seal("kept").await;
+    let committed = writer.fence.epoch;
+    // Somebody else takes the tenant, and only restores it: a journal of the writer's must not be taken up after that.
+    db.close_session(writer.session).await.unwrap();
+    let other = Writer::acquire(db.clone(), writer.fence.tenant, session(&*db).await).await;
+    let at = kept.chain[0];
+    other.store.restore(&other.fence, at.branch, at.layer).await.unwrap();
+    db.close_session(other.session).await.unwrap();
+    let last = db.acquire(writer.fence.tenant, session(&*db).await).await.unwrap();
+    assert!(last.committed_epoch > committed, "{} is not beyond {committed}", last.committed_epoch);
+    assert_eq!(last.committed_epoch, other.fence.epoch);
+}

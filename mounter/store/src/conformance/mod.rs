@@ -60,6 +60,8 @@ macro_rules! suite {
             records::the_holder_learns_of_layers_to_seal_and_seals_each_once
             records::a_tenant_whose_snapshots_are_kept_is_not_reaped
             records::a_clone_begins_at_a_layer_of_a_deleted_tenant
+            records::a_checkpoint_is_unique_in_its_tenant_and_goes_with_it
+            records::tags_name_layers_and_are_moved_and_go
             records::what_was_left_behind_is_listed
             records::one_leads_until_it_steps_down_or_dies
             tenants::what_was_committed_is_there_for_another_process
@@ -97,6 +99,10 @@ macro_rules! suite {
             layers::truncation_in_a_clone_hides_the_ancestors_blocks
             layers::truncation_in_a_clone_of_a_clone_hides_only_what_it_cut
             layers::a_removed_name_stays_removed_in_a_clone_and_can_be_made_again
+            layers::a_tenants_own_layers_are_listed_and_found_by_name_on_whatever_branch
+            layers::what_differs_between_views_is_named
+            layers::an_inodes_names_are_found_in_every_view
+            layers::a_restore_counts_as_a_commit
             layers::deleting_a_layer_prunes_only_what_no_view_needs
             layers::a_layer_with_a_clone_is_not_deleted
             layers::a_clone_outlives_its_source

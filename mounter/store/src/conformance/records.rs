@@ -210,3 +210,44 @@ pub async fn one_leads_until_it_steps_down_or_dies(site: &dyn Site) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+pub async fn a_checkpoint_is_unique_in_its_tenant_and_goes_with_it(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let one = db.create_tenant(&new_tenant("one")).await.unwrap().id;
+    let two = db.create_tenant(&new_tenant("two")).await.unwrap().id;
+    let noted = db.note_snapshot(&snapshot("c", one, Purpose::Checkpoint)).await.unwrap();
+    assert_eq!(db.note_snapshot(&snapshot("c", one, Purpose::Checkpoint)).await.unwrap(), noted);
+    let other = snapshot("c", two, Purpose::Checkpoint);
+    assert_eq!(db.note_snapshot(&other).await.unwrap(), other, "another tenant's");
+    let named_alike = snapshot("c", two, Purpose::Snapshot);
+    assert_eq!(db.note_snapshot(&named_alike).await.unwrap(), named_alike, "a snapshot's names are others");
+    let unsealed: Vec<_> =
+        db.kept_layers(None, 10).await.unwrap().into_iter().map(|record| record.id).collect();
+    assert!(unsealed.contains(&noted.id) && unsealed.contains(&other.id));
+    let layer = db.open_tenant(one).await.unwrap().seal(&noted.seal()).await.unwrap();
+    db.settle_snapshot(noted.id, &layer).await.unwrap();
+    let listed = db.snapshots(Some(one), None, 10).await.unwrap();
+    assert_eq!(listed, [SnapshotRecord { layer: Some(layer), ..noted.clone() }]);
+    db.tag(one, "t", 1, 1).await.unwrap();
+    db.delete_tenant(one, InUse::Refuse).await.unwrap();
+    assert!(db.snapshots(Some(one), None, 10).await.unwrap().is_empty(), "not of a deleted tenant");
+    while !db.reap_tenant(one).await.unwrap() {}
+    assert_eq!(db.snapshot(noted.id).await.unwrap(), None);
+    assert!(db.tags(one).await.unwrap().is_empty());
+    assert!(db.snapshot(other.id).await.unwrap().is_some());
+}
+
+pub async fn tags_name_layers_and_are_moved_and_go(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let (one, two) = (TenantId::random(), TenantId::random());
+    db.tag(one, "release", 1, 1).await.unwrap();
+    db.tag(one, "good", 1, 2).await.unwrap();
+    db.tag(one, "release", 2, 3).await.unwrap();
+    db.tag(two, "release", 7, 7).await.unwrap();
+    let tag = |name: &str, branch, layer| Tag { name: name.into(), branch, layer };
+    assert_eq!(db.tags(one).await.unwrap(), [tag("good", 1, 2), tag("release", 2, 3)]);
+    assert!(db.untag(one, "good").await.unwrap());
+    assert!(!db.untag(one, "good").await.unwrap());
+    assert_eq!(db.tags(one).await.unwrap(), [tag("release", 2, 3)]);
+    assert_eq!(db.tags(two).await.unwrap(), [tag("release", 7, 7)]);
+}

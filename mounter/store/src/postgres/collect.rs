@@ -336,6 +336,11 @@ async fn check_reapable(pool: &Pool, tenant: Tenant) -> Result<()> {
     Err(StoreError::Refused(format!("snapshots of tenant {id} are kept, which need its rows")))
 }
 
+/// Removes a tenant's row, and what is noted of its checkpoints: they went with it.
+const REMOVED: &str = "WITH t AS (DELETE FROM tarbox.tenant WHERE id = $1 AND deleted RETURNING id, family),
+     n AS (DELETE FROM tarbox.snapshot n USING t WHERE n.tenant = t.id AND n.purpose = 3),
+     g AS (DELETE FROM tarbox.tag g USING t WHERE g.tenant = t.id)";
+
 /// Removes some of a deleted tenant's data; `true` when its row is gone.
 pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
     let Some(tenant) = tenants::by_id(pool, id).await? else { return Ok(true) };
@@ -357,10 +362,7 @@ pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
     if release_history(pool, family).await? {
         return Ok(false);
     }
-    pool.write("remove a tenant", || {
-        Statement::new("DELETE FROM tarbox.tenant WHERE id = $1 AND deleted").with(id.0)
-    })
-    .await?;
+    pool.write("remove a tenant", || Statement::new(format!("{REMOVED} SELECT 1")).with(id.0)).await?;
     Ok(true)
 }
 
@@ -438,11 +440,8 @@ async fn reap_family(pool: &Pool, family: i64, id: TenantId) -> Result<bool> {
         }
     }
     pool.write("remove a tenant", || {
-        Statement::new(
-            "WITH t AS (DELETE FROM tarbox.tenant WHERE id = $1 AND deleted RETURNING family)
-             DELETE FROM tarbox.family f USING t WHERE f.family = t.family",
-        )
-        .with(id.0)
+        Statement::new(format!("{REMOVED} DELETE FROM tarbox.family f USING t WHERE f.family = t.family"))
+            .with(id.0)
     })
     .await?;
     Ok(true)

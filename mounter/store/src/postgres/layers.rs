@@ -21,7 +21,7 @@ use crate::{
     model::*,
 };
 
-const LAYER: &str = "y.branch, y.layer, y.name, y.sealed_at, y.used_bytes, y.used_inodes";
+const LAYER: &str = "y.branch, y.layer, y.tenant, y.name, y.sealed_at, y.used_bytes, y.used_inodes";
 
 impl TenantRows {
     pub(super) async fn list_layers(&self) -> Result<Vec<LayerRow>> {
@@ -45,6 +45,25 @@ impl TenantRows {
     pub(super) async fn layer_of_request(&self, request: &str) -> Result<Option<LayerRow>> {
         let found = self.pool.read("look for a layer", || self.same("request", request)).await?;
         found.first().map(|row| rows::layer(row).map_err(unreadable)).transpose()
+    }
+
+    pub(super) async fn layer_of_name(&self, name: &str) -> Result<Option<LayerRow>> {
+        let found = self.pool.read("look for a checkpoint", || self.same("name", name)).await?;
+        found.first().map(|row| rows::layer(row).map_err(unreadable)).transpose()
+    }
+
+    pub(super) async fn layers_of_tenant(&self) -> Result<Vec<LayerRow>> {
+        let found = self
+            .pool
+            .read("list checkpoints", || {
+                Statement::new(format!(
+                    "SELECT {LAYER} FROM tarbox.layer y WHERE y.tenant = $1
+                     ORDER BY y.sealed_at DESC, y.branch DESC, y.layer DESC"
+                ))
+                .with(self.id.0)
+            })
+            .await?;
+        found.iter().map(|row| rows::layer(row).map_err(unreadable)).collect()
     }
 
     /// The tenant's layer with this value in a column that is unique.

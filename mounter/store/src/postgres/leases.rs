@@ -75,9 +75,9 @@ impl Postgres {
                        COALESCE(t.wanted_at + 2 * make_interval(secs => s.lease) > clock_timestamp(), false)
                          AND t.session = $1 AS wanted,
                        ARRAY(SELECT n.id FROM tarbox.snapshot n
-                         WHERE n.tenant = t.id AND n.layer IS NULL AND n.purpose < 2 ORDER BY n.id) AS snapshots,
+                         WHERE n.tenant = t.id AND n.layer IS NULL AND n.purpose <> 2 ORDER BY n.id) AS snapshots,
                        ARRAY(SELECT n.request FROM tarbox.snapshot n
-                         WHERE n.tenant = t.id AND n.layer IS NULL AND n.purpose < 2 ORDER BY n.id) AS names
+                         WHERE n.tenant = t.id AND n.layer IS NULL AND n.purpose <> 2 ORDER BY n.id) AS names
                      FROM s LEFT JOIN LATERAL (
                        SELECT * FROM tarbox.tenant WHERE session = $1 AND held
                        UNION ALL SELECT * FROM tarbox.tenant WHERE prev_session = $1 AND session <> $1) t ON true",

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod chain;
+mod changes;
 mod collect;
 mod commit;
 mod failure;
@@ -197,6 +198,14 @@ impl TenantStore for TenantRows {
         self.read_part_of_block(view, data, blk, &range).await
     }
 
+    async fn changes(&self, one: &View, other: &View) -> Result<Changes> {
+        self.changes_between(one, other).await
+    }
+
+    async fn names_of(&self, view: &View, inos: &[Ino]) -> Result<Vec<EntryRow>> {
+        self.names_of_inodes(view, inos).await
+    }
+
     async fn orphans(&self, view: &View) -> Result<Vec<InodeRow>> {
         self.list_orphans(view).await
     }
@@ -219,6 +228,14 @@ impl TenantStore for TenantRows {
 
     async fn layers(&self) -> Result<Vec<LayerRow>> {
         self.list_layers().await
+    }
+
+    async fn own_layers(&self) -> Result<Vec<LayerRow>> {
+        self.layers_of_tenant().await
+    }
+
+    async fn layer_named(&self, name: &str) -> Result<Option<LayerRow>> {
+        self.layer_of_name(name).await
     }
 
     async fn sealed(&self, request: &str) -> Result<Option<LayerRow>> {

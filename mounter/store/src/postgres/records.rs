@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
-use tarbox_types::TenantId;
+use tarbox_types::{BranchId, Layer, TenantId};
 use uuid::Uuid;
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{
     api::Database,
     error::{Result, StoreError},
     model::*,
-    records::{Lead, Purpose, Records, SnapshotRecord, VolumeRecord},
+    records::{Lead, Purpose, Records, SnapshotRecord, Tag, VolumeRecord},
 };
 
 const VOLUME: &str = "SELECT id, request, description FROM tarbox.volume";
@@ -140,8 +140,12 @@ impl Records for Postgres {
         let found = self
             .pool
             .read("look for a snapshot", || {
-                let sql = format!("{SNAPSHOT} WHERE id = $1 OR (request = $2 AND purpose = 0 AND $3 = 0)");
-                Statement::new(sql).with(new.id).with(new.request.as_str()).with(new.purpose.number())
+                let sql = format!(
+                    "{SNAPSHOT} WHERE id = $1
+                       OR (request = $2 AND purpose = $3 AND ($3 = 0 OR ($3 = 3 AND tenant = $4)))"
+                );
+                let statement = Statement::new(sql).with(new.id).with(new.request.as_str());
+                statement.with(new.purpose.number()).with(new.tenant.0)
             })
             .await?;
         still(first(&found, snapshot)?)
@@ -184,8 +188,9 @@ impl Records for Postgres {
             .pool
             .read("list snapshots", || {
                 let sql = format!(
-                    "{SNAPSHOT} WHERE purpose = 0 AND layer IS NOT NULL AND id > $1 AND ($2::uuid IS NULL OR tenant = $2)
-                     ORDER BY id LIMIT $3"
+                    "{SNAPSHOT} n WHERE (purpose = 0 OR (purpose = 3
+                       AND EXISTS (SELECT FROM tarbox.tenant t WHERE t.id = n.tenant AND NOT t.deleted)))
+                     AND layer IS NOT NULL AND id > $1 AND ($2::uuid IS NULL OR tenant = $2) ORDER BY id LIMIT $3"
                 );
                 Statement::new(sql)
                     .with(after.unwrap_or_default())
@@ -217,13 +222,52 @@ impl Records for Postgres {
             .pool
             .read("list layers to be kept", || {
                 Statement::new(format!(
-                    "{SNAPSHOT} WHERE (purpose = 1 OR (purpose = 0 AND layer IS NULL)) AND id > $1 ORDER BY id LIMIT $2"
+                    "{SNAPSHOT} WHERE (purpose = 1 OR (purpose IN (0, 3) AND layer IS NULL)) AND id > $1 ORDER BY id LIMIT $2"
                 ))
                 .with(after.unwrap_or_default())
                 .with(int(limit as u64))
             })
             .await?;
         all(&found, snapshot)
+    }
+
+    async fn tag(&self, tenant: TenantId, name: &str, branch: BranchId, layer: Layer) -> Result<()> {
+        self.pool
+            .write("tag a checkpoint", || {
+                Statement::new(
+                    "INSERT INTO tarbox.tag (tenant, name, branch, layer) VALUES ($1, $2, $3, $4)
+                     ON CONFLICT (tenant, name) DO UPDATE SET branch = $3, layer = $4",
+                )
+                .with(tenant.0)
+                .with(name)
+                .with(branch)
+                .with(layer)
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn untag(&self, tenant: TenantId, name: &str) -> Result<bool> {
+        let gone = self
+            .pool
+            .write("take a tag away", || {
+                Statement::new("DELETE FROM tarbox.tag WHERE tenant = $1 AND name = $2 RETURNING 1")
+                    .with(tenant.0)
+                    .with(name)
+            })
+            .await?;
+        Ok(!gone.is_empty())
+    }
+
+    async fn tags(&self, tenant: TenantId) -> Result<Vec<Tag>> {
+        let found = self
+            .pool
+            .read("list tags", || {
+                Statement::new("SELECT name, branch, layer FROM tarbox.tag WHERE tenant = $1 ORDER BY name")
+                    .with(tenant.0)
+            })
+            .await?;
+        all(&found, |row| Ok(Tag { name: row.try_get(0)?, branch: row.try_get(1)?, layer: row.try_get(2)? }))
     }
 
     async fn lead(&self, who: Uuid, term: Duration) -> Result<Option<Lead>> {

@@ -72,6 +72,7 @@ impl TenantRows {
             .into());
         }
         self.seal_before_restore(transaction).await?;
+        // It counts as a commit (commit_epoch): what a holder before left in a journal was done to another head.
         let new = self.new_branch(
             transaction,
             self.id.0,
@@ -84,7 +85,7 @@ impl TenantRows {
             .rows(
                 Statement::new(
                     "UPDATE tarbox.tenant SET head_branch = $2, cur_layer = 1, last_view = -1, used_bytes = $3,
-                       used_inodes = $4 WHERE id = $1",
+                       used_inodes = $4, commit_epoch = epoch WHERE id = $1",
                 )
                 .with(self.id.0)
                 .with(new)

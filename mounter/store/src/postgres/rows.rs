@@ -144,6 +144,7 @@ pub(super) fn entry(row: &PgRow, at: usize) -> Sql<EntryRow> {
 /// Reads a sealed layer.
 pub(super) fn layer(row: &PgRow) -> Sql<LayerRow> {
     Ok(LayerRow {
+        tenant: TenantId(row.try_get("tenant")?),
         branch: row.try_get("branch")?,
         layer: row.try_get::<Layer, _>("layer")?,
         name: row.try_get("name")?,

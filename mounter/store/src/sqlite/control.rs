@@ -164,7 +164,10 @@ impl Control {
 
     pub(super) fn remove(&self, id: TenantId) -> Result<()> {
         self.write("removing a tenant", |connection| {
-            connection.execute("DELETE FROM tenant WHERE id = ?1", [id.0.as_bytes()])?;
+            let id = id.0.as_bytes();
+            connection.execute("DELETE FROM snapshot WHERE tenant = ?1 AND purpose = 3", [id])?;
+            connection.execute("DELETE FROM tag WHERE tenant = ?1", [id])?;
+            connection.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
             Ok(())
         })
     }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const COLUMNS: &str =
-    "SELECT branch, layer, name, sealed_at, used_bytes, used_inodes FROM layer WHERE branch = ?1 AND layer";
+    "SELECT branch, layer, name, sealed_at, used_bytes, used_inodes, tenant FROM layer WHERE";
 
 fn decode(row: &Row<'_>) -> rusqlite::Result<LayerRow> {
     Ok(LayerRow {
@@ -27,13 +27,14 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<LayerRow> {
         sealed_at: row.get(3)?,
         used_bytes: number(row, 4)?,
         used_inodes: number(row, 5)?,
+        tenant: TenantId(rows::uuid(row, 6)?),
     })
 }
 
 /// The row of a layer that is kept.
 pub(super) fn need(connection: &Connection, branch: BranchId, layer: Layer) -> Outcome<LayerRow> {
     connection
-        .prepare_cached(&format!("{COLUMNS} = ?2"))?
+        .prepare_cached(&format!("{COLUMNS} branch = ?1 AND layer = ?2"))?
         .query_row(params![branch, layer], decode)
         .optional()?
         .ok_or_else(|| StoreError::NoLayer { branch, layer }.into())
@@ -41,11 +42,27 @@ pub(super) fn need(connection: &Connection, branch: BranchId, layer: Layer) -> O
 
 /// The layer that a request sealed.
 pub(super) fn of_request(connection: &Connection, id: TenantId, request: &str) -> Outcome<Option<LayerRow>> {
-    let found = connection
-        .prepare_cached("SELECT branch, layer FROM layer WHERE tenant = ?1 AND request = ?2")?
-        .query_row(params![id.0.as_bytes(), request], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    found.map(|(branch, layer)| need(connection, branch, layer)).transpose()
+    same(connection, id, "request", request)
+}
+
+/// The layer of a name.
+pub(super) fn of_name(connection: &Connection, id: TenantId, name: &str) -> Outcome<Option<LayerRow>> {
+    same(connection, id, "name", name)
+}
+
+/// The tenant's layer with this value in a column that is unique.
+fn same(connection: &Connection, id: TenantId, column: &str, value: &str) -> Outcome<Option<LayerRow>> {
+    Ok(connection
+        .prepare_cached(&format!("{COLUMNS} tenant = ?1 AND {column} = ?2"))?
+        .query_row(params![id.0.as_bytes(), value], decode)
+        .optional()?)
+}
+
+/// Layers sealed for the tenant, on whatever branch, newest first.
+pub(super) fn of_tenant(connection: &Connection, id: TenantId) -> Outcome<Vec<LayerRow>> {
+    let sql = format!("{COLUMNS} tenant = ?1 ORDER BY sealed_at DESC, branch DESC, layer DESC");
+    let mut statement = connection.prepare_cached(&sql)?;
+    Ok(statement.query_map([id.0.as_bytes()], decode)?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Layers of the head's line, newest first.
@@ -53,7 +70,8 @@ pub(super) fn of_line(connection: &Connection, id: TenantId) -> Outcome<Vec<Laye
     let row = TenantRow::need(connection, id)?;
     let mut found = Vec::new();
     for link in rows::view(connection, row.head_branch, Layer::MAX)?.chain {
-        let mut statement = connection.prepare_cached(&format!("{COLUMNS} <= ?2 ORDER BY layer DESC"))?;
+        let mut statement = connection
+            .prepare_cached(&format!("{COLUMNS} branch = ?1 AND layer <= ?2 ORDER BY layer DESC"))?;
         for layer in statement.query_map(params![link.branch, link.layer], decode)? {
             found.push(layer?);
         }
@@ -128,7 +146,8 @@ fn has_changed(connection: &Connection, row: &TenantRow) -> Outcome<bool> {
     Ok(row.seq != known)
 }
 
-/// Puts the tenant's head on a new branch that begins at a sealed layer.
+/// Puts the tenant's head on a new branch that begins at a sealed layer. It counts as a commit: what a holder before left in
+/// a journal was done to another head.
 pub(super) fn restore(
     connection: &Connection,
     fence: &Fence,
@@ -157,8 +176,8 @@ pub(super) fn restore(
     }
     let head = fork::fork(connection, row.id, branch, layer, row.next_ino, row.seq)?;
     connection.execute(
-        "UPDATE tenant SET head_branch = ?2, cur_layer = 1, last_view = 0, used_bytes = ?3, used_inodes = ?4
-         WHERE id = ?1",
+        "UPDATE tenant SET head_branch = ?2, cur_layer = 1, last_view = 0, used_bytes = ?3, used_inodes = ?4,
+         commit_epoch = epoch WHERE id = ?1",
         params![row.id.0.as_bytes(), head, int(sealed.used_bytes), int(sealed.used_inodes)],
     )?;
     rows::view(connection, head, Layer::MAX)

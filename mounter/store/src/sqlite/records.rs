@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use tarbox_types::TenantId;
+use tarbox_types::{BranchId, Layer, TenantId};
 use uuid::Uuid;
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{
     api::Database,
     error::Result,
     model::*,
-    records::{Lead, Purpose, Records, SnapshotRecord, VolumeRecord},
+    records::{Lead, Purpose, Records, SnapshotRecord, Tag, VolumeRecord},
 };
 
 const SNAPSHOT: &str =
@@ -42,6 +42,7 @@ fn snapshot(row: &Row<'_>) -> rusqlite::Result<SnapshotRecord> {
         Some(layer) => Some(LayerRow {
             branch: row.get(4)?,
             layer,
+            tenant: TenantId(rows::uuid(row, 1)?),
             name: row.get(6)?,
             sealed_at: row.get(7)?,
             used_bytes: number(row, 8)?,
@@ -72,7 +73,7 @@ impl Control {
     /// Layers that a tenant's holder is to seal.
     pub(super) fn seals(&self, id: TenantId) -> Result<Vec<Seal>> {
         self.with("looking for snapshots to be made", |connection| {
-            let sql = format!("{SNAPSHOT} WHERE tenant = ?1 AND layer IS NULL AND purpose < 2 ORDER BY id");
+            let sql = format!("{SNAPSHOT} WHERE tenant = ?1 AND layer IS NULL AND purpose <> 2 ORDER BY id");
             let found = all(connection, &sql, params![id.0.as_bytes()], snapshot)?;
             Ok(found.iter().map(SnapshotRecord::seal).collect())
         })
@@ -146,10 +147,12 @@ impl Records for SqliteDatabase {
                     "INSERT INTO snapshot(id, tenant, request, purpose) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
                 )?
                 .execute(params![id, new.tenant.0.as_bytes(), new.request, purpose])?;
-            let sql = format!("{SNAPSHOT} WHERE id = ?1 OR (request = ?2 AND purpose = 0 AND ?3 = 0)");
+            let sql = format!(
+                "{SNAPSHOT} WHERE id = ?1 OR (request = ?2 AND purpose = ?3 AND (?3 = 0 OR (?3 = 3 AND tenant = ?4)))"
+            );
             Ok(connection
                 .prepare_cached(&sql)?
-                .query_row(params![id, new.request, purpose], snapshot)?)
+                .query_row(params![id, new.request, purpose, new.tenant.0.as_bytes()], snapshot)?)
         })
     }
 
@@ -188,8 +191,9 @@ impl Records for SqliteDatabase {
     ) -> Result<Vec<SnapshotRecord>> {
         self.inner.control.with("listing snapshots", |connection| {
             let sql = format!(
-                "{SNAPSHOT} WHERE purpose = 0 AND layer IS NOT NULL AND id > ?1 AND (?2 IS NULL OR tenant = ?2)
-                 ORDER BY id LIMIT ?3"
+                "{SNAPSHOT} WHERE (purpose = 0 OR (purpose = 3
+                   AND EXISTS(SELECT 1 FROM tenant t WHERE t.id = snapshot.tenant AND t.state = 0)))
+                 AND layer IS NOT NULL AND id > ?1 AND (?2 IS NULL OR tenant = ?2) ORDER BY id LIMIT ?3"
             );
             let of = of.map(|id| id.0.into_bytes());
             all(connection, &sql, params![beyond(after), of, limited(limit)], snapshot)
@@ -215,9 +219,38 @@ impl Records for SqliteDatabase {
     async fn kept_layers(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<SnapshotRecord>> {
         self.inner.control.with("listing layers to be kept", |connection| {
             let sql = format!(
-                "{SNAPSHOT} WHERE (purpose = 1 OR (purpose = 0 AND layer IS NULL)) AND id > ?1 ORDER BY id LIMIT ?2"
+                "{SNAPSHOT} WHERE (purpose = 1 OR (purpose IN (0, 3) AND layer IS NULL)) AND id > ?1 ORDER BY id LIMIT ?2"
             );
             all(connection, &sql, params![beyond(after), limited(limit)], snapshot)
+        })
+    }
+
+    async fn tag(&self, tenant: TenantId, name: &str, branch: BranchId, layer: Layer) -> Result<()> {
+        self.inner.control.write("tagging a checkpoint", |connection| {
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO tag(tenant, name, branch, layer) VALUES(?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![tenant.0.as_bytes(), name, branch, layer])?;
+            Ok(())
+        })
+    }
+
+    async fn untag(&self, tenant: TenantId, name: &str) -> Result<bool> {
+        self.inner.control.write("taking a tag away", |connection| {
+            let gone = connection
+                .prepare_cached("DELETE FROM tag WHERE tenant = ?1 AND name = ?2")?
+                .execute(params![tenant.0.as_bytes(), name])?;
+            Ok(gone > 0)
+        })
+    }
+
+    async fn tags(&self, tenant: TenantId) -> Result<Vec<Tag>> {
+        self.inner.control.with("listing tags", |connection| {
+            let sql = "SELECT name, branch, layer FROM tag WHERE tenant = ?1 ORDER BY name";
+            let decode =
+                |row: &Row<'_>| Ok(Tag { name: row.get(0)?, branch: row.get(1)?, layer: row.get(2)? });
+            all(connection, sql, params![tenant.0.as_bytes()], decode)
         })
     }
 

@@ -6,7 +6,7 @@
 //! `*_h` holds what was replaced and a kept view still sees, from `born` to before `died`.
 
 /// What a database is brought to, and what this program knows.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 pub(super) const CONTROL: &[&str] = &[
     "
@@ -31,6 +31,13 @@ CREATE TABLE IF NOT EXISTS snapshot(id BLOB PRIMARY KEY, tenant BLOB NOT NULL, r
     used_inodes INTEGER) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS snapshot_request ON snapshot(request) WHERE purpose = 0;
 CREATE INDEX IF NOT EXISTS snapshot_tenant ON snapshot(tenant, id);
+",
+    "
+UPDATE schema SET version = max(version, 3);
+-- purpose 3: a checkpoint that a user made; it goes with its tenant.
+CREATE UNIQUE INDEX IF NOT EXISTS snapshot_checkpoint ON snapshot(tenant, request) WHERE purpose = 3;
+CREATE TABLE IF NOT EXISTS tag(tenant BLOB NOT NULL, name TEXT NOT NULL, branch INTEGER NOT NULL,
+    layer INTEGER NOT NULL, PRIMARY KEY(tenant, name)) WITHOUT ROWID;
 ",
 ];
 

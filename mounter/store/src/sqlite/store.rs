@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, params};
 use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, DataId, Ino, Layer, TenantId};
 
 use super::{
-    collect, commit,
+    changes, collect, commit,
     connect::in_one_state,
     database::Inner,
     family::Family,
@@ -212,6 +212,18 @@ impl TenantStore for SqliteTenant {
         Ok(PartRead::whole(found.into_iter().next().map_or_else(Bytes::new, |(_, bytes)| bytes)))
     }
 
+    async fn changes(&self, one: &View, other: &View) -> Result<Changes> {
+        self.family.read("comparing views", |connection| {
+            in_one_state(connection, |connection| changes::between(connection, one, other))
+        })
+    }
+
+    async fn names_of(&self, view: &View, inos: &[Ino]) -> Result<Vec<EntryRow>> {
+        self.family.read("looking for names", |connection| {
+            in_one_state(connection, |connection| changes::names_of(connection, view, inos))
+        })
+    }
+
     async fn orphans(&self, view: &View) -> Result<Vec<InodeRow>> {
         self.family.read("listing orphans", |connection| read::orphans(connection, view))
     }
@@ -256,6 +268,14 @@ impl TenantStore for SqliteTenant {
 
     async fn layers(&self) -> Result<Vec<LayerRow>> {
         self.family.read("listing layers", |connection| layers::of_line(connection, self.id))
+    }
+
+    async fn own_layers(&self) -> Result<Vec<LayerRow>> {
+        self.family.read("listing checkpoints", |connection| layers::of_tenant(connection, self.id))
+    }
+
+    async fn layer_named(&self, name: &str) -> Result<Option<LayerRow>> {
+        self.family.read("looking for a checkpoint", |connection| layers::of_name(connection, self.id, name))
     }
 
     async fn sealed(&self, request: &str) -> Result<Option<LayerRow>> {

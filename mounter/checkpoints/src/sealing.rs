@@ -2,37 +2,57 @@
 
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use tarbox_runtime::Backoff;
 use tarbox_store::{
     Database, Holder, LayerRow, Seal, SnapshotRecord, StoreError, Tenant, TenantState, TenantStore,
 };
 
-use crate::failure::{ControllerError, Result};
+use crate::error::{CheckpointError, Result};
 
 /// How long a holder that died may take to come back: its journal may hold what was acknowledged and is not committed.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A shorter way to who holds the tenant than its next heartbeat.
+#[async_trait]
+pub trait Reach: Send + Sync {
+    /// Asks it to seal now. Whether that succeeds is seen by the layer; asked again, it seals nothing twice.
+    async fn ask(&self, holder: &Holder, seal: &Seal);
+}
+
+/// There is none: the heartbeat will do.
+#[derive(Clone, Copy, Debug)]
+pub struct ByHeartbeat;
+
+#[async_trait]
+impl Reach for ByHeartbeat {
+    async fn ask(&self, _: &Holder, _: &Seal) {}
+}
 
 /// What is done about a layer that is not sealed yet.
 enum Step {
     /// Nobody holds the tenant: it is sealed as it is committed.
     Seal,
-    /// Somebody is to seal it.
+    /// Who holds the tenant is to seal it.
+    Ask(Holder),
+    /// Somebody may come back and seal it.
     Wait(String),
 }
 
 /// Has the record's layer sealed, and notes it; the layer holds everything acknowledged before the call.
 ///
 /// # Errors
-/// [`ControllerError::Unfinished`] where the time does not suffice: it goes on then. Where the tenant is gone.
-pub(crate) async fn seal(
+/// [`CheckpointError::Unfinished`] where the time does not suffice: it goes on then. Where the tenant is gone.
+pub async fn seal(
     database: &dyn Database,
     record: &SnapshotRecord,
     limit: Duration,
+    reach: &dyn Reach,
 ) -> Result<LayerRow> {
     if let Some(layer) = &record.layer {
         return Ok(layer.clone());
     }
-    let gone = || ControllerError::NoVolume(record.tenant.to_string());
+    let gone = || CheckpointError::Gone(record.tenant);
     let store = match database.open_tenant(record.tenant).await {
         Err(StoreError::NoTenant(_)) => return Err(gone()),
         store => store?,
@@ -54,10 +74,18 @@ pub(crate) async fn seal(
                 Err(StoreError::Held { holder, .. }) => waits_for(&holder),
                 Err(error) => return Err(error.into()),
             },
+            Step::Ask(holder) => {
+                reach.ask(&holder, &seal).await;
+                // Where that was enough there is nothing to wait for.
+                if store.sealed(&seal.request).await?.is_some() {
+                    continue;
+                }
+                waits_for(&holder)
+            }
             Step::Wait(why) => why,
         };
         if begun.elapsed() >= limit {
-            return Err(ControllerError::Unfinished { tenant: record.tenant, why });
+            return Err(CheckpointError::Unfinished { tenant: record.tenant, why });
         }
         tokio::time::sleep(backoff.delay()).await;
     }
@@ -68,7 +96,7 @@ fn step(tenant: &Tenant, waited: Duration, limit: Duration) -> Step {
     // A call that is repeated begins to wait anew: its time must suffice.
     let patience = PATIENCE.min(limit / 2);
     match &tenant.holder {
-        Some(holder) => Step::Wait(waits_for(holder)),
+        Some(holder) => Step::Ask(holder.clone()),
         None if tenant.state == TenantState::Live && tenant.is_abandoned && waited < patience => {
             Step::Wait("its mounter died, and may come back with what is not committed yet".to_owned())
         }
