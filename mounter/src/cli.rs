@@ -1,11 +1,16 @@
 //! The command line of `tarbox`.
 
 mod archive;
+mod checkpoint;
+mod clone;
 pub mod context;
 mod doctor;
 mod fsck;
+mod log;
 mod manual;
 pub mod output;
+mod reach;
+mod settle;
 mod tenant;
 mod umount;
 mod usage;
@@ -21,6 +26,8 @@ Examples:
   tarbox tenant create notes --quota-bytes 2Gi
   tarbox tenant list -o json
   tarbox usage
+  tarbox checkpoint create notes before-tool
+  tarbox clone notes attempt
   tarbox export notes | zstd > notes.tar.zst
   tarbox umount ~/notes
   tarbox doctor
@@ -77,6 +84,13 @@ enum Command {
     /// Make, list, show, resize and delete tenants
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Make, list, show, delete and tag checkpoints: moments of a tenant that are kept
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
+    /// Make a tenant that begins as another one is, or was
+    Clone(clone::CloneCommand),
+    /// Show the checkpoints that a tenant has come from
+    Log(log::LogCommand),
     /// Show how much tenants use; live numbers of those mounted on this machine
     Usage(usage::UsageCommand),
     /// Commit everything and unmount
@@ -109,6 +123,11 @@ impl Cli {
                 let flags = command.flags();
                 block_on(global, flags, async |context| command.run(&context).await)
             }
+            Command::Checkpoint(command) => {
+                block_on(global, vec![], async |context| command.run(&context).await)
+            }
+            Command::Clone(command) => block_on(global, vec![], async |context| command.run(&context).await),
+            Command::Log(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Usage(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Umount(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Fsck(command) => block_on(global, vec![], async |context| command.run(&context).await),

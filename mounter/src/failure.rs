@@ -2,6 +2,7 @@
 
 use std::{error::Error, fmt, io, path::Path};
 
+use tarbox_checkpoints::CheckpointError;
 use tarbox_runtime::ConfigError;
 pub use tarbox_runtime::program::{CONFIGURATION, FAILED, Failing, OK, USAGE};
 use tarbox_store::StoreError;
@@ -23,6 +24,9 @@ pub enum Failure {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Checkpoints.
+    #[error(transparent)]
+    Checkpoint(CheckpointError),
     /// A state that forbids it, with what to do about it.
     #[error("{message}")]
     Refused {
@@ -72,6 +76,7 @@ impl Failure {
             Self::Usage(_) | Self::Mismatch(_) => ErrorKind::InvalidArgument,
             Self::Config(error) => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::Checkpoint(error) => error.kind(),
             Self::Refused { kind, .. } | Self::Part { kind, .. } => *kind,
             Self::Io { source, .. } => ErrorKind::of_io(source),
         }
@@ -84,6 +89,9 @@ impl Failure {
     }
 
     fn advice(&self) -> Option<&'static str> {
+        if let Self::Checkpoint(error) = self {
+            return advice_on_checkpoints(error);
+        }
         let Self::Store(error) = self else { return None };
         match error {
             StoreError::NoTenant(_) => Some("`tarbox tenant list` shows those there are"),
@@ -100,15 +108,42 @@ impl Failure {
     }
 }
 
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Store(error) => Self::Store(error),
+            error => Self::Checkpoint(error),
+        }
+    }
+}
+
+fn advice_on_checkpoints(error: &CheckpointError) -> Option<&'static str> {
+    match error {
+        CheckpointError::NotFound { .. } => {
+            Some("`tarbox checkpoint list` shows those there are; `head` is the present")
+        }
+        CheckpointError::TooMany { .. } => Some("delete some with `tarbox checkpoint delete`"),
+        CheckpointError::InUse { .. } => Some("it can go when they have gone"),
+        CheckpointError::Unfinished { .. } => {
+            Some("it is made as soon as that answers; `tarbox checkpoint list` shows it then")
+        }
+        _ => None,
+    }
+}
+
 impl Failing for Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => USAGE,
+            Self::Usage(_) | Self::Checkpoint(CheckpointError::Name { .. }) => USAGE,
             Self::Config(error) if error.is_usage() => USAGE,
             Self::Config(_)
             | Self::Mismatch(_)
             | Self::Store(StoreError::Url { .. } | StoreError::Invalid { .. }) => CONFIGURATION,
-            Self::Store(_) | Self::Refused { .. } | Self::Io { .. } | Self::Part { .. } => FAILED,
+            Self::Store(_)
+            | Self::Checkpoint(_)
+            | Self::Refused { .. }
+            | Self::Io { .. }
+            | Self::Part { .. } => FAILED,
         }
     }
 

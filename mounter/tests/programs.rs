@@ -2,6 +2,8 @@
 
 #[path = "programs/archives.rs"]
 mod archives;
+#[path = "programs/checkpoints.rs"]
+mod checkpoints;
 #[path = "programs/command_line.rs"]
 mod command_line;
 #[path = "programs/control.rs"]

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
-use tarbox_store::{Database, Lease, Limits, StoreError, TenantState, TenantStore};
+use tarbox_store::{Database, Lease, Limits, Seal, StoreError, TenantState, TenantStore};
 use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId, Unanswered};
 use tokio::sync::watch;
 
@@ -232,6 +232,15 @@ impl FileSystem {
         let seq = self.shared.journal.last_seq();
         self.shared.commit_to(seq).await?;
         Ok(seq)
+    }
+
+    /// Seals a layer that holds everything acknowledged before the call; returns when it is committed, or at once where a heartbeat
+    /// has asked for the same.
+    ///
+    /// # Errors
+    /// Where nothing is acknowledged any more.
+    pub async fn seal(&self, seal: &Seal) -> Result<(), FsError> {
+        sealing::now(&self.shared, seal).await
     }
 
     /// Commits nothing more as long as the returned value lives; returns once a commit under way has ended.

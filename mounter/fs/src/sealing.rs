@@ -49,6 +49,18 @@ pub(crate) fn begin(shared: &Arc<Shared>, seals: &[Seal]) {
     }
 }
 
+/// Seals at once what is asked for by another way than a heartbeat.
+pub(crate) async fn now(shared: &Shared, seal: &Seal) -> Result<(), FsError> {
+    if !shared.sealed.lock().insert(seal.request.clone()) {
+        return Ok(());
+    }
+    let sealed = shared.seal(seal).await;
+    if sealed.is_err() {
+        shared.sealed.lock().remove(&seal.request);
+    }
+    sealed
+}
+
 async fn seal_all(weak: Weak<Shared>, seals: Vec<Seal>) {
     for seal in seals {
         let Some(shared) = weak.upgrade() else { return };

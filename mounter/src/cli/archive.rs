@@ -5,7 +5,6 @@ use std::{
     io::{self, BufReader, BufWriter, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use clap::Args;
@@ -16,6 +15,7 @@ use tarbox_types::{ErrorKind, Seq, TenantId};
 use super::{
     context::Context,
     output::{self, Table, bytes, show},
+    settle,
     tenant::NewTenantOptions,
 };
 use crate::{
@@ -24,14 +24,11 @@ use crate::{
         export::{Export, Exported},
         import::{Import, Imported},
     },
-    control::client::Mounter,
     failure::{FAILED, Failure, OK},
-    offline, serve, settings,
-    tenant_dir::{self, TenantDir},
+    offline, settings,
+    tenant_dir::TenantDir,
 };
 
-/// How long a mounter may take to commit what it has before it is exported.
-const FLUSH_WITHIN: Duration = Duration::from_secs(60);
 const BUFFER: usize = 1 << 20;
 
 #[derive(Debug, Args)]
@@ -82,7 +79,7 @@ impl ExportCommand {
         }
         let (database, tenant) = context.tenant(&self.tenant).await?;
         // Kept until the end: nobody on this machine mounts the tenant meanwhile.
-        let lock = settle(context, &database, &tenant).await?;
+        let lock = settle::whole(context, &database, &tenant).await?;
         let store = database.open_tenant(tenant.id).await?;
         let (before, view) = store.head().await?;
         let exported = self.write(&store, view, &before).await;
@@ -143,28 +140,6 @@ impl ExportCommand {
             ])
         })
     }
-}
-
-/// Sees to it that the database has everything: a living mounter commits, what a dead one left is replayed.
-async fn settle(
-    context: &Context,
-    database: &Arc<dyn Database>,
-    tenant: &Tenant,
-) -> Result<Option<TenantDir>, Failure> {
-    let state_dir = &context.settings.state_dir;
-    if Mounter::flush(FLUSH_WITHIN, || Mounter::writer_of(state_dir, tenant.id)).await?.is_some() {
-        return Ok(None);
-    }
-    settings::ensure_state_dir(state_dir)?;
-    if !offline::has_journal(&tenant_dir::of(state_dir, tenant.id)) {
-        // Another export may have the lock; nothing is to be settled.
-        return TenantDir::lock_writer(state_dir, tenant.id);
-    }
-    let directory = serve::lock(database, &context.settings, tenant).await?;
-    if offline::has_journal(directory.path()) {
-        offline::open(database, context, tenant, &directory).await?.close().await?;
-    }
-    Ok(Some(directory))
 }
 
 #[derive(Debug, Serialize)]

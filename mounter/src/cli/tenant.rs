@@ -4,10 +4,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tarbox_store::{Compression, Database, InUse, LayerRow, Tenant};
+use tarbox_store::{Compression, Database, InUse, Tenant};
 use tarbox_types::TenantId;
 
 use super::{
+    checkpoint::CheckpointView,
     context::Context,
     output::{self, Table, bytes, bytes_limit, count_limit, limit, share},
 };
@@ -66,7 +67,7 @@ pub(super) struct NewTenantOptions {
 }
 
 #[derive(Debug, Default, Args)]
-struct LimitOptions {
+pub(super) struct LimitOptions {
     /// Limit of allocated bytes, for instance 10Gi, or `unlimited`
     #[arg(long, value_name = "QUANTITY")]
     quota_bytes: Option<String>,
@@ -110,23 +111,18 @@ impl NewTenantOptions {
 
 impl LimitOptions {
     /// Only what was given here counts: a variable meant for new tenants must not resize an old one.
-    fn choice(&self) -> Result<LimitChoice, Failure> {
+    pub(super) fn choice(&self) -> Result<LimitChoice, Failure> {
         let read = |flag: &str, text: &Option<String>, parse: fn(&str) -> Result<u64, String>| {
             let parsed = text.as_deref().map(|text| {
                 parse(text).map_err(|allowed| Failure::Usage(format!("{flag} {text}: allowed is {allowed}")))
             });
             parsed.transpose()
         };
-        let choice = LimitChoice {
+        Ok(LimitChoice {
             bytes: read("--quota-bytes", &self.quota_bytes, settings::limit_bytes)?,
             inodes: read("--quota-inodes", &self.quota_inodes, settings::limit_count)?,
             file_bytes: read("--max-file-size", &self.max_file_size, settings::limit_file)?,
-        };
-        if choice == LimitChoice::default() {
-            let message = "nothing to change: give --quota-bytes, --quota-inodes or --max-file-size";
-            return Err(Failure::Usage(message.to_owned()));
-        }
-        Ok(choice)
+        })
     }
 }
 
@@ -182,14 +178,6 @@ struct DetailView {
     tenant: TenantView,
     database: String,
     checkpoints: Vec<CheckpointView>,
-}
-
-#[derive(Debug, Serialize)]
-struct CheckpointView {
-    name: String,
-    sealed_at: i64,
-    used_bytes: u64,
-    used_inodes: u64,
 }
 
 fn view(context: &Context, tenant: &Tenant) -> TenantView {
@@ -290,23 +278,21 @@ async fn list(context: &Context) -> Result<(), Failure> {
 
 async fn show(context: &Context, name_or_id: &str) -> Result<(), Failure> {
     let (database, tenant) = context.tenant(name_or_id).await?;
-    let layers = database.open_tenant(tenant.id).await?.layers().await?;
-    let checkpoint = |row: LayerRow| CheckpointView {
-        name: row.name,
-        sealed_at: row.sealed_at,
-        used_bytes: row.used_bytes,
-        used_inodes: row.used_inodes,
-    };
+    let checkpoints = tarbox_checkpoints::list(&*database, tenant.id).await?;
     let details = DetailView {
         tenant: view(context, &tenant),
         database: database.display_url(),
-        checkpoints: layers.into_iter().map(checkpoint).collect(),
+        checkpoints: checkpoints.into_iter().map(CheckpointView::new).collect(),
     };
     output::show(context.format, &details, table_of_details)
 }
 
 async fn resize_tenant(context: &Context, resize: &ResizeCommand) -> Result<(), Failure> {
     let choice = resize.limits.choice()?;
+    if choice == LimitChoice::default() {
+        let message = "nothing to change: give --quota-bytes, --quota-inodes or --max-file-size";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let (database, tenant) = context.tenant(&resize.tenant).await?;
     let limits = choice.over(tenant.limits);
     let tenant = database.resize_tenant(tenant.id, &limits).await?;
@@ -331,6 +317,8 @@ async fn delete(context: &Context, name_or_id: &str) -> Result<(), Failure> {
     let (database, tenant) = context.tenant(name_or_id).await?;
     database.delete_tenant(tenant.id, InUse::Refuse).await?;
     reap(&database, tenant.id).await?;
+    // Where it began in another one's history, that may have kept a layer only for it.
+    tarbox_checkpoints::clear_dropped(&*database, &|| false).await?;
     forget_state(context, tenant.id);
     let deleted = Deleted { id: tenant.id, name: tenant.name, deleted: true };
     output::show(context.format, &deleted, |deleted| {

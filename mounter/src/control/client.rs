@@ -6,11 +6,11 @@ use std::{
 };
 
 use tarbox_proto::control::v1::{
-    DrainRequest, FlushRequest, OperationStatistics, SetCredentialsRequest, SetLogLevelRequest,
+    DrainRequest, FlushRequest, OperationStatistics, SealRequest, SetCredentialsRequest, SetLogLevelRequest,
     SetQuotaRequest, StatisticsRequest, StatusRequest, StatusResponse, control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
-use tarbox_store::Limits;
+use tarbox_store::{Limits, Seal};
 use tarbox_types::{ErrorKind, TenantId};
 use tonic::transport::Channel;
 
@@ -141,6 +141,16 @@ impl Control {
         };
         let answer = self.client.set_quota(request).await;
         answer.map(|_| ()).map_err(|status| self.failure("set its limits", status))
+    }
+
+    /// Has a layer sealed that holds everything acknowledged before; returns when it is committed, or under way already.
+    ///
+    /// # Errors
+    /// Where it does not come to that in time.
+    pub async fn seal(&mut self, seal: &Seal) -> Result<(), Failure> {
+        let request = SealRequest { name: seal.name.clone(), request: seal.request.clone() };
+        let answer = self.client.seal(request).await;
+        answer.map(|_| ()).map_err(|status| self.failure("make a checkpoint", status))
     }
 
     /// What it has answered, by operation.

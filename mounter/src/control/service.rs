@@ -3,14 +3,15 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tarbox_proto::control::v1::{
-    DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, SetCredentialsRequest,
-    SetCredentialsResponse, SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest, SetQuotaResponse,
-    StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse, StopRequest, StopResponse,
+    DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, SealRequest, SealResponse,
+    SetCredentialsRequest, SetCredentialsResponse, SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest,
+    SetQuotaResponse, StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse, StopRequest,
+    StopResponse,
     control_server::{Control, ControlServer},
 };
 use tarbox_rpc::{PrivateListener, status};
 use tarbox_runtime::telemetry::{self, LogLevel};
-use tarbox_store::Limits;
+use tarbox_store::{Limits, Seal};
 use tarbox_types::ErrorKind;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, transport::Server};
@@ -85,6 +86,14 @@ impl Control for Service {
             return Err(ending());
         }
         Ok(Response::new(DrainResponse {}))
+    }
+
+    async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
+        let SealRequest { name, request } = request.into_inner();
+        match self.subject.file_system().seal(&Seal { name, request }).await {
+            Ok(()) => Ok(Response::new(SealResponse {})),
+            Err(error) => Err(status(ErrorKind::FailedPrecondition, Chain(&error).to_string())),
+        }
     }
 
     async fn stop(&self, _: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
