@@ -84,7 +84,7 @@ enum Command {
     /// Make, list, show, resize and delete tenants
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
-    /// Make, list, show, delete and tag checkpoints: moments of a tenant that are kept
+    /// Make, list, compare, restore and delete checkpoints: moments of a tenant that are kept
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
     /// Make a tenant that begins as another one is, or was

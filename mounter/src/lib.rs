@@ -16,6 +16,7 @@ pub mod mounts;
 pub mod offline;
 pub mod places;
 pub mod reader;
+pub mod restore;
 pub mod secrets;
 pub mod serve;
 pub mod settings;

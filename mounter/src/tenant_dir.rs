@@ -138,7 +138,8 @@ impl TenantDir {
 
     /// Clears away what a living mounter needs. Other things, a rejected journal for instance, stay.
     pub fn clear(self) {
-        for name in ["mounter.json", "control.sock"] {
+        // Without a mount no kernel knows of an earlier head.
+        for name in ["mounter.json", "control.sock", "restoring.json"] {
             let _ = fs::remove_file(self.path.join(name));
         }
         // The lock file stays while anything else does: removing it under a waiting locker would split the lock.

@@ -12,5 +12,7 @@ mod control;
 mod mounting;
 #[path = "programs/place.rs"]
 mod place;
+#[path = "programs/restoring.rs"]
+mod restoring;
 #[path = "programs/tenants.rs"]
 mod tenants;

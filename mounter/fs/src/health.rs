@@ -1,6 +1,9 @@
 //! Whether changes are acknowledged: what is waited for, or why nothing more will be.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tarbox_store::StoreError;
@@ -27,11 +30,17 @@ pub(crate) struct Health {
     state: watch::Sender<State>,
     /// Until when the lease counts.
     lease_until: Mutex<Instant>,
+    /// The head is being changed: whoever wants to change something waits.
+    is_held: AtomicBool,
 }
 
 impl Health {
     pub(crate) fn new(lease_until: Instant) -> Self {
-        Self { state: watch::Sender::new(State::Serving), lease_until: Mutex::new(lease_until) }
+        Self {
+            state: watch::Sender::new(State::Serving),
+            lease_until: Mutex::new(lease_until),
+            is_held: AtomicBool::new(false),
+        }
     }
 
     /// The database refused or did not answer. Logged once per outage.
@@ -88,7 +97,17 @@ impl Health {
         if let State::Lost(why) = &*self.state.borrow() {
             return Err(FsError::Io(why.clone()));
         }
-        Ok(*self.lease_until.lock() > Instant::now())
+        Ok(!self.is_held() && *self.lease_until.lock() > Instant::now())
+    }
+
+    /// Keeps changes from being acknowledged, or lets them go on.
+    pub(crate) fn hold(&self, held: bool) {
+        self.is_held.store(held, Ordering::SeqCst);
+        self.state.send_modify(|_| {});
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::SeqCst)
     }
 
     /// Waits until something changed; not longer than a second, because the passing of time is a change too.

@@ -286,6 +286,7 @@ impl FileSystem {
     /// [`FlushError`]: what is not committed stays in the journal.
     pub async fn close(&self) -> Result<(), FlushError> {
         if !self.shared.config.read_only
+            && !self.shared.health.is_held()
             && let Err(error) = self.shared.remove_all_orphans().await
         {
             tracing::warn!(

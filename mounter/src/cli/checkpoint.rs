@@ -1,7 +1,9 @@
 //! `tarbox checkpoint …`.
 
 mod create;
+mod diff;
 mod list;
+mod restore;
 mod tag;
 
 use clap::Subcommand;
@@ -35,6 +37,10 @@ pub(super) enum CheckpointCommand {
         after_long_help = "One where a clone, or the tenant's own present, begins is refused, and so is a snapshot of CSI, which is deleted where it was made. The space of what only the checkpoint held comes back in the background.\n\nExamples:\n  tarbox checkpoint delete work before-tool\n  tarbox checkpoint delete work monday tuesday"
     )]
     Delete(list::DeleteCommand),
+    /// Put the tenant back to a checkpoint, mounted or not
+    Restore(restore::RestoreCommand),
+    /// Show what differs between two checkpoints, or between one and the present
+    Diff(diff::DiffCommand),
     /// Give a checkpoint a further name, move it, or take it away
     Tag(tag::TagCommand),
 }
@@ -46,6 +52,8 @@ impl CheckpointCommand {
             Self::List { tenant } => list::list(context, &tenant).await,
             Self::Show(command) => command.run(context).await,
             Self::Delete(command) => command.run(context).await,
+            Self::Restore(command) => command.run(context).await,
+            Self::Diff(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
         }?;
         Ok(OK)

@@ -6,12 +6,13 @@ use std::{
 };
 
 use tarbox_proto::control::v1::{
-    DrainRequest, FlushRequest, OperationStatistics, SealRequest, SetCredentialsRequest, SetLogLevelRequest,
-    SetQuotaRequest, StatisticsRequest, StatusRequest, StatusResponse, control_client::ControlClient,
+    DrainRequest, FlushRequest, OperationStatistics, RestoreRequest, SealRequest, SetCredentialsRequest,
+    SetLogLevelRequest, SetQuotaRequest, StatisticsRequest, StatusRequest, StatusResponse,
+    control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
 use tarbox_store::{Limits, Seal};
-use tarbox_types::{ErrorKind, TenantId};
+use tarbox_types::{BranchId, ErrorKind, Layer, TenantId};
 use tonic::transport::Channel;
 
 use crate::{
@@ -47,6 +48,12 @@ impl Mounter {
     #[must_use]
     pub fn writer_of(state_dir: &Path, tenant: TenantId) -> Option<Self> {
         Self::of(tenant_dir::of(state_dir, tenant)).filter(|mounter| mounter.is_alive)
+    }
+
+    /// The living mounter of a directory.
+    #[must_use]
+    pub fn writer_of_directory(directory: &Path) -> Option<Self> {
+        Self::of(directory.to_owned()).filter(|mounter| mounter.is_alive)
     }
 
     /// The mounter of a tenant that is this process, whether it writes or only reads.
@@ -151,6 +158,15 @@ impl Control {
         let request = SealRequest { name: seal.name.clone(), request: seal.request.clone() };
         let answer = self.client.seal(request).await;
         answer.map(|_| ()).map_err(|status| self.failure("make a checkpoint", status))
+    }
+
+    /// Lets it go back to a sealed layer; a successor goes on.
+    ///
+    /// # Errors
+    /// Where it cannot, or dies meanwhile: the tenant's row says whether it has happened.
+    pub async fn restore(&mut self, branch: BranchId, layer: Layer) -> Result<(), Failure> {
+        let answer = self.client.restore(RestoreRequest { branch, layer }).await;
+        answer.map(|_| ()).map_err(|status| self.failure("go back to a checkpoint", status))
     }
 
     /// What it has answered, by operation.

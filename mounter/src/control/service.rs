@@ -1,12 +1,16 @@
 //! The mounter's side of its control socket.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tarbox_proto::control::v1::{
-    DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, SealRequest, SealResponse,
-    SetCredentialsRequest, SetCredentialsResponse, SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest,
-    SetQuotaResponse, StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse, StopRequest,
-    StopResponse,
+    DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, RestoreRequest,
+    RestoreResponse, SealRequest, SealResponse, SetCredentialsRequest, SetCredentialsResponse,
+    SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest, SetQuotaResponse, StatisticsRequest,
+    StatisticsResponse, StatusRequest, StatusResponse, StopRequest, StopResponse,
     control_server::{Control, ControlServer},
 };
 use tarbox_rpc::{PrivateListener, status};
@@ -19,12 +23,14 @@ use tonic::{Request, Response, Status, transport::Server};
 use super::subject::{Ordered, Subject};
 use crate::{
     failure::{Chain, Failure},
-    secrets,
+    restore, secrets,
 };
 
 /// Answers for one mounted tenant.
 struct Service {
     subject: Arc<Subject>,
+    /// Where its mounter keeps its state.
+    directory: PathBuf,
 }
 
 #[tonic::async_trait]
@@ -96,6 +102,18 @@ impl Control for Service {
         }
     }
 
+    async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
+        let RestoreRequest { branch, layer } = request.into_inner();
+        let (subject, directory) = (Arc::clone(&self.subject), self.directory.clone());
+        // In a task of its own: a caller who hangs up must not leave it half done.
+        let restored = tokio::spawn(async move { restore::begin(&subject, &directory, branch, layer).await });
+        match restored.await {
+            Ok(Ok(())) => Ok(Response::new(RestoreResponse {})),
+            Ok(Err(failure)) => Err(status(failure.kind(), failure.report().to_string())),
+            Err(_) => Err(ending()),
+        }
+    }
+
     async fn stop(&self, _: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
         if !self.subject.order(Ordered::Stop).await {
             return Err(ending());
@@ -135,7 +153,8 @@ fn ending() -> Status {
 /// Where the socket cannot be made.
 pub fn serve(socket: PathBuf, subject: Arc<Subject>) -> Result<Serving, Failure> {
     let listener = PrivateListener::bind(&socket).map_err(Failure::io("listen at", &socket))?;
-    let service = ControlServer::new(Service { subject });
+    let directory = socket.parent().map(Path::to_owned).unwrap_or_default();
+    let service = ControlServer::new(Service { subject, directory });
     let task = tokio::spawn(async move {
         if let Err(error) = Server::builder().add_service(service).serve_with_incoming(listener).await {
             tracing::error!(error = %Chain(&error), "the control socket is no longer served");

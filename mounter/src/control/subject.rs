@@ -4,7 +4,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicI32, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,8 @@ pub struct Subject {
     observer: OnceLock<Observer>,
     phase: AtomicI32,
     orders: mpsc::Sender<Ordered>,
+    /// Nobody would start a successor.
+    is_alone: AtomicBool,
 }
 
 impl Subject {
@@ -60,7 +62,16 @@ impl Subject {
     ) -> Arc<Self> {
         let phase = AtomicI32::new(Phase::Starting.into());
         let shown = Box::new(shown);
-        Arc::new(Self { note, epoch, shown, database, observer: OnceLock::new(), phase, orders })
+        Arc::new(Self {
+            note,
+            epoch,
+            shown,
+            database,
+            observer: OnceLock::new(),
+            phase,
+            orders,
+            is_alone: AtomicBool::new(false),
+        })
     }
 
     /// What is served now.
@@ -73,13 +84,23 @@ impl Subject {
         let _ = self.observer.set(observer);
     }
 
+    /// The supervisor is gone.
+    pub fn is_left_alone(&self) {
+        self.is_alone.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody would start a successor.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
+    }
+
     /// How far it is.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase.into(), Ordering::Relaxed);
     }
 
     /// Orders something; false where it ends already.
-    pub(super) async fn order(&self, order: Ordered) -> bool {
+    pub(crate) async fn order(&self, order: Ordered) -> bool {
         self.orders.send(order).await.is_ok()
     }
 

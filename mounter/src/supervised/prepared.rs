@@ -29,7 +29,7 @@ use crate::{
     },
     engine,
     failure::{Chain, Failure},
-    lease,
+    lease, restore,
     serve::{self, Opening, note},
     settings,
     settings::Settings,
@@ -184,6 +184,9 @@ impl Prepared {
         steps.done("requests");
         steps.tell();
         subject.enter(Phase::Serving);
+        if let Some(before) = restore::left_unfinished(directory.path()) {
+            tokio::spawn(restore::finish(Arc::clone(&file_system), directory.path().to_owned(), before));
+        }
         let replayed = recovery.replayed;
         Ok(Parts { file_system, session, subject, control, orders, replayed, recovered })
     }

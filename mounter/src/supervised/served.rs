@@ -104,7 +104,8 @@ impl Served {
                         self.drain(Duration::from_millis(drain.millis), channel).await;
                         return Ok(End::Drained);
                     }
-                    Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) | Told::Gone => {}
+                    Told::Gone => self.subject.is_left_alone(),
+                    Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) => {}
                 },
                 Some(ordered) = self.orders.recv() => match ordered {
                     Ordered::Drain(limit) => {

@@ -220,3 +220,30 @@ impl Diff {
         Ok(Some(Difference { path, change, before: was, after: is, is_content, is_attributes, lines, patch }))
     }
 }
+
+/// Paths of files that have changed under their name: in both views, with something different.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn paths_of_changed_files(
+    store: &dyn TenantStore,
+    before: &View,
+    after: &View,
+) -> Result<Vec<Vec<u8>>> {
+    let mut changed = Vec::new();
+    for ino in store.changes(before, after).await?.inodes {
+        let row = store.inode(after, ino).await?.filter(content::is_file);
+        if row.is_some() && store.inode(before, ino).await? != row {
+            changed.push(ino);
+        }
+    }
+    let mut found = Vec::new();
+    if changed.is_empty() {
+        return Ok(found);
+    }
+    let mut paths = Paths::new(store, after);
+    for name in store.names_of(after, &changed).await? {
+        found.push(paths.of(name.parent, &name.name).await?);
+    }
+    Ok(found)
+}
