@@ -267,10 +267,25 @@ impl Node {
     }
 
     /// What the command line says of the database, by somebody who does not know of this node's mounters.
-    fn tarbox(&self, words: &[&str]) -> Result<String> {
+    ///
+    /// # Errors
+    /// If it does not succeed.
+    pub fn tarbox(&self, words: &[&str]) -> Result<String> {
+        self.tarbox_with(&self.path().join("cli"), words)
+    }
+
+    /// The same, by somebody on this node who knows of a volume's mounter.
+    ///
+    /// # Errors
+    /// If it does not succeed.
+    pub fn tarbox_beside(&self, id: &str, words: &[&str]) -> Result<String> {
+        self.tarbox_with(&self.run.join("mounters").join(id), words)
+    }
+
+    fn tarbox_with(&self, state_dir: &Path, words: &[&str]) -> Result<String> {
         let mut tarbox = Command::new(program("tarbox"));
         tarbox.args(words).args(["--database-url", &self.url]);
-        succeed(tarbox.arg("--state-dir").arg(self.path().join("cli")), LIMIT)
+        succeed(tarbox.arg("--state-dir").arg(state_dir), LIMIT)
     }
 
     /// Checks every invariant of a tenant in the database.

@@ -17,7 +17,8 @@ use nix::{
     unistd::Pid,
 };
 use tarbox_proto::csi::v1::{
-    CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ListVolumesRequest,
+    CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ListSnapshotsRequest,
+    ListVolumesRequest,
 };
 use tarbox_tests::{
     command::succeed,
@@ -259,6 +260,66 @@ on_each_database! {
             let mut gone = volume("pvc-5", GIB);
             gone.volume_content_source = from_volume(&source);
             assert_eq!(caller.create(gone).await.expect_err("no volume").code(), Code::NotFound);
+        });
+    }
+
+    fn a_checkpoint_of_the_command_line_is_a_snapshot_and_a_snapshot_is_a_checkpoint(database) {
+        let cluster = cluster(database);
+        let Cluster { controller, node, .. } = &cluster;
+        run(async {
+            let mut caller = controller.caller().await.expect("reach");
+            let mut wanted = volume("pvc-1", GIB);
+            wanted.parameters = map(&[("maxCheckpoints", "3")]);
+            let source = caller.create(wanted).await.expect("made").volume_id;
+            let published = node.publish(&source, "source").expect("published");
+            let file = published.target.join("file");
+            fs::write(&file, "kept").expect("write");
+            // Its holder is not asked directly: it learns of it by a heartbeat.
+            let made = node.tarbox(&["checkpoint", "create", &source, "by-hand", "-o", "json"]).expect("made");
+            let made: serde_json::Value = serde_json::from_str(&made).expect("JSON");
+            let id = made["id"].as_str().expect("an id").to_owned();
+            let listed = |mut caller: Caller, source: String| async move {
+                let request = ListSnapshotsRequest { source_volume_id: source, ..Default::default() };
+                let found = caller.client.list_snapshots(request).await.expect("listed").into_inner();
+                found.entries.into_iter().filter_map(|entry| entry.snapshot).map(|one| one.snapshot_id).collect::<BTreeSet<_>>()
+            };
+            assert_eq!(listed(caller.clone(), source.clone()).await, BTreeSet::from([id.clone()]));
+            let snapshot = caller.snapshot("snap-1", &source).await.expect("a snapshot").snapshot_id;
+            let checkpoints = node.tarbox(&["checkpoint", "list", &source, "-o", "json"]).expect("listed");
+            let checkpoints: serde_json::Value = serde_json::from_str(&checkpoints).expect("JSON");
+            let kinds: BTreeSet<_> = checkpoints
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|one| [&one["name"], &one["kind"], &one["id"]].map(|text| text.as_str().unwrap_or("").to_owned()))
+                .collect();
+            let [by_hand, by_csi] =
+                [["by-hand", "checkpoint", id.as_str()], ["snap-1", "snapshot", snapshot.as_str()]].map(|one| one.map(str::to_owned));
+            assert_eq!(kinds, BTreeSet::from([by_hand, by_csi]));
+            let refused = node.tarbox(&["checkpoint", "delete", &source, "snap-1"]).expect_err("not by hand");
+            assert!(refused.to_string().contains(&snapshot), "{refused}");
+            let mut copy = volume("pvc-2", GIB);
+            copy.volume_content_source = from_snapshot(&id);
+            let copy = caller.create(copy).await.expect("a volume that begins at the checkpoint").volume_id;
+            fs::write(&file, "changed").expect("write");
+            fs::write(published.target.join("more"), "more").expect("write");
+            // In place, by its own mounter, which hands over to another one.
+            node.tarbox_beside(&source, &["checkpoint", "restore", &source, "by-hand"]).expect("restored");
+            assert_eq!(fs::read_to_string(&file).expect("read"), "kept");
+            assert!(!published.target.join("more").exists());
+            fs::write(&file, "goes on").expect("write");
+            let shown = node.publish(&copy, "copy").expect("published");
+            assert_eq!(fs::read_to_string(shown.target.join("file")).expect("read"), "kept");
+            // Three there are: by hand, by CSI, and what was before the restore.
+            let refused = node.tarbox(&["checkpoint", "create", &source, "fourth"]).expect_err("too many");
+            assert!(refused.to_string().contains("has 3 checkpoints, `maxCheckpoints` allows 3"), "{refused}");
+            let refused = caller.snapshot("snap-2", &source).await.expect_err("too many");
+            assert_eq!(refused.code(), Code::ResourceExhausted);
+            node.call("unpublish", &published.words()).expect("unpublished");
+            node.call("unstage", &published.words()).expect("unstaged");
+            caller.delete(&source).await.expect("deleted");
+            let left = listed(caller.clone(), String::new()).await;
+            assert_eq!(left, BTreeSet::from([snapshot]), "a checkpoint goes with its volume, a snapshot stays");
         });
     }
 

@@ -25,6 +25,8 @@ pub(crate) enum Weight {
 pub(crate) fn weight_of(cause: &Cause, words: Option<&Failure>, stage: Stage) -> Weight {
     match (cause, words) {
         (Cause::Misconfigured, _) => Weight::Final,
+        // Told over its control socket, to go on as another process: on another head, for instance.
+        (Cause::Drained, _) if matches!(stage, Stage::Serving | Stage::Draining) => Weight::Nothing,
         (Cause::Clean | Cause::Drained, _) => Weight::Waits,
         (Cause::OutOfMemory, _) => Weight::Counts,
         (Cause::Code(_) | Cause::Signal(_) | Cause::Unknown, Some(words)) => weight_of_kind(words.kind),

@@ -71,6 +71,16 @@ fn a_killed_mounter_is_replaced_at_once_a_thousand_times() {
 }
 
 #[test]
+fn a_mounter_that_was_told_to_leave_the_rest_to_another_is_followed_at_once_however_often() {
+    let mut world = serving();
+    for _ in 0..100 {
+        kill_server(&mut world, Cause::Drained);
+        let pause = world.run_until(SECOND, "it serves again", World::is_serving);
+        assert!(pause <= 4 * world::STEP, "{pause:?}");
+    }
+}
+
+#[test]
 fn mounters_killed_before_they_serve_are_replaced_soon_and_never_given_up() {
     let mut world = serving();
     kill_server(&mut world, Cause::Signal(9));
