@@ -313,6 +313,8 @@ on_each_database! {
             // Three there are: by hand, by CSI, and what was before the restore.
             let refused = node.tarbox(&["checkpoint", "create", &source, "fourth"]).expect_err("too many");
             assert!(refused.to_string().contains("has 3 checkpoints, `maxCheckpoints` allows 3"), "{refused}");
+            let refused = node.tarbox_beside(&source, &["checkpoint", "restore", &source, "by-hand"]);
+            assert!(refused.expect_err("too many").to_string().contains("maxCheckpoints"));
             let refused = caller.snapshot("snap-2", &source).await.expect_err("too many");
             assert_eq!(refused.code(), Code::ResourceExhausted);
             node.call("unpublish", &published.words()).expect("unpublished");
@@ -320,6 +322,34 @@ on_each_database! {
             caller.delete(&source).await.expect("deleted");
             let left = listed(caller.clone(), String::new()).await;
             assert_eq!(left, BTreeSet::from([snapshot]), "a checkpoint goes with its volume, a snapshot stays");
+        });
+    }
+
+    fn a_volume_that_asks_for_it_gets_checkpoints_by_itself_and_keeps_so_many(database) {
+        let cluster = cluster(database);
+        let Cluster { controller, node, .. } = &cluster;
+        run(async {
+            let mut caller = controller.caller().await.expect("reach");
+            let mut wanted = volume("pvc-1", GIB);
+            let wish = [("autoCheckpoint", "true"), ("checkpointInterval", "10s"), ("checkpointRetention", "2")];
+            wanted.parameters = map(&wish);
+            let id = caller.create(wanted).await.expect("made").volume_id;
+            let silent = caller.create(volume("pvc-2", GIB)).await.expect("made").volume_id;
+            let published = node.publish(&id, "one").expect("published");
+            fs::write(published.target.join("file"), "kept").expect("write");
+            let names = |id: &str| -> Vec<String> {
+                let listed = node.tarbox(&["checkpoint", "list", id, "-o", "json"]).expect("listed");
+                let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+                let name = |one: &serde_json::Value| one["name"].as_str().expect("a name").to_owned();
+                listed.as_array().expect("a list").iter().map(name).collect()
+            };
+            let first = wait_for("a checkpoint", LIMIT, || names(&id).pop()).expect("one is made");
+            assert!(first.starts_with("auto-"), "{first}");
+            let two = wait_for("another", LIMIT, || Some(names(&id)).filter(|names| names.len() == 2));
+            assert_eq!(two.expect("two are kept").last(), Some(&first), "the older one is the first");
+            let later = wait_for("the first to go", LIMIT, || Some(names(&id)).filter(|names| !names.contains(&first)));
+            assert!(later.expect("it goes").len() <= 2);
+            assert!(names(&silent).is_empty(), "who does not ask, gets none");
         });
     }
 

@@ -1,10 +1,11 @@
 //! Background work in every database that the controller has opened, each by one leader: layers that nobody keeps any more, data of
-//! deleted volumes, what nothing refers to.
+//! deleted volumes, checkpoints that are made by themselves, what nothing refers to.
 //!
 //! Each step is a small batch that finds by itself what is left to do, so a new leader goes on where the old one was. A leader that
 //! was paused and lost the lead is refused by the database at its next write.
 
 mod blocks;
+mod checkpoints;
 mod layers;
 mod volumes;
 
@@ -22,23 +23,38 @@ const TERM: Duration = Duration::from_secs(15);
 const ROUND: Duration = Duration::from_secs(2);
 /// How often it is looked for what nothing refers to: every family is looked at.
 const COLLECT: Duration = Duration::from_secs(60);
+/// How often it is looked whether a checkpoint is due: every volume is looked at.
+const CHECKPOINTS: Duration = Duration::from_secs(10);
 /// How long one kind of work may keep the others, and the lead's renewal, waiting.
 const SLICE: Duration = Duration::from_secs(3);
 
+/// What is not done in every round.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    collect: bool,
+    checkpoints: bool,
+}
+
 /// Leads, or waits to lead, until the controller ends.
 pub(crate) async fn work(databases: Arc<Databases>, who: Uuid) {
-    let mut collected = Instant::now();
+    let (mut collected, mut checkpointed) = (Instant::now(), Instant::now());
     loop {
         sleep(ROUND).await;
-        let is_time = collected.elapsed() >= COLLECT;
+        let due = Due {
+            collect: collected.elapsed() >= COLLECT,
+            checkpoints: checkpointed.elapsed() >= CHECKPOINTS,
+        };
         for database in databases.opened() {
-            if let Err(error) = round(&*database, who, is_time).await {
+            if let Err(error) = round(&*database, who, due).await {
                 let database = database.display_url();
                 tracing::warn!(database, error = error.report(), "background work is interrupted");
             }
         }
-        if is_time {
+        if due.collect {
             collected = Instant::now();
+        }
+        if due.checkpoints {
+            checkpointed = Instant::now();
         }
     }
 }
@@ -53,13 +69,16 @@ pub(crate) async fn step_down(databases: &Databases, who: Uuid) {
 }
 
 /// One round, if this one leads.
-async fn round(database: &dyn Database, who: Uuid, collect: bool) -> Result<()> {
+async fn round(database: &dyn Database, who: Uuid, due: Due) -> Result<()> {
     let Some(lead) = database.lead(who, TERM).await? else { return Ok(()) };
     let led = database.led_by(&lead);
     layers::settle(&*led).await?;
     layers::clear(&*led, Instant::now() + SLICE).await?;
     volumes::reap(&*led, Instant::now() + SLICE).await?;
-    if collect {
+    if due.checkpoints {
+        checkpoints::make(&*led, Instant::now() + SLICE).await?;
+    }
+    if due.collect {
         blocks::collect(&*led, || renewed(database, lead)).await?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     str::FromStr,
+    time::Duration,
 };
 
 use tarbox_proto::csi::v1 as csi;
@@ -12,7 +13,7 @@ use tarbox_rpc::csi::{
     request::{Capacity, capacity, required, volume},
 };
 use tarbox_store::Compression;
-use tarbox_types::{ByteSize, TenantId, database_url};
+use tarbox_types::{ByteSize, HumanDuration, TenantId, database_url};
 use uuid::Uuid;
 
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
 
 /// Parameters of a StorageClass.
 const PARAMETERS: &str = "parameters";
+/// Checkpoints that are made by themselves are looked after every ten seconds.
+const LEAST_INTERVAL: Duration = Duration::from_secs(10);
 /// Names of volumes and snapshots have at most so many bytes. Source: CSI "CreateVolumeRequest.name".
 const NAME_MOST: usize = 128;
 
@@ -88,12 +91,13 @@ fn class_parameters(given: &HashMap<String, String>) -> Result<BTreeMap<String, 
                     "nothing: the driver gives volumes their names",
                 ));
             }
-            "autoCheckpoint" if value == "true" => {
-                return Err(RequestError::value(
-                    &field,
-                    value,
-                    "`false`: automatic checkpoints are not offered by this release",
-                ));
+            "checkpointInterval"
+                if checked::<HumanDuration>(&sorted, key).is_some_and(|time| time.0 < LEAST_INTERVAL) =>
+            {
+                return Err(RequestError::value(&field, value, "10s or more"));
+            }
+            "checkpointRetention" if value.trim() == "0" => {
+                return Err(RequestError::value(&field, value, "1 or more"));
             }
             DATABASE_URL if database_url::public(value).1 => {
                 let shown = database_url::public(value).0;

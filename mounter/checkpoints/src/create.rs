@@ -114,7 +114,10 @@ fn max_checkpoints(description: &str) -> Option<usize> {
 }
 
 /// Whether the tenant may have one more.
-async fn check_number(database: &dyn Database, tenant: TenantId) -> Result<()> {
+///
+/// # Errors
+/// [`CheckpointError::TooMany`].
+pub async fn check_number(database: &dyn Database, tenant: TenantId) -> Result<()> {
     let most = allowed(database, tenant).await?;
     let found = open(database, tenant).await?.own_layers().await?.len();
     if found < most {

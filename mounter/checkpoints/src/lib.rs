@@ -14,7 +14,7 @@ mod name;
 mod sealing;
 
 pub use base::base;
-pub use create::{allowed, create};
+pub use create::{allowed, check_number, create};
 pub use delete::{clear, clear_dropped, delete};
 pub use error::{CheckpointError, Result};
 pub use list::{Checkpoint, Kind, beginning_at, find, list};

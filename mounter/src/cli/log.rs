@@ -1,6 +1,6 @@
 //! `tarbox log`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use clap::Args;
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub(super) struct LogCommand {
 }
 
 #[derive(Debug, Serialize)]
-struct Entry {
+struct Line {
     /// Absent for the present.
     name: Option<String>,
     tags: Vec<String>,
@@ -53,8 +53,8 @@ async fn entries(
     database: &dyn Database,
     tenant: &Tenant,
     line: impl Iterator<Item = LayerRow> + Send,
-) -> Result<Vec<Entry>, Failure> {
-    let mut entries = vec![Entry {
+) -> Result<Vec<Line>, Failure> {
+    let mut entries = vec![Line {
         name: None,
         tags: Vec::new(),
         tenant: Some(tenant.name.clone()),
@@ -64,13 +64,15 @@ async fn entries(
     }];
     let mut owners: HashMap<TenantId, (Option<String>, Vec<tarbox_store::Tag>)> = HashMap::new();
     for layer in line {
-        if !owners.contains_key(&layer.tenant) {
-            let name = database.tenant(layer.tenant).await?.map(|owner| owner.name);
-            owners.insert(layer.tenant, (name, database.tags(layer.tenant).await?));
-        }
-        let (owner, tags) = &owners[&layer.tenant];
+        let (owner, tags) = match owners.entry(layer.tenant) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let name = database.tenant(layer.tenant).await?.map(|owner| owner.name);
+                unknown.insert((name, database.tags(layer.tenant).await?))
+            }
+        };
         let here = |tag: &&tarbox_store::Tag| (tag.branch, tag.layer) == (layer.branch, layer.layer);
-        entries.push(Entry {
+        entries.push(Line {
             tags: tags.iter().filter(here).map(|tag| tag.name.clone()).collect(),
             tenant: owner.clone(),
             sealed_at: Some(layer.sealed_at),
@@ -82,7 +84,7 @@ async fn entries(
     Ok(entries)
 }
 
-fn table(own: &str, entries: &[Entry]) -> Table {
+fn table(own: &str, entries: &[Line]) -> Table {
     let mut table = Table::new(&["CHECKPOINT", "MADE", "USED", "INODES", "OF", "TAGS"]);
     for entry in entries {
         let of = match entry.tenant.as_deref() {

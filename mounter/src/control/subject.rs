@@ -85,7 +85,7 @@ impl Subject {
     }
 
     /// The supervisor is gone.
-    pub fn is_left_alone(&self) {
+    pub fn leave_alone(&self) {
         self.is_alone.store(true, Ordering::Relaxed);
     }
 

@@ -104,7 +104,7 @@ impl Served {
                         self.drain(Duration::from_millis(drain.millis), channel).await;
                         return Ok(End::Drained);
                     }
-                    Told::Gone => self.subject.is_left_alone(),
+                    Told::Gone => self.subject.leave_alone(),
                     Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) => {}
                 },
                 Some(ordered) = self.orders.recv() => match ordered {

@@ -323,3 +323,42 @@ fn a_restore_under_load_fails_no_call_but_on_what_it_takes_away() {
     end(&place, mounted);
     place.tarbox(&["fsck", "t"]).expect(0, &["clean"]);
 }
+
+#[test]
+fn a_mounter_killed_at_any_moment_of_a_restore_leaves_one_or_the_other() {
+    let place = Place::new();
+    let mounted = place.mount(&["--tenant", "t"]);
+    let root = mounted.point.clone();
+    fill(&root);
+    place.tarbox(&["checkpoint", "create", "t", "first"]).expect(0, &[]);
+    let first = tree(&root);
+    let mut went_back = 0;
+    for round in 0..8u64 {
+        fs::write(root.join("doomed"), format!("round {round}")).expect("write");
+        fs::write(root.join(format!("new-{round}")), "new").expect("write");
+        let second = tree(&root);
+        let pid = mounted.pid();
+        let ended = thread::scope(|scope| {
+            let command = scope.spawn(|| place.tarbox(&["checkpoint", "restore", "t", "first"]));
+            thread::sleep(std::time::Duration::from_millis(5 + 6 * round));
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid.cast_signed()),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+            command.join().expect("it ends")
+        });
+        // Whatever the command was told: database and kernel come to say the same, and it is one of the two.
+        let is_first = told(&place, &["t", "first"]).is_empty();
+        let expected = if is_first { &first } else { &second };
+        assert!(until(|| tree(&root) == *expected), "{ended:?}, in the database the first: {is_first}");
+        assert!(is_first || ended.code == Some(1), "{ended:?}");
+        went_back += u32::from(is_first);
+        if !is_first {
+            place.tarbox(&["checkpoint", "restore", "t", "first"]).expect(0, &[]);
+            assert_eq!(tree(&root), first);
+        }
+    }
+    println!("{went_back} of 8 went back though the mounter was killed");
+    end(&place, mounted);
+    place.tarbox(&["fsck", "t"]).expect(0, &["clean"]);
+}

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tarbox_checkpoints::{diff::paths_of_changed_files, find};
+use tarbox_checkpoints::{check_number, diff::paths_of_changed_files, find};
 use tarbox_proto::control::v1::Phase;
 use tarbox_store::{Database, LayerRow, StoreError, Tenant};
 use tarbox_types::{ErrorKind, HumanDuration};
@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Takes constant time, however large the tenant. What the tenant is now is kept as a checkpoint `before-restore-…`, unless nothing has changed since the last one, so that a restore can itself be undone.\n\nA tenant mounted on this machine stays mounted, and calls wait for a moment. Open files that the checkpoint has too show what it has; using one that it lacks fails with ESTALE. One mounted elsewhere is refused.\n\nExamples:\n  tarbox checkpoint restore work before-tool\n  tarbox checkpoint list work        # shows before-restore-…\n  tarbox checkpoint restore work before-restore-1.4"
+    after_long_help = "Takes constant time, however large the tenant. What the tenant is now is kept as a checkpoint `before-restore-…`, unless nothing has changed since the last one, so that a restore can itself be undone; a tenant that has as many checkpoints as it may is refused.\n\nA tenant mounted on this machine stays mounted, and calls wait for a moment. Open files that the checkpoint has too show what it has; using one that it lacks fails with ESTALE. One mounted elsewhere is refused.\n\nExamples:\n  tarbox checkpoint restore work before-tool\n  tarbox checkpoint list work        # shows before-restore-…\n  tarbox checkpoint restore work before-restore-1.4"
 )]
 pub(in crate::cli) struct RestoreCommand {
     /// Name or id of the tenant
@@ -60,6 +60,8 @@ impl RestoreCommand {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let (database, tenant) = context.tenant(&self.tenant).await?;
         let layer = find(&*database, &tenant, &self.checkpoint).await?.layer;
+        // What is there now becomes one more.
+        check_number(&*database, tenant.id).await?;
         let left = settle::take_up(context, &database, &tenant).await?;
         // As it is when everything is committed: what is sealed before the restore is found by it.
         let (before, mounted) = match left {
