@@ -159,7 +159,7 @@ mod tests {
         let made = |name: &str| Some(name.to_owned());
         assert_eq!(at(0, &[]), Plan { make: made("auto-0"), delete: vec![] });
         let first = checkpoint("auto-0", Kind::Checkpoint, &[]);
-        assert_eq!(at(59, &[first.clone()]), Plan { make: None, delete: vec![] });
+        assert_eq!(at(59, std::slice::from_ref(&first)), Plan { make: None, delete: vec![] });
         let second = checkpoint("auto-60", Kind::Checkpoint, &[]);
         let both = [second.clone(), first.clone()];
         assert_eq!(at(119, &both), Plan { make: None, delete: vec![] });
