@@ -6,8 +6,8 @@ use std::{
 };
 
 use tarbox_proto::control::v1::{
-    DrainRequest, FlushRequest, OperationStatistics, SetCredentialsRequest, SetLogLevelRequest,
-    SetQuotaRequest, StatisticsRequest, StatusRequest, StatusResponse, control_client::ControlClient,
+    DrainRequest, FlushRequest, SetCredentialsRequest, SetLogLevelRequest, SetQuotaRequest,
+    StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse, control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
 use tarbox_store::Limits;
@@ -143,15 +143,13 @@ impl Control {
         answer.map(|_| ()).map_err(|status| self.failure("set its limits", status))
     }
 
-    /// What it has answered, by operation.
+    /// What it has answered, by operation, and what its file system has counted.
     ///
     /// # Errors
     /// Where it does not answer.
-    pub async fn statistics(&mut self) -> Result<Vec<OperationStatistics>, Failure> {
+    pub async fn statistics(&mut self) -> Result<StatisticsResponse, Failure> {
         let answer = self.client.statistics(StatisticsRequest {}).await;
-        answer
-            .map(|response| response.into_inner().operations)
-            .map_err(|status| self.failure("tell its statistics", status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failure("tell its statistics", status))
     }
 
     /// Gives it another password or user for new connections to its database.

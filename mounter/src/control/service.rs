@@ -3,9 +3,9 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tarbox_proto::control::v1::{
-    DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, SetCredentialsRequest,
-    SetCredentialsResponse, SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest, SetQuotaResponse,
-    StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse, StopRequest, StopResponse,
+    DrainRequest, DrainResponse, FlushRequest, FlushResponse, SetCredentialsRequest, SetCredentialsResponse,
+    SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest, SetQuotaResponse, StatisticsRequest,
+    StatisticsResponse, StatusRequest, StatusResponse, StopRequest, StopResponse,
     control_server::{Control, ControlServer},
 };
 use tarbox_rpc::{PrivateListener, status};
@@ -36,14 +36,7 @@ impl Control for Service {
         &self,
         _: Request<StatisticsRequest>,
     ) -> Result<Response<StatisticsResponse>, Status> {
-        let operations = self.subject.statistics().into_iter().map(|operation| OperationStatistics {
-            name: operation.name.to_owned(),
-            count: operation.count,
-            errors: operation.errors,
-            total_ns: u64::try_from(operation.total.as_nanos()).unwrap_or(u64::MAX),
-            latencies: operation.latencies.to_vec(),
-        });
-        Ok(Response::new(StatisticsResponse { operations: operations.collect() }))
+        Ok(Response::new(self.subject.statistics()))
     }
 
     async fn set_credentials(
