@@ -56,7 +56,7 @@ run() { packages cc:gcc fusermount3:fuse3 git:git tar:tar; fuse; }
 suites() {
     run; postgres
     packages setfattr:attr setfacl:acl /usr/include/sys/acl.h:libacl1-dev rsync:rsync sqlite3:sqlite3 stress-ng:stress-ng mkfs.ext4:e2fsprogs losetup:mount \
-        setpriv:util-linux runuser:util-linux npm:npm python3:python3 fio:fio
+        setpriv:util-linux runuser:util-linux npm:npm python3:python3 fio:fio promtool:prometheus
     # A module, not a command; Debian keeps it in a package of its own.
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages /nowhere:python3-venv
 }

@@ -1,6 +1,6 @@
 //! The command line of `tarbox-controller`.
 
-use std::{io::Write, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tarbox_runtime::{
@@ -49,6 +49,9 @@ struct ServeCommand {
     /// What all volumes together may have as their capacity, or unlimited [default: unlimited]
     #[arg(long, value_name = "QUANTITY")]
     capacity: Option<String>,
+    /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -68,6 +71,7 @@ impl ServeCommand {
             ("databaseURL", self.database_url),
             ("topology", self.topology),
             ("capacity", self.capacity),
+            ("metricsAddress", self.metrics_address),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ]
@@ -90,10 +94,8 @@ fn run(command: ServeCommand) -> Result<(), ControllerError> {
     program::block_on(crate::serve(settings, tell)).map_err(ControllerError::io("start the runtime"))?
 }
 
-fn tell(settings: &Settings) {
-    // Whoever started us may have closed the pipe: no reason not to serve.
-    let _ = writeln!(std::io::stdout(), "serving CSI at {}", settings.endpoint.display())
-        .and_then(|()| std::io::stdout().flush());
+fn tell(settings: &Settings, metrics: Option<SocketAddr>) {
+    program::tell(&format!("serving CSI at {}", settings.endpoint.display()), metrics);
 }
 
 #[cfg(test)]

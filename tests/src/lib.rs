@@ -13,6 +13,7 @@ pub mod control;
 pub mod controller;
 pub mod deadline;
 pub mod differ;
+pub mod http;
 pub mod load;
 pub mod mount;
 pub mod node;

@@ -5,7 +5,7 @@ mod doctor;
 mod operator;
 mod output;
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tarbox_runtime::{
@@ -133,6 +133,9 @@ struct ServeCommand {
     /// Replace mounters of another build when the agent starts: true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     upgrade: Option<String>,
+    /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -167,6 +170,7 @@ impl ServeCommand {
             ("nativeSources", self.native_sources),
             ("standBy", self.stand_by),
             ("upgrade", self.upgrade),
+            ("metricsAddress", self.metrics_address),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ]
@@ -201,15 +205,9 @@ fn run(command: Command) -> Result<bool, AgentError> {
     }
 }
 
-fn tell(settings: &Settings) {
-    // Whoever started us may have closed the pipe: no reason not to serve.
-    let _ = writeln!(
-        std::io::stdout(),
-        "serving CSI at {} as node {}",
-        settings.endpoint.display(),
-        settings.node_id
-    )
-    .and_then(|()| std::io::stdout().flush());
+fn tell(settings: &Settings, metrics: Option<SocketAddr>) {
+    let (endpoint, node) = (settings.endpoint.display(), &settings.node_id);
+    program::tell(&format!("serving CSI at {endpoint} as node {node}"), metrics);
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, AgentError> {

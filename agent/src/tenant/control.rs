@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use tarbox_proto::control::v1::{
-    DrainRequest, FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
-    StopRequest, control_client::ControlClient,
+    DrainRequest, FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatisticsRequest,
+    StatisticsResponse, StatusRequest, StatusResponse, StopRequest, control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
 use tarbox_supervisor::Answer;
@@ -32,6 +32,12 @@ impl Control {
     pub(crate) async fn status(&self, limit: Duration) -> Result<StatusResponse, AgentError> {
         let asked = async { self.client(limit).await?.status(StatusRequest {}).await };
         self.answer("tell its status", limit, asked).await
+    }
+
+    /// What it has counted.
+    pub(crate) async fn statistics(&self, limit: Duration) -> Result<StatisticsResponse, AgentError> {
+        let asked = async { self.client(limit).await?.statistics(StatisticsRequest {}).await };
+        self.answer("tell its statistics", limit, asked).await
     }
 
     /// Returns when all it acknowledged before is committed; the sequence number of the last record.

@@ -1,5 +1,6 @@
 //! gRPC over unix sockets, the one map from error kinds to gRPC codes, and what our CSI services have in common.
 
+pub mod calls;
 pub mod csi;
 pub mod deadline;
 pub mod guard;
@@ -8,6 +9,7 @@ pub mod server;
 pub mod status;
 pub mod unix;
 
+pub use calls::Calls;
 pub use deadline::{limit, timeout};
 pub use guard::{Turn, VolumeGuard};
 pub use listener::PrivateListener;
