@@ -25,7 +25,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::order::Output;
 use self::{order::Order, supervising::Keeping};
-use crate::{admission, engine, failure::Failure, mount_point, secrets, serve, settings, settings::Settings};
+use crate::{
+    admission, engine,
+    failure::Failure,
+    mount_point::{self, Health},
+    secrets, serve, settings,
+    settings::Settings,
+};
 
 /// What is told when the mount serves.
 #[derive(Debug)]
@@ -76,8 +82,8 @@ pub async fn run(
     let what = (tenant, point.clone(), settings.state_dir);
     let keeping = Keeping::new((order, kept), what, (shutdown, hangup));
     let outcome = keeping.run(|| ready(&mounted)).await;
-    if outcome.is_err() {
-        // Nobody would ever answer there.
+    if outcome.is_err() || mount_point::health(&point) == Health::Dead {
+        // Nobody would ever answer there. Also where all went well, but somebody aborted the connection (fusectl).
         ending::take_away_if_mounted(point).await;
     }
     outcome

@@ -65,7 +65,7 @@ impl fmt::Display for Pin {
     }
 }
 
-/// Unmounts every mount of a device that this process sees, those on top first, and says who keeps it alive nevertheless.
+/// Unmounts every mount of `what`'s file system that this process sees, those on top first, and says who keeps it alive nevertheless.
 /// The mount at `last` goes last, what is mounted below it first: as long as it is there, the next attempt finds the device.
 ///
 /// Private copies in other namespaces cannot be taken away from here; they are no reason to fail, and stand among the pins.
@@ -73,13 +73,13 @@ impl fmt::Display for Pin {
 ///
 /// # Errors
 /// Where a mount is still seen afterwards: busy, or the kernel did not answer within `limit`. The message names the pins.
-pub fn unmount(device: &str, last: &Path, step: Step, limit: Duration) -> Result<Vec<Pin>, AgentError> {
-    let held = Held::now(device);
+pub fn unmount(what: &Mount, last: &Path, step: Step, limit: Duration) -> Result<Vec<Pin>, AgentError> {
+    let held = Held::now(what);
     // Where somebody stands can no longer be seen once it is detached.
     let users = (step == Step::Lazy).then(|| held.pins(Depth::Uses));
     let outcome = bounded(limit, {
-        let (device, last) = (device.to_owned(), last.to_owned());
-        move || take_away(&device, &last, step)
+        let (what, last) = (what.clone(), last.to_owned());
+        move || take_away(&what, &last, step)
     });
     match outcome {
         Ok(()) => {
@@ -93,18 +93,19 @@ pub fn unmount(device: &str, last: &Path, step: Step, limit: Duration) -> Result
         Err((point, error)) => {
             let named: Vec<_> = held.pins(Depth::Uses).iter().map(ToString::to_string).collect();
             let named = if named.is_empty() { "nobody seems to use it".to_owned() } else { named.join("; ") };
-            Err(AgentError::io(&format!("unmount the file system {device} ({named}) from"), &point)(error))
+            let doing = format!("unmount the file system {} ({named}) from", what.device);
+            Err(AgentError::io(&doing, &point)(error))
         }
     }
 }
 
-fn take_away(device: &str, last: &Path, step: Step) -> Result<(), (PathBuf, io::Error)> {
+fn take_away(what: &Mount, last: &Path, step: Step) -> Result<(), (PathBuf, io::Error)> {
     let flags = match step {
         Step::Normal => MntFlags::UMOUNT_NOFOLLOW,
         Step::Lazy => MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
     };
     let unknown = |error| (PathBuf::from("/proc/self/mountinfo"), error);
-    let is_ours = |mounts: &Mounts| mounts.top(last).is_some_and(|top| top.device == device);
+    let is_ours = |mounts: &Mounts| mounts.top(last).is_some_and(|top| top.device == what.device);
     if step == Step::Normal && is_ours(&Mounts::read().map_err(unknown)?) {
         // What was mounted over the file system goes with it: native mounts. Nothing of them is lost. The lazy way takes them along,
         // and asks the file system for none of their names.
@@ -115,14 +116,19 @@ fn take_away(device: &str, last: &Path, step: Step) -> Result<(), (PathBuf, io::
     }
     loop {
         let mounts = Mounts::read().map_err(unknown)?;
-        let others = mounts.of_device(device).rfind(|mount| mount.point != last);
-        let Some(next) = others.or_else(|| mounts.of_device(device).last()) else { return Ok(()) };
+        let others = mounts.same_as(what).rfind(|mount| mount.point != last);
+        let Some(next) = others.or_else(|| mounts.same_as(what).last()) else { return Ok(()) };
         let point = next.point.clone();
-        let covered = mounts.top(&point).filter(|top| top.device != device).map(|top| top.fs_type.clone());
+        let covered =
+            mounts.top(&point).filter(|top| top.device != what.device).map(|top| top.fs_type.clone());
         if let Some(fs_type) = covered {
             return Err((point, io::Error::other(format!("something else ({fs_type}) is mounted over it"))));
         }
         umount2(&point, flags).map_err(|errno| (point, errno.into()))?;
+        if mounts.same_as(what).count() == 1 {
+            // Not looked at again: its number may be another file system's by now.
+            return Ok(());
+        }
     }
 }
 
@@ -163,14 +169,14 @@ enum Depth {
 
 /// A device and where this process had it mounted: what is open keeps the number of the mount it came through, also after that is gone.
 struct Held {
-    device: String,
+    what: Mount,
     mounts: Vec<Mount>,
 }
 
 impl Held {
-    fn now(device: &str) -> Self {
-        let mounts = Mounts::read().unwrap_or_default().of_device(device).cloned().collect();
-        Self { device: device.to_owned(), mounts }
+    fn now(what: &Mount) -> Self {
+        let mounts = Mounts::read().unwrap_or_default().same_as(what).cloned().collect();
+        Self { what: what.clone(), mounts }
     }
 
     /// Who keeps the device alive, besides mounts that this process sees; by files of /proc that ask no file system anything.
@@ -183,12 +189,12 @@ impl Held {
             let directory = PathBuf::from("/proc").join(pid.to_string());
             let table =
                 fs::read(directory.join("mountinfo")).map(|table| Mounts::parse(&table)).unwrap_or_default();
-            let private: Vec<&Mount> = table.of_device(&self.device).collect();
+            let private: Vec<&Mount> = table.same_as(&self.what).collect();
             let copies = private.iter().filter(|mount| seen.insert(mount.id));
             let mut found: Vec<How> = copies.map(|mount| How::Mounted(mount.point.clone())).collect();
             if depth == Depth::Uses && pid != std::process::id() {
                 let mounts: Vec<&Mount> = self.mounts.iter().chain(private).collect();
-                found.extend(uses(&directory, &self.device, &mounts));
+                found.extend(uses(&directory, &self.what.device, &mounts));
             }
             let command = || fs::read_to_string(directory.join("comm")).unwrap_or_default().trim().to_owned();
             pins.extend(found.into_iter().map(|how| Pin { pid, command: command(), how }));

@@ -53,6 +53,13 @@ impl Mounts {
         self.0.iter().filter(move |mount| mount.device == device)
     }
 
+    /// Every place where the same file system is mounted. Its number alone does not say so: the kernel gives that of one that is
+    /// mounted nowhere any more to the next.
+    pub fn same_as<'m>(&'m self, mount: &'m Mount) -> impl DoubleEndedIterator<Item = &'m Mount> {
+        let is_same = |other: &&Mount| other.source == mount.source && other.fs_type == mount.fs_type;
+        self.of_device(&mount.device).filter(is_same)
+    }
+
     /// All of them.
     #[must_use]
     pub fn all(&self) -> &[Mount] {

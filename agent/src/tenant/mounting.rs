@@ -14,7 +14,11 @@ use tarbox_supervisor::UnmountStep;
 use super::{Staged, publication};
 use crate::{
     failure::AgentError,
-    host::{fusectl, ladder, mountinfo::Mounts, sentry},
+    host::{
+        fusectl, ladder,
+        mountinfo::{Mount, Mounts},
+        sentry,
+    },
     node::Node,
 };
 
@@ -230,20 +234,20 @@ pub(super) async fn unmount(
         let path = publication::resolve(&staged.staging_path)
             .map_err(AgentError::io("resolve", &staged.staging_path))?;
         let mounts = table()?;
-        let known = known.filter(|device| is_mounted(&mounts, device, &staged));
-        let at_path =
-            || mounts.top(&path).filter(|mount| mount.is_tarbox()).map(|mount| mount.device.clone());
-        if let Some(device) = known.or_else(at_path) {
+        let known = known.as_ref().and_then(|device| of_tenant(&mounts, device, &staged));
+        if let Some(mount) = known.or_else(|| mounts.top(&path).filter(|mount| mount.is_tarbox())) {
             let step = match step {
                 UnmountStep::Normal => ladder::Step::Normal,
                 UnmountStep::Lazy => ladder::Step::Lazy,
             };
-            let mut outcome = ladder::unmount(&device, &path, step, UNMOUNTS_WITHIN);
-            if step == ladder::Step::Lazy && outcome.as_ref().is_err_and(is_wedged) {
+            let mut outcome = ladder::unmount(mount, &path, step, UNMOUNTS_WITHIN);
+            let is_lost = step == ladder::Step::Lazy && outcome.as_ref().is_err_and(is_wedged);
+            if is_lost && table()?.same_as(mount).next().is_some() {
                 // All that can be committed is: whoever still waits for an answer will never get one.
+                let device = &mount.device;
                 tracing::error!(tenant = %staged.tenant, device, "the kernel does not let go: the connection is aborted");
-                fusectl::abort(&device).map_err(AgentError::io("abort the connection of", &path))?;
-                outcome = ladder::unmount(&device, &path, step, ABORTS_WITHIN);
+                fusectl::abort(device).map_err(AgentError::io("abort the connection of", &path))?;
+                outcome = ladder::unmount(mount, &path, step, ABORTS_WITHIN);
             }
             for pin in outcome? {
                 tracing::info!(tenant = %staged.tenant, %pin, "unmounted, but still held");
@@ -261,8 +265,7 @@ fn is_wedged(error: &AgentError) -> bool {
     matches!(error, AgentError::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut)
 }
 
-/// Whether the device is still the tenant's: once it is mounted nowhere, the kernel gives its number to another.
-fn is_mounted(mounts: &Mounts, device: &str, staged: &Staged) -> bool {
-    let mut found = mounts.of_device(device).peekable();
-    found.peek().is_some() && found.all(|mount| mount.is_tarbox() && mount.source == staged.name)
+/// A mount of the device, if that is still the tenant's: once it is mounted nowhere, the kernel gives its number to another.
+fn of_tenant<'m>(mounts: &'m Mounts, device: &'m str, staged: &Staged) -> Option<&'m Mount> {
+    mounts.of_device(device).find(|mount| mount.is_tarbox() && mount.source == staged.name)
 }

@@ -89,6 +89,8 @@ pub(super) struct Shell {
     pub(super) timer: Option<Duration>,
     /// What is on the disk of what outlives the boot; nothing is known of an earlier agent's.
     lasting: Option<StateFile>,
+    /// The machine's last record could not be saved.
+    is_unsaved: bool,
     /// How often mounters were killed for want of memory, as last seen.
     oom_kills: u64,
     /// Since when nobody serves who did.
@@ -107,6 +109,7 @@ pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Record>) ->
     let (id, node_id) = (staged.tenant.to_string(), node.settings.node_id.clone());
     let shell = Shell {
         lasting: None,
+        is_unsaved: false,
         oom_kills,
         node,
         machine,
@@ -345,7 +348,8 @@ impl Shell {
             if let Order::Persist(record) = &order
                 && let Err(error) = self.persist(record).await
             {
-                // What was announced is not on disk: nothing behind it may happen.
+                // What was announced is not on disk: nothing behind it may happen, and nobody is told.
+                self.is_unsaved = true;
                 tracing::error!(tenant = %self.staged.tenant, error = error.report(), "cannot save what is about to be done");
                 let failure = Failure { kind: error.kind(), message: error.report() };
                 self.later(Inbound::Event(Event::EffectFailed { id, failure }));
@@ -380,6 +384,7 @@ impl Shell {
         let outlives_the_boot = self.lasting.as_ref() != Some(&lasting);
         self.node.save(file, outlives_the_boot).await?;
         self.lasting = Some(lasting);
+        self.is_unsaved = false;
         Ok(())
     }
 
@@ -420,6 +425,9 @@ impl Shell {
     }
 
     fn show(&self) {
+        if self.is_unsaved {
+            return;
+        }
         let (record, condition) = (self.machine.record(), self.machine.condition());
         self.snapshot.send_if_modified(|seen| {
             let is_new = seen.record != *record || seen.condition != condition || seen.staged != self.staged;

@@ -84,8 +84,12 @@ impl Tenant {
     fn meet_server(&mut self, now: Duration, linked: bool) {
         let Some(server) = self.record.server.as_mut() else { return };
         match server.stage {
-            // Whether it was told is not known: telling it again is harmless, and without a channel it can only be replaced.
-            Stage::TakingOver if linked => self.run.retell = true,
+            // Whether it was told is not known: telling it again is harmless, and without a channel it can only be replaced. It has its
+            // time from now on: perhaps it hears of it only now.
+            Stage::TakingOver if linked => {
+                server.since = now;
+                self.run.retell = true;
+            }
             Stage::TakingOver => {
                 self.condemn(now, "lost its channel while it took over".to_owned(), Weight::Waits)
             }

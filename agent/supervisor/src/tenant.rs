@@ -48,7 +48,10 @@ pub(crate) struct Run {
     wake: Option<Duration>,
     armed: Option<Duration>,
     persisting: Option<EffectId>,
+    /// The last record could not be saved.
     unsaved: bool,
+    /// That has just been said.
+    is_save_refused: bool,
     ticket: Option<Option<Ticket>>,
     condition: Option<Condition>,
 }
@@ -103,8 +106,20 @@ impl Tenant {
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Effect> {
         let before = self.record.clone();
         self.absorb(now, event);
+        if std::mem::take(&mut self.run.is_save_refused) {
+            return self.save_later(&before);
+        }
         self.settle(now);
         self.finish(&before)
+    }
+
+    /// What could not be saved is tried again a little later, or when something happens; what was to follow it is decided anew.
+    fn save_later(&mut self, before: &Record) -> Vec<Effect> {
+        self.run.wake = self.run.retry_at;
+        let effects = self.finish(before);
+        self.run.unsaved = true;
+        self.run.ticket = None;
+        effects
     }
 
     pub(crate) fn settle(&mut self, now: Duration) {
@@ -330,8 +345,7 @@ impl Tenant {
         if self.run.persisting.take_if(|persisting| *persisting == id).is_some() {
             // Everything behind it was dropped by the shell.
             self.run.pending = None;
-            self.run.unsaved = true;
-            self.run.ticket = None;
+            self.run.is_save_refused = true;
             self.run.doubt = true;
             self.retry_later(now, failure.message);
             return;
@@ -433,6 +447,10 @@ impl Tenant {
     /// Kills the server; its exit will tell nothing new.
     pub(crate) fn discard_server(&mut self) {
         if let Some(server) = self.record.server.take() {
+            // What it was to be told in this very step, it is not told: the record that is saved says that it is to die.
+            if let Some((told, _)) = self.run.sent.take_if(|(_, process)| *process == server.process) {
+                self.run.out.retain(|effect| effect.id != told);
+            }
             self.record.strays.push(server.process);
             self.run.killed_at = None;
         }

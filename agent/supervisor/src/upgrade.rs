@@ -47,9 +47,15 @@ impl Tenant {
 
     fn await_stand_by(&mut self, now: Duration, since: Duration, to: Build) -> bool {
         let stage = self.record.spare.as_ref().map(|spare| spare.stage);
+        let is_late = self.due(now, since.max(self.run.began) + self.policy.stand_by_limit);
         match (stage, self.run.spare_asked) {
+            (None, None) if is_late && !self.record.strays.is_empty() => {
+                self.abort_upgrade(now, to, "a mounter that was killed does not die".to_owned());
+                true
+            }
             (None, None) => {
-                if !self.is_free(now) {
+                // One after the other: memory is promised for one stand-by.
+                if !self.record.strays.is_empty() || !self.is_free(now) {
                     return false;
                 }
                 self.run.spare_asked = Some(now);
@@ -72,7 +78,7 @@ impl Tenant {
                 true
             }
             (Some(Stage::Spawned | Stage::TakingOver | Stage::Serving | Stage::Draining), _) => {
-                if !self.due(now, since.max(self.run.began) + self.policy.stand_by_limit) {
+                if !is_late {
                     return false;
                 }
                 let why = format!("the stand-by was not ready within {:?}", self.policy.stand_by_limit);

@@ -52,6 +52,23 @@ fn staging_twice_mounts_and_spawns_once() {
 }
 
 #[test]
+fn a_full_disk_is_tried_once_a_second_and_nothing_happens_unsaved() {
+    let mut world = serving();
+    world.persist_fails = u32::MAX;
+    let before = world.log.len();
+    kill_server(&mut world, Cause::Signal(9));
+    world.run(10 * SECOND);
+    let is_save = |order: &Order| matches!(order, Order::Persist(_));
+    let saves = world.log[before..].iter().filter(|(_, order)| is_save(order)).count();
+    assert!((5..40).contains(&saves), "{saves}");
+    let is_harmless =
+        |order: &Order| is_save(order) || matches!(order, Order::ArmTimer(_) | Order::Report(_));
+    assert!(world.log[before..].iter().all(|(_, order)| is_harmless(order)), "{:?}", &world.log[before..]);
+    world.persist_fails = 0;
+    world.run_until(5 * SECOND, "it serves", World::is_serving);
+}
+
+#[test]
 fn the_record_is_persisted_before_anything_else_is_done() {
     let mut world = World::new(Policy::default());
     world.stage("a");

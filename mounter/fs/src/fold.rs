@@ -134,6 +134,6 @@ impl Folded {
         let block_size = self.block_size;
         self.contents
             .entry(did)
-            .or_insert_with(|| FoldedContent { content: Content::new(block_size), cut: None })
+            .or_insert_with(|| FoldedContent { content: Content::new(block_size, 0), cut: None })
     }
 }

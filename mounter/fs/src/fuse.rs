@@ -21,7 +21,7 @@ use crate::{
     effect::Outcome,
     error::FsError,
     plan::{Caller, Change, Fallocate, Listed, NewInode, Page, READ_MAX, Rename, Seek, statfs},
-    shell::Shared,
+    shell::{Query, Shared},
     tree::{Need, Tree},
     xattr::SetFlags,
 };
@@ -155,14 +155,14 @@ impl FileSystem {
     }
 
     async fn names(&self, ino: Ino, after: u64, limit: usize, rows: bool) -> Result<Vec<Listed>> {
-        let mut page: Option<(Page, u64)> = None;
+        let mut page: Option<(Page, u64, Query<'_>)> = None;
         let mut asked_for = 0;
         loop {
             let need = {
                 let core = self.shared.core.lock();
                 let tree = &core.tree;
-                let current = page.as_ref().filter(|(_, evictions)| *evictions == tree.evictions);
-                match tree.list(ino, after, limit, rows, current.map(|(page, _)| page)) {
+                let current = page.as_ref().filter(|(_, evictions, _)| *evictions == tree.evictions);
+                match tree.list(ino, after, limit, rows, current.map(|(page, ..)| page)) {
                     Ok(listed) => {
                         match listed.iter().find(|entry| rows && entry.row.is_none() && entry.cookie > 2) {
                             // Inodes evicted while their names stayed: a page brings many at once.
@@ -185,11 +185,11 @@ impl FileSystem {
             };
             match need {
                 Need::Page(ino, from) => {
-                    let (loaded, evictions) =
+                    let (loaded, evictions, query) =
                         self.shared.patiently(|| self.shared.load_page(ino, from.max(2), limit)).await?;
                     if from == after || page.is_some() {
                         let is_last = loaded.len() < limit;
-                        page = Some((Page { rows: loaded, is_last }, evictions));
+                        page = Some((Page { rows: loaded, is_last }, evictions, query));
                     }
                 }
                 need => self.shared.supply(need).await?,

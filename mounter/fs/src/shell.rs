@@ -260,8 +260,14 @@ impl Shared {
         }
     }
 
+    /// As long as the returned value lives, everything is remembered that a query sent from now on may not know of.
+    pub(crate) fn query(&self) -> Query<'_> {
+        Query { shared: self, since: self.core.lock().tree.query_begins() }
+    }
+
     /// One query. What was evicted while it ran makes its answer void: the plan asks again.
     async fn load(&self, need: &Need) -> Result<Result<(), FsError>, StoreError> {
+        let _query = self.query();
         let evictions = self.core.lock().tree.evictions;
         let current = |core: &Core| core.tree.evictions == evictions;
         match need {
@@ -326,13 +332,14 @@ impl Shared {
         }
     }
 
-    /// Committed names beyond a position; their inodes are taken into memory.
+    /// Committed names beyond a position; their inodes are taken into memory. The names are right as long as the query lives.
     pub(crate) async fn load_page(
         &self,
         ino: Ino,
         after: Cookie,
         limit: usize,
-    ) -> Result<(Vec<(EntryRow, InodeRow)>, u64), StoreError> {
+    ) -> Result<(Vec<(EntryRow, InodeRow)>, u64, Query<'_>), StoreError> {
+        let query = self.query();
         let evictions = self.core.lock().tree.evictions;
         let rows = self.store.list(&self.view, ino, after, limit).await?;
         let mut core = self.core.lock();
@@ -341,7 +348,8 @@ impl Shared {
                 core.tree.load_inode(row.clone());
             }
         }
-        Ok((rows, evictions))
+        drop(core);
+        Ok((rows, evictions, query))
     }
 
     async fn load_extents(&self, did: DataId, range: std::ops::Range<BlockIndex>) -> Result<(), StoreError> {
@@ -392,19 +400,12 @@ impl Shared {
     pub(crate) fn rebuild(&self, found: Seq, records: crate::journal::Records) {
         let mut core = self.core.lock();
         let old = &core.tree;
-        let counters = crate::effect::Counters { next_ino: u64::MAX, ..old.counters };
-        let mut tree = Tree::new(old.block_size as u32, old.limits, counters, found);
-        tree.evictions = old.evictions + 1;
-        tree.orphans.clone_from(&old.orphans);
-        tree.all_orphans = old.all_orphans;
+        let mut tree = old.anew(found);
         for recovered in records.flatten() {
             tree.apply(recovered.seq, &recovered.record, &recovered.payload);
         }
         if tree.counters.next_ino == u64::MAX {
             tree.counters = old.counters;
-        }
-        for content in tree.contents.values_mut() {
-            content.version = tree.evictions << 32;
         }
         core.tree = tree;
         core.waiting_since.get_or_insert_with(Instant::now);
@@ -445,8 +446,7 @@ impl Shared {
         if self.core.lock().tree.all_orphans {
             return Ok(());
         }
-        // Nothing is committed meanwhile: the tree would forget what was removed, and take a row for there that no longer is.
-        let _flusher = self.flusher.lock().await;
+        let _query = self.query();
         let rows = self.patiently(|| self.store.orphans(&self.view)).await?;
         self.core.lock().tree.load_orphans(rows);
         Ok(())
@@ -479,6 +479,18 @@ impl Shared {
 
     pub(crate) fn set_limits(&self, limits: Limits) {
         self.core.lock().tree.limits = limits;
+    }
+}
+
+/// A query under way; see [`Shared::query`].
+pub(crate) struct Query<'s> {
+    shared: &'s Shared,
+    since: Seq,
+}
+
+impl Drop for Query<'_> {
+    fn drop(&mut self) {
+        self.shared.core.lock().tree.query_ends(self.since);
     }
 }
 

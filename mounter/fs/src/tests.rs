@@ -379,6 +379,38 @@ async fn scenario(ops: Vec<Op>) {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_late_brings_nothing_back_that_was_removed_meanwhile() {
+    let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
+    let fs = world.mount().await;
+    let (shared, name) = (&fs.shared, OsStr::new("gone"));
+    let made = fs.mknod(req(), ROOT_INO, name, libc::S_IFREG | 0o644, 0).await.expect("it is made");
+    fs.flush().await.expect("it commits");
+    (0..2).for_each(|_| shared.core.lock().tree.evict(0));
+
+    let query = shared.query();
+    let (entry, row) =
+        shared.store.lookup(&shared.view, ROOT_INO, b"gone").await.expect("it answers").expect("it is there");
+    shared.supply(crate::tree::Need::Directory(ROOT_INO)).await.expect("all names are loaded");
+    fs.unlink(req(), ROOT_INO, name).await.expect("it is unlinked");
+    shared.remove_all_orphans().await.expect("it is removed");
+    fs.flush().await.expect("it commits");
+    shared.core.lock().tree.evict(1 << 20);
+    {
+        let tree = &mut shared.core.lock().tree;
+        tree.load_entry(entry);
+        tree.load_inode(row);
+    }
+    drop(query);
+
+    assert_eq!(dump(&fs).await.len(), 1, "only the root");
+    let tree = &mut shared.core.lock().tree;
+    assert!(!tree.nodes.contains_key(&made.attr.ino), "the inode is gone");
+    tree.evict(1 << 20);
+    tree.set_committed(tree.committed);
+    assert_eq!(tree.remembered(), 0, "nobody has to know any more");
+}
+
+#[tokio::test]
 async fn a_read_larger_than_the_cache_ends_although_what_it_needs_pushes_itself_out() {
     let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
     let fs = world.mount().await;

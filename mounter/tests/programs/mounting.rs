@@ -3,11 +3,12 @@
 use std::{
     fs::{self, File},
     io::Write,
+    os::unix::fs::MetadataExt,
     process::Command,
 };
 
 use nix::{
-    mount::{MntFlags, umount2},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::Signal,
 };
 
@@ -123,6 +124,26 @@ fn a_killed_mounter_leaves_a_dead_mount_that_can_go_and_a_journal_that_is_replay
     let again = place.mount(&["--tenant", "t"]);
     assert_eq!(fs::read_to_string(point.join("file")).expect("read"), "acknowledged");
     drop(again);
+}
+
+#[test]
+fn an_aborted_connection_ends_it_and_leaves_no_dead_mount() {
+    let place = Place::new();
+    let mounted = place.mount(&["--tenant", "t", "--flush-interval", "1h"]);
+    let point = mounted.point.clone();
+    fs::write(point.join("file"), "acknowledged").expect("write");
+    let connection = nix::sys::stat::minor(fs::metadata(&point).expect("stat").dev());
+    let control = place.path("fusectl");
+    fs::create_dir(&control).expect("mkdir");
+    let none = None::<&str>;
+    mount(Some("fusectl"), &control, Some("fusectl"), MsFlags::empty(), none).expect("fusectl");
+    let aborted = fs::write(control.join(connection.to_string()).join("abort"), "1");
+    umount2(&control, MntFlags::empty()).expect("umount");
+    aborted.expect("abort");
+    mounted.end().expect(0, &[]);
+    assert!(!is_mounted(&point));
+    let again = place.mount(&["--tenant", "t"]);
+    assert_eq!(fs::read_to_string(again.point.join("file")).expect("read"), "acknowledged");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -33,6 +33,8 @@ const WATCHDOG: Duration = Duration::from_secs(45);
 const STARVES_WITHIN: Duration = Duration::from_secs(10);
 /// Until the successor serves; its probation comes after.
 const HAND_OVER: Duration = Duration::from_secs(30);
+/// As long as all upgrades of a node may take: each proves itself for ten seconds, four at once.
+const ROLL_OUT: Duration = Duration::from_secs(600);
 
 /// What has happened, to whom, and when.
 #[derive(Debug)]
@@ -85,6 +87,7 @@ pub(super) fn disturb(ground: &mut Ground, event: &Event) -> Result<Happened> {
             (label, all, away)
         }
         Kind::Upgrade => (ground.upgrade(event.tenant)?, one, Duration::ZERO),
+        Kind::Rollout => (ground.roll_out()?, all, Duration::ZERO),
     };
     let done_us = now_us().max(from_us + WINDOW_US);
     let everybody: Vec<usize> = (0..ground.tenants.len()).collect();
@@ -248,16 +251,8 @@ impl Ground {
         if view["build"] == view["wanted_build"] {
             self.swap_builds()?;
         }
-        let mut upgrade = Command::new(program("tarbox-agent"));
-        upgrade
-            .arg("upgrade")
-            .args(["--tenant", self.id(tenant)])
-            .arg("--state-dir")
-            .arg(self.node.state_dir());
-        let log =
-            fs::File::options().create(true).append(true).open(self.node.path().join("upgrades.log"))?;
-        upgrade.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.upgrades.insert(tenant, upgrade.spawn().context("start an upgrade")?);
+        let upgrade = self.begin_upgrade(&["--tenant", self.id(tenant)])?;
+        self.upgrades.insert(tenant, upgrade);
         let replaced = self.until("a hand-over", HAND_OVER, |ground| {
             let is_over = !is_alive(server);
             let ended =
@@ -265,6 +260,34 @@ impl Ground {
             (is_over || ended).then_some(is_over)
         })?;
         Ok(if replaced { "upgrade" } else { "upgrade, not done" }.to_owned())
+    }
+
+    /// All tenants; those of which an upgrade is under way are waited for first.
+    fn roll_out(&mut self) -> Result<String> {
+        self.until("the upgrades under way", ROLL_OUT, |ground| {
+            ground.reap_upgrades();
+            ground.upgrades.is_empty().then_some(())
+        })?;
+        self.swap_builds()?;
+        let mut rollout = self.begin_upgrade(&[])?;
+        let status = self.until("a rollout", ROLL_OUT, |_| rollout.try_wait().ok().flatten())?;
+        let tenants = self.tenants.len() as u64;
+        if status.success() {
+            self.upgraded.0 += tenants;
+            return Ok("rollout".to_owned());
+        }
+        self.upgraded.1 += tenants;
+        Ok("rollout, not done".to_owned())
+    }
+
+    /// `tarbox-agent upgrade`, which ends when it is decided.
+    fn begin_upgrade(&self, which: &[&str]) -> Result<Child> {
+        let log =
+            fs::File::options().create(true).append(true).open(self.node.path().join("upgrades.log"))?;
+        let mut upgrade = Command::new(program("tarbox-agent"));
+        upgrade.arg("upgrade").args(which).arg("--state-dir").arg(self.node.state_dir());
+        upgrade.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        upgrade.spawn().context("start an upgrade")
     }
 
     fn view(&mut self, tenant: usize) -> Result<Value> {

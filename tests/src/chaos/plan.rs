@@ -25,8 +25,10 @@ pub enum Group {
     Oom,
     /// The database is stopped for seconds (PostgreSQL only).
     Database,
-    /// Mounters are replaced by another build.
+    /// Mounters are replaced by another build, and some are killed while they prove themselves.
     Upgrade,
+    /// All mounters are replaced by another build, undisturbed, one first; then the next event comes.
+    Rollout,
 }
 
 /// One kind of event.
@@ -64,10 +66,12 @@ pub enum Kind {
     Database,
     /// The mounter is replaced by another build.
     Upgrade,
+    /// All mounters are.
+    Rollout,
 }
 
 /// Each kind with the group it belongs to and how often it comes in one bag.
-const KINDS: [(Kind, Option<Group>, usize); 16] = [
+const KINDS: [(Kind, Option<Group>, usize); 17] = [
     (Kind::Nothing, None, 5),
     (Kind::Mounter, Some(Group::Mounter), 6),
     (Kind::StandBy, Some(Group::Mounter), 1),
@@ -84,6 +88,7 @@ const KINDS: [(Kind, Option<Group>, usize); 16] = [
     (Kind::OutOfMemory, Some(Group::Oom), 1),
     (Kind::Database, Some(Group::Database), 1),
     (Kind::Upgrade, Some(Group::Upgrade), 3),
+    (Kind::Rollout, Some(Group::Rollout), 1),
 ];
 
 /// Faults of a tenant's mounter that the agent counts, within [`FAULTS_WITHIN`]: with six its circuit opens, by design.
@@ -180,7 +185,8 @@ impl Plan {
             | Kind::MounterAndKeeper
             | Kind::Hang
             | Kind::OutOfMemory
-            | Kind::Upgrade => Duration::ZERO,
+            | Kind::Upgrade
+            | Kind::Rollout => Duration::ZERO,
         }
     }
 
@@ -193,7 +199,7 @@ impl Plan {
 mod tests {
     use super::*;
 
-    const ALL: [Group; 9] = [
+    const ALL: [Group; 10] = [
         Group::Mounter,
         Group::Agent,
         Group::Keeper,
@@ -203,6 +209,7 @@ mod tests {
         Group::Oom,
         Group::Database,
         Group::Upgrade,
+        Group::Rollout,
     ];
 
     fn events(seed: u64, groups: &[Group], count: u64) -> Vec<Event> {

@@ -24,7 +24,7 @@ fn wait(client: &mut Client, spawned: &Spawned) -> (Option<i32>, Option<i32>) {
 fn a_child_has_exactly_what_it_was_given() {
     let place = Place::new();
     let mut client = place.client();
-    let (spec, program, log) = shell("ls -l /proc/$$/fd >&2; echo \"args $0 $1\"; env; sleep 1000");
+    let (spec, program, log) = shell("ls -l /proc/$$/fd >&2; echo \"args $0 $1\"; env; exec sleep 1000");
     let mut spec = SpawnSpec {
         uid: Some(65534),
         gid: Some(65533),
@@ -42,6 +42,10 @@ fn a_child_has_exactly_what_it_was_given() {
     // The shell itself adds PWD and the like; what the keeper has is not there.
     assert!(!said.contains("CARGO") && !said.contains("HOME="), "{said}");
     let process = Process::new(spawned.id.pid.cast_signed()).expect("alive");
+    // A shell that is about to start something has other masks and descriptors for a moment.
+    wait_for("the shell to become what it ends with", || {
+        (process.stat().ok()?.comm == "sleep").then_some(())
+    });
     let mut descriptors: Vec<_> =
         process.fd().unwrap().map(|fd| fd.unwrap()).map(|fd| (fd.fd, format!("{:?}", fd.target))).collect();
     descriptors.sort();

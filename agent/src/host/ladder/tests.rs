@@ -19,7 +19,8 @@ struct Tree {
 impl Tree {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        mount(Some("tarbox-test"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
+        // A source of its own: numbers go from one test's to another's.
+        mount(Some(directory.path()), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .expect("mount");
         Self { directory }
     }
@@ -28,9 +29,9 @@ impl Tree {
         self.directory.path().canonicalize().expect("path")
     }
 
-    fn device(&self) -> String {
+    fn mount(&self) -> Mount {
         let mounts = Mounts::read().expect("mounts");
-        mounts.top(&self.point()).expect("mounted").device.clone()
+        mounts.top(&self.point()).expect("mounted").clone()
     }
 }
 
@@ -40,8 +41,8 @@ impl Drop for Tree {
     }
 }
 
-fn is_seen(device: &str) -> bool {
-    Mounts::read().expect("mounts").of_device(device).next().is_some()
+fn is_seen(what: &Mount) -> bool {
+    Mounts::read().expect("mounts").same_as(what).next().is_some()
 }
 
 /// A shell that has done what it was told and waits.
@@ -66,22 +67,22 @@ fn end(mut child: Child) {
 #[test]
 fn all_mounts_of_a_device_go_and_nothing_mounted_is_success() {
     let tree = Tree::new();
-    let (device, point) = (tree.device(), tree.point());
+    let (what, point) = (tree.mount(), tree.point());
     let other = tempfile::tempdir().expect("a temporary directory");
     mount(Some(&tree.point()), other.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
-    assert_eq!(unmount(&device, &point, Step::Normal, LIMIT).expect("unmount"), []);
-    assert!(!is_seen(&device));
-    assert_eq!(unmount(&device, &point, Step::Normal, LIMIT).expect("again"), []);
+    assert_eq!(unmount(&what, &point, Step::Normal, LIMIT).expect("unmount"), []);
+    assert!(!is_seen(&what));
+    assert_eq!(unmount(&what, &point, Step::Normal, LIMIT).expect("again"), []);
 }
 
 #[test]
 fn who_uses_it_is_named_and_a_lazy_unmount_takes_it_from_them() {
     let tree = Tree::new();
-    let (device, point) = (tree.device(), tree.point());
+    let (what, point) = (tree.mount(), tree.point());
     let flags = tempfile::tempdir().expect("a temporary directory");
     let opens = shell(&format!("exec 3> {}/file", point.display()), &flags.path().join("a"));
     let stands = shell(&format!("cd {}", point.display()), &flags.path().join("b"));
-    let error = unmount(&device, &point, Step::Normal, LIMIT).expect_err("it is used").report();
+    let error = unmount(&what, &point, Step::Normal, LIMIT).expect_err("it is used").report();
     for words in [
         format!("(pid {}) has a file open", opens.id()),
         format!("(pid {}) stands in {}", stands.id(), point.display()),
@@ -89,11 +90,11 @@ fn who_uses_it_is_named_and_a_lazy_unmount_takes_it_from_them() {
     ] {
         assert!(error.contains(&words), "{words} in {error}");
     }
-    assert!(is_seen(&device));
-    let left = unmount(&device, &point, Step::Lazy, LIMIT).expect("a lazy unmount");
+    assert!(is_seen(&what));
+    let left = unmount(&what, &point, Step::Lazy, LIMIT).expect("a lazy unmount");
     let pids: BTreeSet<_> = left.iter().map(|pin| pin.pid).collect();
     assert_eq!(pids, BTreeSet::from([opens.id(), stands.id()]));
-    assert!(!is_seen(&device));
+    assert!(!is_seen(&what));
     end(opens);
     end(stands);
 }
@@ -101,21 +102,18 @@ fn who_uses_it_is_named_and_a_lazy_unmount_takes_it_from_them() {
 #[test]
 fn a_private_copy_is_named_and_no_reason_to_fail() {
     let tree = Tree::new();
-    let (device, point) = (tree.device(), tree.point());
+    let (what, point) = (tree.mount(), tree.point());
     let flags = tempfile::tempdir().expect("a temporary directory");
     let ready = flags.path().join("ready");
     let inner = format!("touch {}; exec sleep 60", ready.display());
     let copy = shell_in_namespace("private", &inner, &ready);
-    let left = unmount(&device, &point, Step::Normal, LIMIT).expect("not busy here");
+    let left = unmount(&what, &point, Step::Normal, LIMIT).expect("not busy here");
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!((left[0].pid, &left[0].how), (copy.id(), &How::Mounted(point)));
-    assert!(!is_seen(&device));
-    assert_eq!(Held::now(&device).pins(Depth::Mounts).len(), 1);
+    assert!(!is_seen(&what));
+    assert_eq!(Held::now(&what).pins(Depth::Mounts).len(), 1);
     end(copy);
-    let mut left = Held::now(&device).pins(Depth::Mounts);
-    // The device's number may be another test's by now, which mounts it for this process.
-    left.retain(|pin| pin.pid != std::process::id());
-    assert_eq!(left, []);
+    assert_eq!(Held::now(&what).pins(Depth::Mounts), []);
 }
 
 /// As services of systemd have it that see less than all.
@@ -128,14 +126,14 @@ fn a_copy_that_received_the_mount_goes_with_it_and_is_not_named() {
     let service = shell_in_namespace("slave", &format!("touch {}; exec sleep 60", ready.display()), &ready);
     let point = ground.point().join("volume");
     std::fs::create_dir(&point).expect("mkdir");
-    mount(Some("tarbox-test"), &point, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mount");
-    let device = Mounts::read().expect("mounts").top(&point).expect("mounted").device.clone();
+    mount(Some(&point), &point, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mount");
+    let what = Mounts::read().expect("mounts").top(&point).expect("mounted").clone();
     let received = || {
         let table = std::fs::read(format!("/proc/{}/mountinfo", service.id())).expect("mountinfo");
-        Mounts::parse(&table).of_device(&device).next().is_some()
+        Mounts::parse(&table).same_as(&what).next().is_some()
     };
     assert!(received(), "the service sees it, too");
-    assert_eq!(unmount(&device, &point, Step::Lazy, LIMIT).expect("a lazy unmount"), []);
+    assert_eq!(unmount(&what, &point, Step::Lazy, LIMIT).expect("a lazy unmount"), []);
     assert!(!received());
     end(service);
 }
@@ -156,11 +154,11 @@ fn shell_in_namespace(propagation: &str, script: &str, ready: &Path) -> Child {
 #[test]
 fn a_foreign_mount_on_top_is_left_alone() {
     let tree = Tree::new();
-    let (device, point) = (tree.device(), tree.point());
+    let (what, point) = (tree.mount(), tree.point());
     mount(Some("foreign"), &point, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mount over it");
-    let error = unmount(&device, &point, Step::Lazy, LIMIT).expect_err("covered").report();
+    let error = unmount(&what, &point, Step::Lazy, LIMIT).expect_err("covered").report();
     assert!(error.contains("something else (tmpfs) is mounted over it"), "{error}");
-    assert!(is_seen(&device));
+    assert!(is_seen(&what));
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub(crate) struct World {
     pub(crate) links_survive: bool,
     pub(crate) mishaps: Vec<Mishap>,
     pub(crate) persist_fails: u32,
+    /// The last record could not be saved: nobody is told of it.
+    is_unsaved: bool,
     pub(crate) agent_dies_after: Option<u32>,
     pub(crate) agent_back_at: Option<Duration>,
     pub(crate) unmount_fails: u32,
@@ -114,6 +116,7 @@ impl World {
             links_survive: false,
             mishaps: Vec::new(),
             persist_fails: 0,
+            is_unsaved: false,
             agent_dies_after: None,
             agent_back_at: None,
             unmount_fails: 0,
@@ -205,7 +208,8 @@ impl World {
     }
 
     pub(crate) fn is_serving(&self) -> bool {
-        matches!(self.state(), State::Serving { .. }) && self.procs.iter().any(|proc| proc.serving)
+        let is_shown = matches!(self.state(), State::Serving { .. }) && !self.is_unsaved;
+        is_shown && self.procs.iter().any(|proc| proc.serving)
     }
 
     pub(crate) fn tick(&mut self) {
@@ -385,6 +389,7 @@ impl World {
 
     fn start_agent(&mut self) {
         self.agent_back_at = None;
+        self.is_unsaved = false;
         self.ticket_armed = false;
         match self.disk.clone() {
             Some(record) => {
@@ -430,7 +435,8 @@ impl World {
             self.log.push((self.now, order.clone()));
             match order {
                 Order::Persist(record) => {
-                    if self.persist_fails > 0 {
+                    self.is_unsaved = self.persist_fails > 0;
+                    if self.is_unsaved {
                         self.persist_fails -= 1;
                         self.fail(id, ErrorKind::Exhausted, "disk full");
                         return;
@@ -471,7 +477,8 @@ impl World {
             Order::Mount => {
                 assert!(
                     self.disk.as_ref().is_some_and(|record| record.wanted.is_some()),
-                    "mounted before it was written down"
+                    "mounted before it was written down\n{}",
+                    self.story()
                 );
                 if self.connection != Connection::Alive {
                     self.served_since_mount = false;
@@ -537,7 +544,7 @@ impl World {
 
     fn take_over(&mut self, id: EffectId, process: Process) {
         let known = self.disk.as_ref().and_then(|record| record.server.as_ref()).map(|server| server.process);
-        assert_eq!(known, Some(process), "TakeOver before it was written down");
+        assert_eq!(known, Some(process), "TakeOver before it was written down\n{}", self.story());
         match self.procs.iter_mut().find(|proc| proc.process == process) {
             Some(proc) if proc.linked => {
                 if !proc.told {
@@ -576,8 +583,8 @@ impl World {
         assert!(!self.claimed, "unmounted while it is used\n{}", self.story());
         let is_lossless = self.flushed
             || !self.served_since_mount
-            // Nobody could be asked.
-            || !self.procs.iter().any(|proc| proc.serving)
+            // Nobody could be asked: one that hangs has been, and did not answer.
+            || !self.procs.iter().any(|proc| proc.serving && !proc.hung)
             || self.connection != Connection::Alive;
         assert!(is_lossless, "unmounted without a flush\n{}", self.story());
         if self.unmount_fails > 0 {

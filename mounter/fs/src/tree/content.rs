@@ -109,7 +109,7 @@ fn units_inside(bytes: &Range<u64>) -> Range<u64> {
 }
 
 impl Content {
-    pub(crate) fn new(block_size: u64) -> Self {
+    pub(crate) fn new(block_size: u64, version: u64) -> Self {
         Self {
             block_size,
             cut: u64::MAX >> 1,
@@ -118,7 +118,7 @@ impl Content {
             allocation: RangeMap::new(),
             loaded: UnitSet::new(),
             extents: SmallMap::default(),
-            version: 0,
+            version,
             pattern: Pattern::default(),
         }
     }

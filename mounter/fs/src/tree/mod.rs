@@ -2,13 +2,16 @@
 //!
 //! It is a cache of what is committed plus everything that is not: an item is *dirty* while the last record that
 //! changed it is beyond the committed position, and only clean items may be evicted. So what memory knows of a name,
-//! an inode or a range is always right, and what it does not know is in the database as committed.
+//! an inode or a range is always right, and what it does not know is in the database as committed. What was removed is
+//! remembered until every query has been answered that began before the removal was committed: a late answer brings nothing back.
 //!
 //! All changes come through [`Tree::apply`], in the journal's order, whether they are done for the first time or
 //! replayed; nothing in it depends on what happens to be loaded.
 
 mod content;
 mod directory;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -92,8 +95,10 @@ pub(crate) struct Tree {
     pub nodes: FxHashMap<Ino, Node>,
     pub directories: FxHashMap<Ino, Directory>,
     pub contents: FxHashMap<DataId, Content>,
-    /// Inodes removed by a record that is not committed yet.
+    /// Inodes removed by a record that the database, or an answer of it that is under way, may not know of yet.
     removed: FxHashMap<Ino, Seq>,
+    /// Where the database stood when each of the queries began that are under way, and how many of them.
+    queries: BTreeMap<Seq, usize>,
     /// Unlinked inodes that may still be open.
     pub orphans: FxHashSet<Ino>,
     /// Whether those are all: what predecessors left unlinked is loaded beside serving.
@@ -114,6 +119,7 @@ impl Tree {
             directories: FxHashMap::default(),
             contents: FxHashMap::default(),
             removed: FxHashMap::default(),
+            queries: BTreeMap::new(),
             orphans: FxHashSet::default(),
             all_orphans: false,
             counters,
@@ -159,6 +165,34 @@ impl Tree {
 
     // === Loading what is committed ===
 
+    /// A query is about to be sent; the position that its answer has at least.
+    pub(crate) fn query_begins(&mut self) -> Seq {
+        *self.queries.entry(self.committed).or_default() += 1;
+        self.committed
+    }
+
+    /// The answer of a query that began at `since` has been used, or there will be none.
+    pub(crate) fn query_ends(&mut self, since: Seq) {
+        if let Some(count) = self.queries.get_mut(&since) {
+            *count -= 1;
+            if *count == 0 {
+                self.queries.remove(&since);
+            }
+        }
+    }
+
+    /// How many removals are remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.removed.len()
+            + self.directories.values().map(|names| names.len() - names.present()).sum::<usize>()
+    }
+
+    /// What was changed up to here may be forgotten: the database has it, and so has every answer that is still to come.
+    fn known_everywhere(&self) -> Seq {
+        self.queries.keys().next().map_or(self.committed, |since| self.committed.min(*since))
+    }
+
     /// Takes over a committed row, unless memory already has the inode (then memory is newer or the same).
     pub(crate) fn load_inode(&mut self, row: InodeRow) {
         if self.removed.contains_key(&row.ino) {
@@ -173,8 +207,8 @@ impl Tree {
         });
         let InodeRow { ino, did, cut, nlink, .. } = node.row;
         if did != 0 {
-            let block_size = self.block_size;
-            self.contents.entry(did).or_insert_with(|| Content::new(block_size)).cut = cut;
+            let (block_size, version) = (self.block_size, self.version());
+            self.contents.entry(did).or_insert_with(|| Content::new(block_size, version)).cut = cut;
         }
         if nlink == 0 {
             self.orphans.insert(ino);
@@ -206,6 +240,23 @@ impl Tree {
     pub(crate) fn load_xattrs(&mut self, ino: Ino, value: Option<Bytes>) {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.xattrs.get_or_insert(value);
+        }
+    }
+
+    /// Where versions of contents begin: beyond those of contents that were evicted, whose extents may still be on their way.
+    fn version(&self) -> u64 {
+        self.evictions << 32
+    }
+
+    /// The same tenant over what the database has now, with nothing in memory. What is on its way is void.
+    pub(crate) fn anew(&self, found: Seq) -> Self {
+        let counters = Counters { next_ino: u64::MAX, ..self.counters };
+        Self {
+            queries: self.queries.clone(),
+            evictions: self.evictions + 1,
+            orphans: self.orphans.clone(),
+            all_orphans: self.all_orphans,
+            ..Self::new(self.block_size as u32, self.limits, counters, found)
         }
     }
 
@@ -290,9 +341,9 @@ impl Tree {
 
     /// The content of an id, made known where it is not; one that is born now has nothing in the database.
     fn content(&mut self, did: DataId, fresh_from: Ino) -> &mut Content {
-        let block_size = self.block_size;
+        let (block_size, version) = (self.block_size, self.version());
         self.contents.entry(did).or_insert_with(|| {
-            let mut content = Content::new(block_size);
+            let mut content = Content::new(block_size, version);
             content.complete = did >= fresh_from;
             content
         })
@@ -303,7 +354,8 @@ impl Tree {
     /// The database has everything up to `seq`.
     pub(crate) fn set_committed(&mut self, seq: Seq) {
         self.committed = seq;
-        self.removed.retain(|_, at| *at > seq);
+        let known = self.known_everywhere();
+        self.removed.retain(|_, at| *at > known);
     }
 
     // === Keeping memory bounded ===
@@ -315,9 +367,9 @@ impl Tree {
             self.evict_nodes(self.nodes.len() - max * 7 / 8);
             self.evictions += 1;
         }
-        let committed = self.committed;
+        let known = self.known_everywhere();
         for directory in self.directories.values_mut() {
-            directory.forget_absent(committed);
+            directory.forget_absent(known);
         }
         let mut names: usize = self.directories.values().map(Directory::len).sum();
         for spare_used in [true, false] {
@@ -330,22 +382,22 @@ impl Tree {
                     return true;
                 }
                 names -= directory.len();
-                directory.shed(committed);
+                directory.shed(known);
                 names += directory.len();
-                directory.is_dirty(committed)
+                directory.is_dirty(known)
             });
         }
     }
 
     fn evict_nodes(&mut self, mut surplus: usize) {
-        let committed = self.committed;
+        let known = self.known_everywhere();
         let mut contents = Vec::new();
         self.nodes.retain(|&ino, node| {
             let keep = surplus == 0
                 || ino == ROOT_INO
                 || node.row.nlink == 0
-                || node.dirty > committed
-                || node.xattrs_dirty > committed
+                || node.dirty > known
+                || node.xattrs_dirty > known
                 || node.used.replace(false);
             if !keep {
                 surplus -= 1;
