@@ -83,8 +83,16 @@ fn pass_promtool(scrape: &Scrape) {
     let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
     let ended = child.wait_with_output().expect("its end");
     writer.join().expect("a thread").expect("written");
-    let said = [ended.stdout, ended.stderr].concat();
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&said));
+    let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+    // The specification gives these three their names, which promtool would keep for histograms.
+    let is_known = |line: &&str| {
+        let Some((name, fault)) = line.split_once(' ') else { return false };
+        let names = ["tarbox_mount_count", "tarbox_snapshot_count", "tarbox_volume_count"];
+        names.contains(&name) && fault.ends_with("should not have \"_count\" suffix")
+    };
+    let faults: Vec<_> = said.lines().filter(|line| !line.is_empty() && !is_known(line)).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(matches!(ended.status.code(), Some(0 | 3)), "{}", ended.status);
 }
 
 /// Families that a README's table names: `| `name` | …`.
@@ -251,6 +259,9 @@ fn every_metric_is_documented_and_what_is_documented_is_there() {
     fs::write(volume.target.join("file"), "x").expect("write");
     kill_9(node.mounter_pid(&volume.id).expect("a mounter"));
     node.mounter_pid(&volume.id).expect("its successor");
+    // What a mounter has not been asked for has no row.
+    fs::metadata(volume.target.join("nothing")).expect_err("nothing");
+    fs::write(volume.target.join("file"), "y").expect("write");
     // An error, so that errors have a row.
     node.csi("stats", &["--volume-id", &volume.id, "--staging", "/nowhere", "--target", "/nowhere"])
         .expect("an answer");

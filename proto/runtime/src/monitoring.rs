@@ -104,14 +104,16 @@ async fn metrics<P: Monitored>(State(program): State<Arc<P>>) -> impl IntoRespon
 
 /// Everything there is to say, by name. Families without a row are left out.
 async fn families<P: Monitored>(program: &P) -> Vec<MetricFamily> {
-    let mut families = program.registry().gather();
-    families.push(BUILD.gauge([([P::PROGRAM, env!("CARGO_PKG_VERSION")], 1.0)]));
+    let mut families = Vec::new();
     match tokio::time::timeout(MEASURED_WITHIN, program.measured()).await {
-        Ok(measured) => families.extend(measured),
+        Ok(measured) => families = measured,
         Err(_) => {
             tracing::warn!(limit = ?MEASURED_WITHIN, "parts of the program did not tell their numbers in time")
         }
     }
+    // Afterwards: who did not answer has been counted.
+    families.extend(program.registry().gather());
+    families.push(BUILD.gauge([([P::PROGRAM, env!("CARGO_PKG_VERSION")], 1.0)]));
     families.retain(|family| !family.get_metric().is_empty());
     families.sort_by(|a, b| a.name().cmp(b.name()));
     families
