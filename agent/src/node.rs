@@ -90,7 +90,7 @@ impl Node {
             database: Reached::default(),
             launcher: OnceLock::new(),
             numbers: Numbers::new(),
-            environment: tenant::environment(),
+            environment: tenant::environment(settings.otlp_endpoint.as_ref()),
             limits: tenant::limits(),
             may_spare: tenant::may_spare(),
             settings,
@@ -313,6 +313,7 @@ impl Node {
             limits: &self.limits,
             may_spare: self.may_spare,
             without_resend: self.settings.without_resend,
+            log_format: self.settings.log_format,
         };
         Ok(tenant::spec(staged, around))
     }

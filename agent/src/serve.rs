@@ -6,10 +6,11 @@ use tarbox_proto::{
     agent::v1::agent_server::AgentServer,
     csi::v1::{identity_server::IdentityServer, node_server::NodeServer},
 };
-use tarbox_rpc::{Calls, PrivateListener, csi::identity::IdentityService};
+use tarbox_rpc::{Calls, PrivateListener, csi::identity::IdentityService, trace};
 use tarbox_runtime::{
     Backoff, Monitored, Shutdown,
     monitoring::{self, Listening},
+    otlp,
 };
 use tarbox_store::{Database, StoreError};
 use tonic::transport::Server;
@@ -54,7 +55,8 @@ pub async fn serve(
     let metrics = measured.as_ref().map(Listening::address).transpose();
     let metrics = metrics.map_err(AgentError::io("listen for", Path::new("metrics")))?;
     let services = Server::builder()
-        .layer(Calls::new(node.registry(), node.settings.node_id.clone()))
+        .trace_fn(trace::answering(node.settings.node_id.clone(), None))
+        .layer(Calls::new(node.registry()))
         .add_service(IdentityServer::new(IdentityService::new(node.clone())))
         .add_service(NodeServer::new(NodeService::new(node.clone())));
     let own = Server::builder().add_service(AgentServer::new(OperatorService::new(node.clone(), proof)));
@@ -65,6 +67,9 @@ pub async fn serve(
         tokio::spawn(upgrade_after_start(node.clone())),
     ];
     background.extend(measured.map(|listening| listening.serve(node.clone())));
+    let collector = node.settings.otlp_endpoint.as_ref();
+    background
+        .extend(collector.map(|endpoint| otlp::send(endpoint, node.settings.node_id.clone(), node.clone())));
     tell(&node.settings, metrics);
     let signal = shutdown.asked().await;
     tracing::info!(%signal, "ending; mounters go on");

@@ -11,6 +11,7 @@ pub use tarbox_runtime::config::Flags;
 use tarbox_runtime::{
     Layers, config, monitoring,
     telemetry::{LogFormat, LogLevel},
+    traces::{self, OtlpEndpoint},
 };
 use tarbox_types::ByteSize;
 
@@ -36,6 +37,7 @@ pub const KEYS: &[&str] = &[
     "standBy",
     "upgrade",
     "metricsAddress",
+    "otlpEndpoint",
     "logLevel",
     "logFormat",
 ];
@@ -103,6 +105,8 @@ pub struct Settings {
     pub upgrade: bool,
     /// Where metrics and health are served; `None` = nowhere.
     pub metrics_address: Option<SocketAddr>,
+    /// The collector that traces are sent to; `None` = nowhere.
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Which messages are logged.
     pub log_level: LogLevel,
     /// How.
@@ -150,6 +154,9 @@ impl Settings {
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
             metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
+            otlp_endpoint: layers
+                .read("otlpEndpoint", traces::endpoint)
+                .unwrap_or_else(OtlpEndpoint::of_environment),
             log_level: layers.read("logLevel", config::parsed).unwrap_or_else(LogLevel::of_mounter),
             log_format: layers.read("logFormat", config::parsed).unwrap_or(LogFormat::Text),
             without_resend: false,
@@ -263,6 +270,7 @@ mod tests {
             ("nativeSources", "srv=rw", "absolute paths"),
             ("nativeSources", "/srv/../etc=rw", "without `..`"),
             ("standBy", "yes", "true or false"),
+            ("otlpEndpoint", "https://otel:4317", "off, or http://host:port"),
             ("metricsAddress", "localhost", "off, or an address and a port such as 127.0.0.1:9780"),
         ] {
             let text = load(&[(key, value)]).expect_err(key).to_string();

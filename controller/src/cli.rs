@@ -7,6 +7,7 @@ use tarbox_runtime::{
     config::Flags,
     program,
     telemetry::{self, LogTarget},
+    traces::{self, Origin},
 };
 
 use crate::{failure::ControllerError, settings::Settings};
@@ -52,6 +53,9 @@ struct ServeCommand {
     /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<String>,
+    /// Collector that traces are sent to by OTLP over gRPC: http://host:port, or off [default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else off]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -72,6 +76,7 @@ impl ServeCommand {
             ("topology", self.topology),
             ("capacity", self.capacity),
             ("metricsAddress", self.metrics_address),
+            ("otlpEndpoint", self.otlp_endpoint),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ]
@@ -89,9 +94,17 @@ pub fn main() -> ExitCode {
 
 fn run(command: ServeCommand) -> Result<(), ControllerError> {
     let settings = Settings::load(command.into_flags())?;
-    telemetry::start(&settings.log_level, settings.log_format, &LogTarget::Stderr)
-        .map_err(ControllerError::io("open the log"))?;
-    program::block_on(crate::serve(settings, tell)).map_err(ControllerError::io("start the runtime"))?
+    let served = program::block_on(async {
+        let node = crate::serve::host_name();
+        let origin = Origin { program: "tarbox-controller", node: &node };
+        let traces = settings.otlp_endpoint.as_ref().map(|endpoint| (endpoint, origin));
+        telemetry::start_with(&settings.log_level, settings.log_format, &LogTarget::Stderr, traces)
+            .map_err(ControllerError::io("open the log"))?;
+        let served = crate::serve(settings, tell).await;
+        traces::end();
+        served
+    });
+    served.map_err(ControllerError::io("start the runtime"))?
 }
 
 fn tell(settings: &Settings, metrics: Option<SocketAddr>) {

@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tarbox_proto::csi::v1::{controller_server::ControllerServer, identity_server::IdentityServer};
-use tarbox_rpc::{Calls, csi::identity::IdentityService};
+use tarbox_rpc::{Calls, csi::identity::IdentityService, trace};
 use tarbox_runtime::{
     Backoff, Monitored, Shutdown,
     monitoring::{self, Listening},
+    otlp,
 };
 use tonic::transport::Server;
 use uuid::Uuid;
@@ -42,9 +43,9 @@ pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings, Option<Socke
         .map(Listening::address)
         .transpose()
         .map_err(ControllerError::io("listen for metrics"))?;
-    let calls = Calls::new(monitoring.registry(), host_name());
     let services = Server::builder()
-        .layer(calls)
+        .trace_fn(trace::answering(host_name(), None))
+        .layer(Calls::new(monitoring.registry()))
         .add_service(IdentityServer::new(IdentityService::new(databases.clone())))
         .add_service(ControllerServer::new(ControllerService::new(settings.clone(), databases.clone())));
     let served = tarbox_rpc::serve(services, listener);
@@ -53,6 +54,8 @@ pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings, Option<Socke
         tokio::spawn(watch_home(databases.clone())),
         tokio::spawn(background::work(databases.clone(), monitoring.clone(), who)),
     ];
+    let collector = settings.otlp_endpoint.as_ref();
+    background.extend(collector.map(|endpoint| otlp::send(endpoint, host_name(), monitoring.clone())));
     background.extend(measured.map(|listening| listening.serve(monitoring)));
 
     tell(&settings, metrics);
@@ -72,7 +75,7 @@ async fn measured_at(settings: &Settings) -> Result<Option<Listening>> {
 }
 
 /// The pod's name, in a cluster.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned())
 }
 

@@ -7,14 +7,24 @@ use tarbox_runtime::{
     config::{self, Flags},
     monitoring,
     telemetry::{LogFormat, LogLevel},
+    traces::{self, OtlpEndpoint},
 };
 use tarbox_types::ByteSize;
 
 use crate::failure::ControllerError;
 
 /// All keys, in camel case. The variable and the flag follow: `databaseURL`, `TARBOX_DATABASE_URL`, `--database-url`.
-pub const KEYS: &[&str] =
-    &["config", "endpoint", "databaseURL", "topology", "capacity", "metricsAddress", "logLevel", "logFormat"];
+pub const KEYS: &[&str] = &[
+    "config",
+    "endpoint",
+    "databaseURL",
+    "topology",
+    "capacity",
+    "metricsAddress",
+    "otlpEndpoint",
+    "logLevel",
+    "logFormat",
+];
 
 /// The configuration in force.
 #[derive(Clone, Debug)]
@@ -29,6 +39,8 @@ pub struct Settings {
     pub capacity: Option<ByteSize>,
     /// Where metrics and health are served; `None` = nowhere.
     pub metrics_address: Option<SocketAddr>,
+    /// The collector that traces are sent to; `None` = nowhere.
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Which messages are logged.
     pub log_level: LogLevel,
     /// How.
@@ -48,6 +60,9 @@ impl Settings {
             topology: layers.read("topology", config::segments).unwrap_or_default(),
             capacity: layers.read("capacity", capacity).unwrap_or(None),
             metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
+            otlp_endpoint: layers
+                .read("otlpEndpoint", traces::endpoint)
+                .unwrap_or_else(OtlpEndpoint::of_environment),
             log_level: layers.read("logLevel", config::parsed).unwrap_or_else(LogLevel::of_mounter),
             log_format: layers.read("logFormat", config::parsed).unwrap_or(LogFormat::Text),
         };
@@ -79,6 +94,7 @@ mod tests {
             ("endpoint", "tcp://0.0.0.0:1", "unix:///absolute/path"),
             ("topology", "zone", "key=value"),
             ("capacity", "much", "a size, or unlimited"),
+            ("otlpEndpoint", "https://otel:4317", "off, or http://host:port"),
             ("metricsAddress", ":9780", "off, or an address and a port such as 127.0.0.1:9780"),
         ] {
             let text = load(&[(key, value)]).expect_err(key).to_string();

@@ -13,6 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use tarbox_tests::{
+    collector::{Collector, Span},
     command::succeed,
     controller::{Controller, map, volume},
     deadline::wait_for,
@@ -21,7 +22,7 @@ use tarbox_tests::{
     on_each_database,
     postgres::PostgresServer,
     process::kill_9,
-    product::workspace,
+    product::{tool, workspace},
     scratch::Scratch,
     volume::Database,
 };
@@ -71,13 +72,13 @@ fn published(node: &Node, name: &str) -> Published {
 
 /// promtool's own opinion of what is scraped.
 fn pass_promtool(scrape: &Scrape) {
-    let mut promtool = Command::new("promtool");
+    let mut promtool = Command::new(tool("promtool"));
     let child = promtool
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = child.spawn().expect("promtool (tests/deps.sh test installs it)");
+    let mut child = child.spawn().expect("promtool");
     let mut input = child.stdin.take().expect("a pipe");
     let text = scrape.0.clone();
     let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
@@ -304,9 +305,8 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 fn alerts_fire_when_they_should_and_only_then() {
     let monitoring = workspace().join("deploy/monitoring");
     for words in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts-test.yaml"]] {
-        let mut promtool = Command::new("promtool");
-        succeed(promtool.args(words).current_dir(&monitoring), LIMIT)
-            .expect("promtool (tests/deps.sh test installs it)");
+        let mut promtool = Command::new(tool("promtool"));
+        succeed(promtool.args(words).current_dir(&monitoring), LIMIT).expect("promtool");
     }
 }
 
@@ -327,4 +327,100 @@ fn alerts_and_dashboard_ask_only_for_metrics_that_there_are() {
     // What nobody looks at is of no use.
     let unseen: Vec<_> = documented.difference(&metrics_in(&shown)).cloned().collect();
     assert!(unseen.is_empty(), "not on the dashboard: {unseen:?}");
+}
+
+/// The one span of a program with this name and parent, once it has come.
+fn sent(collector: &Collector, service: &str, name: &str, parent: Option<&Span>) -> Span {
+    let is_it = |span: &Span| {
+        let belongs =
+            parent.is_none_or(|parent| (&span.trace_id, &span.parent) == (&parent.trace_id, &parent.span_id));
+        span.service == service && span.name == name && belongs
+    };
+    let what = format!("the span {name} of {service} below {parent:?}");
+    wait_for(&what, LIMIT, || collector.spans().into_iter().find(is_it))
+        .unwrap_or_else(|error| panic!("{error} in {:#?}", collector.spans()))
+}
+
+#[test]
+fn a_trace_leads_from_the_call_through_the_mounter_to_the_database() {
+    let collector = Collector::start().expect("a collector");
+    let words = vec!["--otlp-endpoint".to_owned(), collector.url()];
+    let node = Node::with(NodePlan { words, ..NodePlan::default() }).expect("a node");
+    let controller = Controller::start_with(node.path(), node.url(), &["--otlp-endpoint", &collector.url()]);
+    let controller = controller.expect("a controller");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let id = runtime.expect("a runtime").block_on(async {
+        let mut caller = controller.caller().await.expect("reach");
+        let mut request = tonic::Request::new(volume("pvc-1", 1 << 30));
+        // As a sidecar that is in a trace itself.
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        request.metadata_mut().insert("traceparent", parent.parse().expect("ASCII"));
+        let made = caller.client.create_volume(request).await.expect("a volume").into_inner();
+        made.volume.expect("a volume").volume_id
+    });
+    let call = sent(&collector, "tarbox-controller", "csi.v1.Controller/CreateVolume", None);
+    assert_eq!(call.trace_id, "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(call.parent, "b7ad6b7169203331");
+    assert!(call.attributes.contains(&("volume_id".to_owned(), id.clone())), "{call:?}");
+    sent(&collector, "tarbox-controller", "noting a volume", Some(&call));
+
+    let volume = node.publish(&id, "pvc-1").expect("published");
+    fs::write(volume.target.join("file"), "content").expect("write");
+    node.call("unpublish", &volume.words()).expect("unpublished");
+    let call = sent(&collector, "tarbox-agent", "csi.v1.Node/NodeUnpublishVolume", None);
+    assert!(call.attributes.contains(&("node".to_owned(), "test-node".to_owned())), "{call:?}");
+    let control = sent(&collector, "tarbox-mount", "tarbox.control.v1.Control/Flush", Some(&call));
+    assert!(control.attributes.contains(&("tenant_id".to_owned(), id)), "{control:?}");
+    let commit = wait_for("the commit's statement", LIMIT, || {
+        let below = |span: &Span| span.service == "tarbox-mount" && span.parent == control.span_id;
+        collector.spans().into_iter().find(below)
+    });
+    commit.unwrap_or_else(|error| panic!("{error} in {:#?}", collector.spans()));
+    // What nobody called for is in no trace.
+    let roots = collector.spans().into_iter().filter(|span| span.parent.is_empty());
+    let strange: Vec<_> = roots.filter(|span| !span.name.contains('/')).collect();
+    assert!(strange.is_empty(), "{strange:#?}");
+    // Metrics go the same way.
+    for (program, metric) in
+        [("tarbox-agent", "tarbox_mount_count"), ("tarbox-controller", "tarbox_volume_count")]
+    {
+        wait_for(metric, LIMIT, || collector.metrics(program).contains(metric).then_some(())).expect(program);
+    }
+}
+
+#[test]
+fn what_is_logged_of_a_call_names_its_request_its_volume_its_tenant_and_its_node() {
+    let words = ["--log-format", "json"].map(str::to_owned).to_vec();
+    let node = Node::with(NodePlan { words, ..NodePlan::default() }).expect("a node");
+    let id = node.tenant("work").expect("a tenant");
+    let volume = node.publish(&id, "work").expect("published");
+    // Refused, and said so: it is still published.
+    let refused = node.csi("unstage", &volume.words()).expect("an answer");
+    assert_ne!(refused.code, Some(0));
+    let line = wait_for("the refusal in the log", LIMIT, || {
+        let lines = node.log().lines().map(str::to_owned).collect::<Vec<_>>();
+        lines.into_iter().find(|line| line.contains("a call failed"))
+    });
+    let line: serde_json::Value = serde_json::from_str(&line.expect("logged")).expect("JSON");
+    let call = &line["span"];
+    assert_eq!(call["method"], "NodeUnstageVolume", "{line}");
+    assert_eq!(
+        (&call["volume_id"], &call["tenant_id"]),
+        (&id.as_str().into(), &id.as_str().into()),
+        "{line}"
+    );
+    assert_eq!(call["node"], "test-node", "{line}");
+    assert_eq!(call["request_id"].as_str().map(str::len), Some(36), "{line}");
+    kill_9(node.mounter_pid(&id).expect("a mounter"));
+    let line = wait_for("a line about the volume", LIMIT, || {
+        let log = node.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.into_iter().find(|line| line["span"]["name"] == "tenant" && line["level"] == "WARN")
+    });
+    let line = line.expect("logged");
+    assert_eq!(
+        (&line["span"]["volume_id"], &line["span"]["node"]),
+        (&id.as_str().into(), &"test-node".into()),
+        "{line}"
+    );
 }

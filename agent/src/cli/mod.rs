@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use tarbox_runtime::{
     program,
     telemetry::{self, LogTarget},
+    traces::{self, Origin},
 };
 
 use crate::{
@@ -136,6 +137,9 @@ struct ServeCommand {
     /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<String>,
+    /// Collector that traces are sent to by OTLP over gRPC: http://host:port, or off [default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else off]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -171,6 +175,7 @@ impl ServeCommand {
             ("standBy", self.stand_by),
             ("upgrade", self.upgrade),
             ("metricsAddress", self.metrics_address),
+            ("otlpEndpoint", self.otlp_endpoint),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ]
@@ -191,11 +196,17 @@ fn run(command: Command) -> Result<bool, AgentError> {
         Command::Serve(serve) => {
             let without_resend = serve.without_resend;
             let settings = Settings { without_resend, ..Settings::load(serve.into_flags())? };
-            telemetry::start(&settings.log_level, settings.log_format, &LogTarget::Stderr)
-                .map_err(AgentError::io("open", std::path::Path::new("the log")))?;
             // Started from within a volume, the agent and the keeper would keep it from being unmounted.
             std::env::set_current_dir("/").map_err(AgentError::io("go to", std::path::Path::new("/")))?;
-            block_on(crate::serve(settings, tell))?.map(|()| true)
+            block_on(async {
+                let origin = Origin { program: "tarbox-agent", node: &settings.node_id };
+                let traces = settings.otlp_endpoint.as_ref().map(|endpoint| (endpoint, origin));
+                telemetry::start_with(&settings.log_level, settings.log_format, &LogTarget::Stderr, traces)
+                    .map_err(AgentError::io("open", std::path::Path::new("the log")))?;
+                let served = crate::serve(settings, tell).await;
+                traces::end();
+                served.map(|()| true)
+            })?
         }
         Command::Ps(ask) => block_on(operator::ps(ask))?,
         Command::Upgrade(UpgradeCommand { ask, dry_run }) => block_on(operator::upgrade(ask, dry_run))?,

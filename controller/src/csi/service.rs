@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tarbox_proto::csi::v1 as csi;
 use tarbox_proto::csi::v1::{controller_server::Controller, controller_service_capability};
 use tarbox_rpc::{
-    VolumeGuard, calls,
+    VolumeGuard,
     csi::{RequestError, request::volume as volume_id},
+    trace,
 };
 use tarbox_types::ErrorKind;
 use tonic::{Request, Response, Status};
@@ -127,7 +128,7 @@ impl Controller for ControllerService {
             volume::create(&databases, &settings, create, limit).await
         };
         let made = self.in_turn(&about, work).await?;
-        calls::about(made.tenant.id);
+        trace::about(made.tenant.id);
         let volume = answer::volume(&made, &self.settings.topology);
         Ok(Response::new(csi::CreateVolumeResponse { volume: Some(volume) }))
     }
@@ -139,7 +140,7 @@ impl Controller for ControllerService {
         let csi::DeleteVolumeRequest { volume_id, secrets } = request.into_inner();
         let named = secret(&secrets)?;
         if let Some(id) = request::any_volume(&volume_id).map_err(wrong)? {
-            calls::about(id);
+            trace::about(id);
             let work = move |databases: Arc<Databases>, _| async move {
                 volume::delete(&databases, id, named.as_deref()).await
             };
@@ -167,7 +168,7 @@ impl Controller for ControllerService {
         request: Request<csi::ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<csi::ValidateVolumeCapabilitiesResponse>, Status> {
         let (asked, _) = read::<_, Validate>(&request)?;
-        calls::about(asked.volume);
+        trace::about(asked.volume);
         let found = async {
             let place = self.databases.of_volume(asked.volume, asked.database_url.as_deref()).await?;
             volume::find(&*place.database, asked.volume).await
@@ -313,7 +314,7 @@ impl Controller for ControllerService {
     ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
         let (asked, _) = read::<_, Expand>(&request)?;
         let Expand { volume, capacity, database_url } = asked;
-        calls::about(volume);
+        trace::about(volume);
         let work = move |databases: Arc<Databases>, _| async move {
             volume::expand(&databases, volume, capacity, database_url.as_deref()).await
         };
@@ -330,7 +331,7 @@ impl Controller for ControllerService {
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
         use csi::controller_get_volume_response::VolumeStatus;
         let id = volume_id(&request.get_ref().volume_id).map_err(wrong)?;
-        calls::about(id);
+        trace::about(id);
         let found = async {
             let place = self.databases.of_volume(id, None).await?;
             volume::find(&*place.database, id).await

@@ -16,6 +16,7 @@ use tarbox_types::{
     latency::{Counted, Latencies},
 };
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::{
     block_cache::{BlockCache, CacheStatistics},
@@ -212,9 +213,9 @@ impl FileSystem {
         });
         // The first heartbeat says how long the lease counts.
         beat(&shared, &*database, session).await?;
-        tokio::spawn(flush_in_background(Arc::downgrade(&shared)));
-        tokio::spawn(keep_house(Arc::downgrade(&shared)));
-        tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session));
+        tokio::spawn(flush_in_background(Arc::downgrade(&shared)).in_current_span());
+        tokio::spawn(keep_house(Arc::downgrade(&shared)).in_current_span());
+        tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session).in_current_span());
         Ok((Self { shared }, recovery))
     }
 

@@ -8,7 +8,7 @@ use tarbox_proto::control::v1::{
     StatisticsResponse, StatusRequest, StatusResponse, StopRequest, StopResponse,
     control_server::{Control, ControlServer},
 };
-use tarbox_rpc::{PrivateListener, status};
+use tarbox_rpc::{PrivateListener, status, trace};
 use tarbox_runtime::telemetry::{self, LogLevel};
 use tarbox_store::Limits;
 use tarbox_types::ErrorKind;
@@ -119,9 +119,11 @@ fn ending() -> Status {
 /// Where the socket cannot be made.
 pub fn serve(socket: PathBuf, subject: Arc<Subject>) -> Result<Serving, Failure> {
     let listener = PrivateListener::bind(&socket).map_err(Failure::io("listen at", &socket))?;
+    let spans = trace::answering(crate::lease::host_name(), Some(subject.note.tenant_id));
     let service = ControlServer::new(Service { subject });
     let task = tokio::spawn(async move {
-        if let Err(error) = Server::builder().add_service(service).serve_with_incoming(listener).await {
+        let server = Server::builder().trace_fn(spans).add_service(service);
+        if let Err(error) = server.serve_with_incoming(listener).await {
             tracing::error!(error = %Chain(&error), "the control socket is no longer served");
         }
     });

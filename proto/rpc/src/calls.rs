@@ -1,4 +1,4 @@
-//! CSI calls as a service sees them arrive: counted by method and code, each in a span of its own.
+//! CSI calls as a service sees them arrive, counted by method and code.
 
 use std::{
     pin::Pin,
@@ -7,14 +7,11 @@ use std::{
 };
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
-use tarbox_types::TenantId;
 use tonic::{
     Code,
     codegen::http::{HeaderMap, Request, Response},
 };
 use tower::{Layer, Service};
-use tracing::{Instrument, Span, field::Empty, info_span};
-use uuid::Uuid;
 
 /// The calls of CSI: what else is called counts as `other`, so that no caller makes labels.
 const METHODS: [&str; 32] = [
@@ -53,31 +50,25 @@ const METHODS: [&str; 32] = [
 ];
 /// Seconds: a call takes milliseconds to minutes.
 const BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
-/// Where a caller says how it calls the request.
-const REQUEST_ID: &str = "x-request-id";
-/// An id of a caller is taken over up to this length.
-const ID_MOST: usize = 128;
-
 /// Counts calls; put around a server's services.
 #[derive(Clone, Debug)]
 pub struct Calls {
-    node: String,
     operations: IntCounterVec,
     durations: HistogramVec,
     errors: IntCounterVec,
 }
 
 impl Calls {
-    /// Counts in a registry, for a service on this node.
+    /// Counts in a registry.
     ///
     /// # Panics
     /// If it is the registry's second.
     #[must_use]
-    pub fn new(registry: &Registry, node: String) -> Self {
-        Self::registered(registry, node).expect("names are sound, and registered once")
+    pub fn new(registry: &Registry) -> Self {
+        Self::registered(registry).expect("names are sound, and registered once")
     }
 
-    fn registered(registry: &Registry, node: String) -> Result<Self, prometheus::Error> {
+    fn registered(registry: &Registry) -> Result<Self, prometheus::Error> {
         let operations = IntCounterVec::new(
             Opts::new("tarbox_csi_operations_total", "CSI calls that ended, in whatever way."),
             &["method"],
@@ -94,27 +85,12 @@ impl Calls {
         registry.register(Box::new(operations.clone()))?;
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(errors.clone()))?;
-        Ok(Self { node, operations, durations, errors })
+        Ok(Self { operations, durations, errors })
     }
 
-    fn begin(&self, path: &str, headers: &HeaderMap) -> (Call, Span) {
-        let method = method(path);
-        let span = info_span!(
-            "call",
-            method,
-            request_id = request_id(headers),
-            node = self.node,
-            volume_id = Empty,
-            tenant_id = Empty
-        );
-        (Call { calls: self.clone(), method, begun: Instant::now(), code: Code::Cancelled }, span)
+    fn begin(&self, path: &str) -> Call {
+        Call { calls: self.clone(), method: method(path), begun: Instant::now(), code: Code::Cancelled }
     }
-}
-
-/// Notes in the span of the call, if there is one, which volume it is about; a volume is a tenant.
-pub fn about(volume: TenantId) {
-    let id = volume.to_string();
-    Span::current().record("volume_id", &id).record("tenant_id", &id);
 }
 
 /// A call under way; counted when this is dropped. Who is dropped before the answer was given up by its caller.
@@ -148,12 +124,6 @@ fn method(path: &str) -> &'static str {
     let called =
         path.strip_prefix("/csi.v1.").and_then(|rest| rest.split_once('/')).map(|(_, method)| method);
     METHODS.into_iter().find(|method| Some(*method) == called).unwrap_or("other")
-}
-
-fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
-    let is_sound = |id: &&str| (1..=ID_MOST).contains(&id.len());
-    given.filter(is_sound).map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
 /// A call that fails says so before any body: what has none of this has succeeded.
@@ -190,14 +160,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (call, span) = self.calls.begin(request.uri().path(), request.headers());
-        let answer = span.in_scope(|| self.inner.call(request));
-        let counted = async move {
+        let call = self.calls.begin(request.uri().path());
+        let answer = self.inner.call(request);
+        Box::pin(async move {
             let answered = answer.await;
             call.end(answered.as_ref().map_or(Code::Unknown, |response| code(response.headers())));
             answered
-        };
-        Box::pin(counted.instrument(span))
+        })
     }
 }
 
@@ -224,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn calls_are_counted_by_how_they_end() {
         let registry = Registry::new();
-        let calls = Calls::new(&registry, "n".into());
+        let calls = Calls::new(&registry);
         let request = || Request::builder().uri("/csi.v1.Identity/Probe").body(()).expect("a request");
         let answer = |status: &'static str| {
             Response::builder().header("grpc-status", status).body(()).expect("an answer")
@@ -240,16 +209,5 @@ mod tests {
         assert_eq!(calls.durations.with_label_values(&["Probe"]).get_sample_count(), 3);
         assert_eq!(calls.errors.with_label_values(&["Probe", "Aborted"]).get(), 1);
         assert_eq!(calls.errors.with_label_values(&["Probe", "Cancelled"]).get(), 1);
-    }
-
-    #[test]
-    fn a_callers_request_id_is_kept_where_it_is_sound() {
-        let mut headers = HeaderMap::new();
-        let own = request_id(&headers);
-        assert!(Uuid::parse_str(&own).is_ok(), "{own}");
-        headers.insert(REQUEST_ID, "from-the-provisioner".parse().expect("ASCII"));
-        assert_eq!(request_id(&headers), "from-the-provisioner");
-        headers.insert(REQUEST_ID, "x".repeat(ID_MOST + 1).parse().expect("ASCII"));
-        assert!(Uuid::parse_str(&request_id(&headers)).is_ok());
     }
 }

@@ -7,6 +7,7 @@ pub mod guard;
 pub mod listener;
 pub mod server;
 pub mod status;
+pub mod trace;
 pub mod unix;
 
 pub use calls::Calls;

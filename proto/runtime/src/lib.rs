@@ -6,6 +6,7 @@ pub mod directories;
 pub mod finding;
 pub mod metric;
 pub mod monitoring;
+pub mod otlp;
 pub mod output;
 pub mod program;
 mod reached;
@@ -13,6 +14,7 @@ mod readable;
 pub mod shutdown;
 pub mod stacks;
 pub mod telemetry;
+pub mod traces;
 
 pub use backoff::Backoff;
 pub use config::{ConfigError, Layers, Source};

@@ -103,7 +103,7 @@ async fn metrics<P: Monitored>(State(program): State<Arc<P>>) -> impl IntoRespon
 }
 
 /// Everything there is to say, by name. Families without a row are left out.
-async fn families<P: Monitored>(program: &P) -> Vec<MetricFamily> {
+pub(crate) async fn families<P: Monitored>(program: &P) -> Vec<MetricFamily> {
     let mut families = Vec::new();
     match tokio::time::timeout(MEASURED_WITHIN, program.measured()).await {
         Ok(measured) => families = measured,
