@@ -352,15 +352,9 @@ impl Shell {
                 self.is_unsaved = true;
                 tracing::error!(tenant = %self.staged.tenant, error = error.report(), "cannot save what is about to be done");
                 let failure = Failure { kind: error.kind(), message: error.report() };
-                self.later(Inbound::Event(Event::EffectFailed { id, failure }));
-                effects.by_ref().filter(|effect| matches!(effect.order, Order::ArmTimer(_))).for_each(
-                    |effect| {
-                        if let Order::ArmTimer(at) = effect.order {
-                            self.timer = Some(at);
-                        }
-                    },
-                );
-                return;
+                // At once: no other event may come before it. What follows are words, and a timer.
+                effects = self.machine.step(boot::now(), Event::EffectFailed { id, failure }).into_iter();
+                continue;
             }
             match self.begin(id, order).await {
                 Reports::Nothing => {}
