@@ -52,6 +52,16 @@ fuse() {
     [ "$(stat -c %a /dev/fuse)" = 666 ] || sudo_if_needed chmod 666 /dev/fuse
 }
 
+# Out of Debian's package, which as a whole would start a server.
+promtool() {
+    [ -x "$TOOLS/bin/promtool" ] && return 0
+    echo "deps: fetching promtool into $TOOLS"
+    place="$(mktemp -d)"; chmod 755 "$place"
+    sudo_if_needed apt-get update -qq
+    (cd "$place" && apt-get download -qq prometheus 2>/dev/null && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool)
+    mkdir -p "$TOOLS/bin"; install -m 755 "$place/promtool" "$TOOLS/bin/promtool"; rm -r "$place"
+}
+
 run() { packages cc:gcc fusermount3:fuse3 git:git tar:tar; fuse; }
 suites() {
     run; postgres
@@ -62,7 +72,7 @@ suites() {
 }
 case "${1:-}" in
     run) run ;;
-    test) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2 ;;
+    test) suites; promtool; tool pjdfstest 0.2.2; tool fsx 0.3.2 ;;
     sanity)
         packages go:golang-go
         [ -x "$TOOLS/bin/csi-sanity" ] || GOBIN="$TOOLS/bin" go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0 ;;

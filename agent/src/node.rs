@@ -5,10 +5,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -16,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use tarbox_handover::{Limit, SpawnSpec};
 use tarbox_rpc::csi::identity::Readiness;
+use tarbox_runtime::{Monitored, Reached};
 use tarbox_supervisor::{Build, Policy, Wanted};
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +30,7 @@ use crate::{
     },
     keeper::Keeper,
     launcher,
+    monitoring::Numbers,
     settings::Settings,
     tenant::{self, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
 };
@@ -53,7 +52,10 @@ pub struct Node {
     pub(crate) policy: Policy,
     tenants: Mutex<BTreeMap<TenantId, Handle>>,
     boot_id: String,
-    is_database_reached: AtomicBool,
+    database: Reached,
+    /// What the launcher was found to do; not looked yet = `None`.
+    launcher: OnceLock<Result<String, String>>,
+    pub(crate) numbers: Numbers,
     environment: Vec<String>,
     limits: Vec<Limit>,
     may_spare: bool,
@@ -85,8 +87,10 @@ impl Node {
             tenants: Mutex::new(BTreeMap::new()),
             boot_id: boot::id()
                 .map_err(AgentError::io("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
-            is_database_reached: AtomicBool::new(false),
-            environment: tenant::environment(),
+            database: Reached::default(),
+            launcher: OnceLock::new(),
+            numbers: Numbers::new(),
+            environment: tenant::environment(settings.otlp_endpoint.as_ref()),
             limits: tenant::limits(),
             may_spare: tenant::may_spare(),
             settings,
@@ -143,11 +147,30 @@ impl Node {
     /// Whether the database has been reached once, or there is none to be reached.
     #[must_use]
     pub fn has_what_it_needs(&self) -> bool {
-        self.settings.database_url.is_none() || self.is_database_reached.load(Ordering::Relaxed)
+        self.settings.database_url.is_none() || self.database.has_been()
     }
 
-    pub(crate) fn database_reached(&self) {
-        self.is_database_reached.store(true, Ordering::Relaxed);
+    pub(crate) fn database(&self) -> &Reached {
+        &self.database
+    }
+
+    /// Whether the agent's own database answered when it was last asked, or there is none.
+    pub(crate) fn database_answers(&self) -> Result<(), String> {
+        if self.settings.database_url.is_none() { Ok(()) } else { self.database.is_now("the database") }
+    }
+
+    /// Notes what the launcher was found to do.
+    pub(crate) fn launcher_proved(&self, proof: Result<String, String>) {
+        let _ = self.launcher.set(proof);
+    }
+
+    /// Whether mounters can be started.
+    pub(crate) fn launcher_works(&self) -> Result<(), String> {
+        match self.launcher.get() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(why)) => Err(format!("the launcher does not work: {why}")),
+            None => Err("the launcher has not been tried yet".to_owned()),
+        }
     }
 
     // === Tenants ===
@@ -290,6 +313,7 @@ impl Node {
             limits: &self.limits,
             may_spare: self.may_spare,
             without_resend: self.settings.without_resend,
+            log_format: self.settings.log_format,
         };
         Ok(tenant::spec(staged, around))
     }
@@ -406,11 +430,7 @@ fn send(tenant: TenantId, handle: &Handle, command: Command) -> Result<(), Agent
 impl Readiness for Node {
     /// Without FUSE nothing can ever be mounted here.
     fn is_ready(&self) -> Result<bool, Status> {
-        let device = Path::new("/dev/fuse");
-        if let Err(error) = File::options().read(true).write(true).open(device) {
-            let message = format!("{} cannot be opened: {error} (modprobe fuse?)", device.display());
-            return Err(tarbox_rpc::status(ErrorKind::FailedPrecondition, message));
-        }
+        self.alive().map_err(|why| tarbox_rpc::status(ErrorKind::FailedPrecondition, why))?;
         Ok(self.has_what_it_needs())
     }
 }

@@ -1,13 +1,18 @@
 //! The agent's life: take up what is there, serve CSI and the operator, let go.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tarbox_proto::{
     agent::v1::agent_server::AgentServer,
     csi::v1::{identity_server::IdentityServer, node_server::NodeServer},
 };
-use tarbox_rpc::{PrivateListener, csi::identity::IdentityService};
-use tarbox_runtime::{Backoff, Shutdown};
+use tarbox_rpc::{Calls, PrivateListener, csi::identity::IdentityService, trace};
+use tarbox_runtime::{
+    Backoff, Monitored, Shutdown,
+    monitoring::{self, Listening},
+    otlp,
+};
+use tarbox_store::{Database, StoreError};
 use tonic::transport::Server;
 
 use crate::{
@@ -21,6 +26,8 @@ use crate::{
     upgrades,
 };
 
+/// How often the database is asked whether it answers, at most.
+const ASKED_AGAIN: Duration = Duration::from_secs(60);
 /// How long calls under way may take to end when the agent is asked to.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -28,32 +35,42 @@ const GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Where it cannot begin.
-pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings)) -> Result<(), AgentError> {
+pub async fn serve(
+    settings: Settings,
+    tell: impl FnOnce(&Settings, Option<SocketAddr>),
+) -> Result<(), AgentError> {
     let mut shutdown = Shutdown::listen().map_err(AgentError::io("listen for", Path::new("signals")))?;
     let node = blocking(move || Node::open(settings)).await?;
     // A launcher that does not work is reported, not fatal: whoever is staged already is still supervised.
-    let proof = match launcher::prove(&node).await {
-        Ok(proof) => proof,
-        Err(error) => {
-            tracing::error!(error = error.report(), "the launcher does not work: nothing can be staged");
-            format!("it does not work: {}", error.report())
-        }
-    };
+    let proof = launcher::prove(&node).await.map_err(|error| error.report());
+    if let Err(error) = &proof {
+        tracing::error!(error, "the launcher does not work: nothing can be staged");
+    }
+    node.launcher_proved(proof.clone());
+    let proof = proof.unwrap_or_else(|error| format!("it does not work: {error}"));
     tracing::info!(launcher = node.keeper.launcher(), proof, "launcher");
     let (csi, operator) =
         (listen(&node.settings.endpoint)?, listen(&agent_socket(&node.settings.state_dir))?);
-    let mut builder = Server::builder();
-    let services = builder
+    let measured = measured_at(&node).await?;
+    let metrics = measured.as_ref().map(Listening::address).transpose();
+    let metrics = metrics.map_err(AgentError::io("listen for", Path::new("metrics")))?;
+    let services = Server::builder()
+        .trace_fn(trace::answering(node.settings.node_id.clone(), None))
+        .layer(Calls::new(node.registry()))
         .add_service(IdentityServer::new(IdentityService::new(node.clone())))
         .add_service(NodeServer::new(NodeService::new(node.clone())));
     let own = Server::builder().add_service(AgentServer::new(OperatorService::new(node.clone(), proof)));
     let (csi, operator) = (tarbox_rpc::serve(services, csi), tarbox_rpc::serve(own, operator));
-    let background = [
+    let mut background = vec![
         tokio::spawn(node.keeper.clone().look_after()),
-        tokio::spawn(reach_database(node.clone())),
+        tokio::spawn(watch_database(node.clone())),
         tokio::spawn(upgrade_after_start(node.clone())),
     ];
-    tell(&node.settings);
+    background.extend(measured.map(|listening| listening.serve(node.clone())));
+    let collector = node.settings.otlp_endpoint.as_ref();
+    background
+        .extend(collector.map(|endpoint| otlp::send(endpoint, node.settings.node_id.clone(), node.clone())));
+    tell(&node.settings, metrics);
     let signal = shutdown.asked().await;
     tracing::info!(%signal, "ending; mounters go on");
     let _ = tokio::time::timeout(GRACE, async { tokio::join!(csi.end(), operator.end()) }).await;
@@ -76,18 +93,41 @@ fn listen(socket: &Path) -> Result<PrivateListener, AgentError> {
     tarbox_rpc::listen(socket).map_err(AgentError::io("listen at", socket))
 }
 
-/// Tries until the agent's own database has answered once: until then the node is not ready.
-async fn reach_database(node: Arc<Node>) {
+async fn measured_at(node: &Node) -> Result<Option<Listening>, AgentError> {
+    let Some(address) = node.settings.metrics_address else { return Ok(None) };
+    let listening = monitoring::listen(address).await;
+    let at = format!("{address} (metricsAddress)");
+    listening.map(Some).map_err(AgentError::io("listen at", Path::new(&at)))
+}
+
+/// Asks the agent's own database, now and then, whether it answers: until it has once, the node is not ready.
+async fn watch_database(node: Arc<Node>) {
     let Some(url) = node.settings.database_url.clone() else { return };
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    while !node.has_what_it_needs() {
-        let reached = async { tarbox_store::open(&url).await?.schema_version().await };
-        match reached.await {
-            Ok(_) => node.database_reached(),
+    let mut opened = None;
+    let mut failing = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    // Of many nodes, each by itself.
+    let mut again = Backoff::new(ASKED_AGAIN, ASKED_AGAIN);
+    loop {
+        match ask(&mut opened, &url).await {
+            Ok(()) => {
+                node.database().answered();
+                failing.reset();
+                tokio::time::sleep(again.delay()).await;
+            }
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "the database cannot be reached yet");
-                tokio::time::sleep(backoff.delay()).await;
+                tracing::warn!(error = %Chain(&error), "the database cannot be reached");
+                node.database().failed(Chain(&error).to_string());
+                tokio::time::sleep(failing.delay()).await;
             }
         }
     }
+}
+
+/// The connection is not kept: a database has many nodes.
+async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str) -> Result<(), StoreError> {
+    let database = match opened {
+        Some(database) => database,
+        None => opened.insert(tarbox_store::open(url).await?),
+    };
+    database.schema_version().await.map(drop)
 }

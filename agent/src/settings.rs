@@ -3,13 +3,15 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    net::SocketAddr,
     path::{Component, Path, PathBuf},
 };
 
 pub use tarbox_runtime::config::Flags;
 use tarbox_runtime::{
-    Layers, config,
+    Layers, config, monitoring,
     telemetry::{LogFormat, LogLevel},
+    traces::{self, OtlpEndpoint},
 };
 use tarbox_types::ByteSize;
 
@@ -34,6 +36,8 @@ pub const KEYS: &[&str] = &[
     "nativeSources",
     "standBy",
     "upgrade",
+    "metricsAddress",
+    "otlpEndpoint",
     "logLevel",
     "logFormat",
 ];
@@ -99,6 +103,10 @@ pub struct Settings {
     pub stand_by: bool,
     /// Whether mounters of another build are replaced when the agent starts.
     pub upgrade: bool,
+    /// Where metrics and health are served; `None` = nowhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// The collector that traces are sent to; `None` = nowhere.
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Which messages are logged.
     pub log_level: LogLevel,
     /// How.
@@ -145,6 +153,10 @@ impl Settings {
             native_sources: layers.read("nativeSources", native_sources).unwrap_or_default(),
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
+            metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
+            otlp_endpoint: layers
+                .read("otlpEndpoint", traces::endpoint)
+                .unwrap_or_else(OtlpEndpoint::of_environment),
             log_level: layers.read("logLevel", config::parsed).unwrap_or_else(LogLevel::of_mounter),
             log_format: layers.read("logFormat", config::parsed).unwrap_or(LogFormat::Text),
             without_resend: false,
@@ -258,6 +270,8 @@ mod tests {
             ("nativeSources", "srv=rw", "absolute paths"),
             ("nativeSources", "/srv/../etc=rw", "without `..`"),
             ("standBy", "yes", "true or false"),
+            ("otlpEndpoint", "https://otel:4317", "off, or http://host:port"),
+            ("metricsAddress", "localhost", "off, or an address and a port such as 127.0.0.1:9780"),
         ] {
             let text = load(&[(key, value)]).expect_err(key).to_string();
             assert!(text.contains(allowed) && text.contains(&format!("{key} = `{value}`")), "{text}");

@@ -1,12 +1,13 @@
 //! The command line of `tarbox-controller`.
 
-use std::{io::Write, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tarbox_runtime::{
     config::Flags,
     program,
     telemetry::{self, LogTarget},
+    traces::{self, Origin},
 };
 
 use crate::{failure::ControllerError, settings::Settings};
@@ -49,6 +50,12 @@ struct ServeCommand {
     /// What all volumes together may have as their capacity, or unlimited [default: unlimited]
     #[arg(long, value_name = "QUANTITY")]
     capacity: Option<String>,
+    /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<String>,
+    /// Collector that traces are sent to by OTLP over gRPC: http://host:port, or off [default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else off]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -68,6 +75,8 @@ impl ServeCommand {
             ("databaseURL", self.database_url),
             ("topology", self.topology),
             ("capacity", self.capacity),
+            ("metricsAddress", self.metrics_address),
+            ("otlpEndpoint", self.otlp_endpoint),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ]
@@ -85,15 +94,21 @@ pub fn main() -> ExitCode {
 
 fn run(command: ServeCommand) -> Result<(), ControllerError> {
     let settings = Settings::load(command.into_flags())?;
-    telemetry::start(&settings.log_level, settings.log_format, &LogTarget::Stderr)
-        .map_err(ControllerError::io("open the log"))?;
-    program::block_on(crate::serve(settings, tell)).map_err(ControllerError::io("start the runtime"))?
+    let served = program::block_on(async {
+        let node = crate::serve::host_name();
+        let origin = Origin { program: "tarbox-controller", node: &node };
+        let traces = settings.otlp_endpoint.as_ref().map(|endpoint| (endpoint, origin));
+        telemetry::start_with(&settings.log_level, settings.log_format, &LogTarget::Stderr, traces)
+            .map_err(ControllerError::io("open the log"))?;
+        let served = crate::serve(settings, tell).await;
+        traces::end();
+        served
+    });
+    served.map_err(ControllerError::io("start the runtime"))?
 }
 
-fn tell(settings: &Settings) {
-    // Whoever started us may have closed the pipe: no reason not to serve.
-    let _ = writeln!(std::io::stdout(), "serving CSI at {}", settings.endpoint.display())
-        .and_then(|()| std::io::stdout().flush());
+fn tell(settings: &Settings, metrics: Option<SocketAddr>) {
+    program::tell(&format!("serving CSI at {}", settings.endpoint.display()), metrics);
 }
 
 #[cfg(test)]

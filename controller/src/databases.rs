@@ -1,15 +1,10 @@
 //! The databases that requests name, each opened once; and which of them a volume is in.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tarbox_rpc::csi::identity::Readiness;
+use tarbox_runtime::Reached;
 use tarbox_store::Database;
 use tarbox_types::TenantId;
 use tokio::sync::OnceCell;
@@ -26,7 +21,7 @@ type Opening = Arc<OnceCell<Arc<dyn Database>>>;
 pub(crate) struct Databases {
     /// That of requests that name none; it also knows the volumes whose parameters name another.
     home: Option<String>,
-    is_home_reached: AtomicBool,
+    home_reached: Reached,
     /// By URL, its password included: another password is another entry.
     opened: Mutex<HashMap<String, Opening>>,
 }
@@ -42,7 +37,7 @@ pub(crate) struct Place {
 
 impl Databases {
     pub(crate) fn new(home: Option<String>) -> Self {
-        Self { home, is_home_reached: AtomicBool::new(false), opened: Mutex::default() }
+        Self { home, home_reached: Reached::default(), opened: Mutex::default() }
     }
 
     /// The database of a request: its own, where it names one.
@@ -52,7 +47,7 @@ impl Databases {
         // Not under the lock: one that does not answer keeps nobody from the others.
         let database = opening.get_or_try_init(|| tarbox_store::open(url)).await?.clone();
         if Some(url) == self.home.as_deref() {
-            self.is_home_reached.store(true, Ordering::Relaxed);
+            self.home_reached.answered();
         }
         Ok(Place { database, url: url.to_owned() })
     }
@@ -67,6 +62,26 @@ impl Databases {
             Some(url) => self.of_request(Some(&url)).await,
             None => Ok(place),
         }
+    }
+
+    /// Asks home whether it answers.
+    pub(crate) async fn ask_home(&self) -> Result<()> {
+        let asked = async {
+            let place = self.of_request(None).await?;
+            place.database.schema_version().await?;
+            Ok(())
+        };
+        let answered: Result<()> = asked.await;
+        match &answered {
+            Ok(()) => self.home_reached.answered(),
+            Err(error) => self.home_reached.failed(error.report()),
+        }
+        answered
+    }
+
+    /// Whether home answered when it was last asked; `None` where there is none.
+    pub(crate) fn home_answers(&self) -> Option<std::result::Result<(), String>> {
+        self.home.as_ref().map(|_| self.home_reached.is_now("the database"))
     }
 
     /// Every database that was opened, home among them.
@@ -92,6 +107,6 @@ impl Databases {
 impl Readiness for Databases {
     /// Ready once the controller's own database has been reached, if it has one: a later outage is none that a restart would mend.
     fn is_ready(&self) -> std::result::Result<bool, Status> {
-        Ok(self.home.is_none() || self.is_home_reached.load(Ordering::Relaxed))
+        Ok(self.home.is_none() || self.home_reached.has_been())
     }
 }

@@ -14,6 +14,7 @@ pub mod cli;
 mod csi;
 mod databases;
 pub mod failure;
+mod monitoring;
 mod serve;
 pub mod settings;
 mod snapshot;

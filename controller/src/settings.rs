@@ -1,19 +1,30 @@
 //! The controller's configuration: keys, defaults, and their values once every layer has been read.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use tarbox_runtime::{
     Layers,
     config::{self, Flags},
+    monitoring,
     telemetry::{LogFormat, LogLevel},
+    traces::{self, OtlpEndpoint},
 };
 use tarbox_types::ByteSize;
 
 use crate::failure::ControllerError;
 
 /// All keys, in camel case. The variable and the flag follow: `databaseURL`, `TARBOX_DATABASE_URL`, `--database-url`.
-pub const KEYS: &[&str] =
-    &["config", "endpoint", "databaseURL", "topology", "capacity", "logLevel", "logFormat"];
+pub const KEYS: &[&str] = &[
+    "config",
+    "endpoint",
+    "databaseURL",
+    "topology",
+    "capacity",
+    "metricsAddress",
+    "otlpEndpoint",
+    "logLevel",
+    "logFormat",
+];
 
 /// The configuration in force.
 #[derive(Clone, Debug)]
@@ -26,6 +37,10 @@ pub struct Settings {
     pub topology: BTreeMap<String, String>,
     /// What all volumes together may have as their capacity; `None` = no limit.
     pub capacity: Option<ByteSize>,
+    /// Where metrics and health are served; `None` = nowhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// The collector that traces are sent to; `None` = nowhere.
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Which messages are logged.
     pub log_level: LogLevel,
     /// How.
@@ -44,6 +59,10 @@ impl Settings {
             database_url: layers.read("databaseURL", |text| Ok(text.to_owned())),
             topology: layers.read("topology", config::segments).unwrap_or_default(),
             capacity: layers.read("capacity", capacity).unwrap_or(None),
+            metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
+            otlp_endpoint: layers
+                .read("otlpEndpoint", traces::endpoint)
+                .unwrap_or_else(OtlpEndpoint::of_environment),
             log_level: layers.read("logLevel", config::parsed).unwrap_or_else(LogLevel::of_mounter),
             log_format: layers.read("logFormat", config::parsed).unwrap_or(LogFormat::Text),
         };
@@ -70,11 +89,13 @@ mod tests {
     #[test]
     fn nothing_has_to_be_said_and_bad_values_say_what_is_allowed() {
         let settings = load(&[("capacity", "unlimited")]).expect("defaults");
-        assert_eq!((settings.capacity, settings.topology.len()), (None, 0));
+        assert_eq!((settings.capacity, settings.topology.len(), settings.metrics_address), (None, 0, None));
         for (key, value, allowed) in [
             ("endpoint", "tcp://0.0.0.0:1", "unix:///absolute/path"),
             ("topology", "zone", "key=value"),
             ("capacity", "much", "a size, or unlimited"),
+            ("otlpEndpoint", "https://otel:4317", "off, or http://host:port"),
+            ("metricsAddress", ":9780", "off, or an address and a port such as 127.0.0.1:9780"),
         ] {
             let text = load(&[(key, value)]).expect_err(key).to_string();
             assert!(text.contains(allowed) && text.contains(&format!("{key} = `{value}`")), "{text}");

@@ -4,14 +4,18 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use tarbox_engine::SessionConfig;
-use tarbox_runtime::telemetry::{self, LogLevel, LogTarget};
+use tarbox_runtime::{
+    telemetry::{self, LogLevel, LogTarget},
+    traces::{Origin, OtlpEndpoint},
+};
 use tokio::runtime::{Builder, Runtime};
+use tracing::{Instrument, Span, error_span};
 
 use crate::{
     confinement, daemon,
     failure::{Failure, OK},
-    keeping,
-    settings::{Flags, Settings},
+    keeping, lease,
+    settings::{Flags, Settings, TenantChoice},
     supervised,
 };
 
@@ -160,18 +164,24 @@ impl MountCommand {
         if is_child {
             daemon::leave_terminal()?;
         }
-        let log = start_logging(&settings, log_file, is_child)?;
         if let Some(link) = link {
             // Before there are threads: they all inherit it.
             confinement::confine()?;
             // Executed from a descriptor it would be shown as that: as a number, or as the name of a content.
             let _ = nix::sys::prctl::set_name(c"tarbox-mount");
             let runtime = start_runtime(Builder::new_multi_thread().worker_threads(2))?;
-            let outcome = runtime.block_on(supervised::run(link, settings, session, mount_point));
+            let outcome = runtime.block_on(async {
+                let traces = OtlpEndpoint::of_environment();
+                start_logging(&settings, log_file, is_child, traces.as_ref())?;
+                let span = span_of(&settings.tenant);
+                // Traces are not ended: a successor waits for the end of this process, and a collector may be slow.
+                supervised::run(link, settings, session, mount_point).instrument(span).await
+            });
             // What waits stays in its slots.
             runtime.shutdown_background();
             return outcome;
         }
+        let log = start_logging(&settings, log_file, is_child, None)?;
         let output = log.clone().map_or(keeping::Output::Stderr, keeping::Output::File);
         let report = move |mounted: &keeping::Mounted| tell(mounted, is_child);
         let runtime = start_runtime(&mut Builder::new_current_thread())?;
@@ -214,6 +224,16 @@ impl MountCommand {
     }
 }
 
+/// What a mounter logs says whose it is.
+fn span_of(tenant: &TenantChoice) -> Span {
+    let id = match tenant {
+        TenantChoice::Id(id) => id.to_string(),
+        TenantChoice::Name(name) => name.clone(),
+        TenantChoice::OfMountPoint => String::new(),
+    };
+    error_span!("mounter", volume_id = id, tenant_id = id, node = lease::host_name())
+}
+
 fn start_runtime(builder: &mut Builder) -> Result<Runtime, Failure> {
     let started = builder.enable_all().build();
     started.map_err(|source| Failure::Io { doing: "start the runtime".to_owned(), source })
@@ -225,6 +245,7 @@ fn start_logging(
     settings: &Settings,
     file: Option<PathBuf>,
     is_daemon: bool,
+    traces: Option<&OtlpEndpoint>,
 ) -> Result<Option<PathBuf>, Failure> {
     let level = settings.log_level.clone().unwrap_or_else(LogLevel::of_mounter);
     let own = is_daemon.then(|| settings.state_dir.join(format!("log.{}", std::process::id())));
@@ -233,7 +254,10 @@ fn start_logging(
     }
     let log = file.or_else(|| own.clone());
     let target = log.clone().map_or(LogTarget::Stderr, LogTarget::File);
-    telemetry::start(&level, settings.log_format, &target).map_err(|source| {
+    let node = lease::host_name();
+    let origin = Origin { program: "tarbox-mount", node: &node };
+    let traces = traces.map(|endpoint| (endpoint, origin));
+    telemetry::start_with(&level, settings.log_format, &target, traces).map_err(|source| {
         let shown = log.unwrap_or_default();
         Failure::io("open the log", &shown)(source)
     })?;

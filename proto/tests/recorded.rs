@@ -6,8 +6,8 @@ use std::fmt::Debug;
 
 use prost::Message;
 use tarbox_proto::control::v1::{
-    Activity, DrainRequest, FlushResponse, InFlight, OperationStatistics, Phase, SetCredentialsRequest,
-    SetLogLevelRequest, SetQuotaRequest, StatisticsResponse, StatusResponse,
+    Activity, DrainRequest, FileSystemStatistics, FlushResponse, InFlight, Latencies, OperationStatistics,
+    Phase, SetCredentialsRequest, SetLogLevelRequest, SetQuotaRequest, StatisticsResponse, StatusResponse,
 };
 
 const RECORDED: &str = include_str!("recorded/control-v1.txt");
@@ -68,18 +68,28 @@ fn every_control_message_is_as_the_first_release_recorded_it() {
         total_ns: 3,
         latencies: vec![4, 500],
     };
+    let file_system = FileSystemStatistics {
+        cache_hits: 1,
+        cache_misses: 2,
+        cache_bytes: 3,
+        journal_bytes: 4,
+        journal_age_ms: 5,
+        commits: Some(Latencies { count: 6, total_ns: 7, classes: vec![8, 900] }),
+        quota_refusals: 10,
+    };
     let found = [
         differs("status", &status()),
         differs("flush", &FlushResponse { committed_sequence: 9 }),
         differs("quota", &SetQuotaRequest { quota_bytes: 1, quota_inodes: 2, max_file_bytes: 3 }),
-        differs("statistics", &StatisticsResponse { operations: vec![statistics] }),
+        differs("statistics", &StatisticsResponse { operations: vec![statistics], file_system: None }),
         differs("credentials", &SetCredentialsRequest { database_url: "sqlite:///x".into() }),
         differs("log-level", &SetLogLevelRequest { level: "debug".into() }),
+        differs("file-system", &StatisticsResponse { operations: vec![], file_system: Some(file_system) }),
         differs("drain", &DrainRequest { millis: 1500 }),
     ];
     let wrong: Vec<String> = found.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "otherwise than recorded:\n{}", wrong.join("\n"));
-    assert_eq!(RECORDED.lines().count(), 7, "recorded, but never read");
+    assert_eq!(RECORDED.lines().count(), 8, "recorded, but never read");
 }
 
 #[test]

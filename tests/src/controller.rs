@@ -41,8 +41,16 @@ impl Controller {
     /// # Errors
     /// If it does not serve.
     pub fn start(home: &Path, url: &str) -> Result<Self> {
+        Self::start_with(home, url, &[])
+    }
+
+    /// As [`Self::start`], with further words on its command line.
+    ///
+    /// # Errors
+    /// If it does not serve.
+    pub fn start_with(home: &Path, url: &str, words: &[&str]) -> Result<Self> {
         let mut controller = Self { process: None, url: url.to_owned(), home: home.to_owned() };
-        controller.start_again(&[])?;
+        controller.start_again(words)?;
         Ok(controller)
     }
 

@@ -5,12 +5,13 @@ mod doctor;
 mod operator;
 mod output;
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tarbox_runtime::{
     program,
     telemetry::{self, LogTarget},
+    traces::{self, Origin},
 };
 
 use crate::{
@@ -133,6 +134,12 @@ struct ServeCommand {
     /// Replace mounters of another build when the agent starts: true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     upgrade: Option<String>,
+    /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<String>,
+    /// Collector that traces are sent to by OTLP over gRPC: http://host:port, or off [default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else off]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -167,6 +174,8 @@ impl ServeCommand {
             ("nativeSources", self.native_sources),
             ("standBy", self.stand_by),
             ("upgrade", self.upgrade),
+            ("metricsAddress", self.metrics_address),
+            ("otlpEndpoint", self.otlp_endpoint),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ]
@@ -187,11 +196,17 @@ fn run(command: Command) -> Result<bool, AgentError> {
         Command::Serve(serve) => {
             let without_resend = serve.without_resend;
             let settings = Settings { without_resend, ..Settings::load(serve.into_flags())? };
-            telemetry::start(&settings.log_level, settings.log_format, &LogTarget::Stderr)
-                .map_err(AgentError::io("open", std::path::Path::new("the log")))?;
             // Started from within a volume, the agent and the keeper would keep it from being unmounted.
             std::env::set_current_dir("/").map_err(AgentError::io("go to", std::path::Path::new("/")))?;
-            block_on(crate::serve(settings, tell))?.map(|()| true)
+            block_on(async {
+                let origin = Origin { program: "tarbox-agent", node: &settings.node_id };
+                let traces = settings.otlp_endpoint.as_ref().map(|endpoint| (endpoint, origin));
+                telemetry::start_with(&settings.log_level, settings.log_format, &LogTarget::Stderr, traces)
+                    .map_err(AgentError::io("open", std::path::Path::new("the log")))?;
+                let served = crate::serve(settings, tell).await;
+                traces::end();
+                served.map(|()| true)
+            })?
         }
         Command::Ps(ask) => block_on(operator::ps(ask))?,
         Command::Upgrade(UpgradeCommand { ask, dry_run }) => block_on(operator::upgrade(ask, dry_run))?,
@@ -201,15 +216,9 @@ fn run(command: Command) -> Result<bool, AgentError> {
     }
 }
 
-fn tell(settings: &Settings) {
-    // Whoever started us may have closed the pipe: no reason not to serve.
-    let _ = writeln!(
-        std::io::stdout(),
-        "serving CSI at {} as node {}",
-        settings.endpoint.display(),
-        settings.node_id
-    )
-    .and_then(|()| std::io::stdout().flush());
+fn tell(settings: &Settings, metrics: Option<SocketAddr>) {
+    let (endpoint, node) = (settings.endpoint.display(), &settings.node_id);
+    program::tell(&format!("serving CSI at {endpoint} as node {node}"), metrics);
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, AgentError> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tarbox_proto::csi::v1 as csi;
 use tarbox_proto::csi::v1::{node_server, node_service_capability};
-use tarbox_rpc::{VolumeGuard, csi::RequestError};
+use tarbox_rpc::{VolumeGuard, csi::RequestError, trace};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -37,6 +37,8 @@ impl NodeService {
         T: Send + 'static,
         W: Future<Output = Result<T, AgentError>> + Send + 'static,
     {
+        // What is no id of ours belongs to no tenant.
+        volume_id.parse().map(trace::about).unwrap_or_default();
         let (node, id) = (self.node.clone(), volume_id.to_owned());
         let work = async move {
             work(node).await.map_err(|error| {
@@ -120,6 +122,7 @@ impl node_server::Node for NodeService {
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
         let (asked, limit) = read::<_, Stats>(&request)?;
+        trace::about(asked.tenant);
         let found = operations::stats(&self.node, asked, limit).await.map_err(|error| refuse(&error))?;
         Ok(Response::new(stats(found)))
     }

@@ -21,7 +21,7 @@ pub(crate) async fn prove(node: &Arc<Node>) -> Result<String, AgentError> {
     let spec = SpawnSpec {
         executable: 0,
         argv: vec![b"tarbox-mount".to_vec(), b"--version".to_vec()],
-        env: tenant::environment().into_iter().map(String::into_bytes).collect(),
+        env: tenant::environment(None).into_iter().map(String::into_bytes).collect(),
         new_session: true,
         ..Default::default()
     };

@@ -29,10 +29,14 @@ pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> 
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
     blocking(move || check_native(&allowed, &native)).await?;
+    let (begun, has_to_mount) = (Instant::now(), node.tenant(tenant).is_none());
     let Handle { mut snapshot, .. } = node.begin_stage(request).await?;
     let settled = wait_until(&mut snapshot, limit, |seen| seen.is_serving() || seen.refusal.is_some()).await;
     match settled {
         Some(Some(seen)) if seen.is_serving() => {
+            if has_to_mount {
+                node.numbers.mounting.observe(begun.elapsed().as_secs_f64());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             show_native(node, &seen, left, &mut snapshot).await
         }

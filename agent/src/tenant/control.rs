@@ -3,15 +3,19 @@
 use std::{path::PathBuf, time::Duration};
 
 use tarbox_proto::control::v1::{
-    DrainRequest, FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatusRequest, StatusResponse,
-    StopRequest, control_client::ControlClient,
+    DrainRequest, FlushRequest, Phase, SetCredentialsRequest, SetQuotaRequest, StatisticsRequest,
+    StatisticsResponse, StatusRequest, StatusResponse, StopRequest, control_client::ControlClient,
 };
-use tarbox_rpc::Refusal;
+use tarbox_rpc::{Refusal, trace};
 use tarbox_supervisor::Answer;
 use tarbox_types::TenantId;
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Request, Response, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::failure::AgentError;
+
+/// Calls that say which trace they belong to.
+type Asking = fn(Request<()>) -> Result<Request<()>, Status>;
+type Traced = InterceptedService<Channel, Asking>;
 
 /// A mounter's control socket.
 #[derive(Clone, Debug)]
@@ -32,6 +36,12 @@ impl Control {
     pub(crate) async fn status(&self, limit: Duration) -> Result<StatusResponse, AgentError> {
         let asked = async { self.client(limit).await?.status(StatusRequest {}).await };
         self.answer("tell its status", limit, asked).await
+    }
+
+    /// What it has counted.
+    pub(crate) async fn statistics(&self, limit: Duration) -> Result<StatisticsResponse, AgentError> {
+        let asked = async { self.client(limit).await?.statistics(StatisticsRequest {}).await };
+        self.answer("tell its statistics", limit, asked).await
     }
 
     /// Returns when all it acknowledged before is committed; the sequence number of the last record.
@@ -69,11 +79,16 @@ impl Control {
         self.answer("end", limit, asked).await.map(drop)
     }
 
-    async fn client(&self, limit: Duration) -> Result<ControlClient<Channel>, Status> {
+    async fn client(&self, limit: Duration) -> Result<ControlClient<Traced>, Status> {
         let channel = tarbox_rpc::connect(&self.socket, limit).await;
-        channel.map(ControlClient::new).map_err(|error| {
-            tarbox_rpc::status(tarbox_types::ErrorKind::Unavailable, format!("it does not listen: {error}"))
-        })
+        channel.map(|channel| ControlClient::with_interceptor(channel, trace::asking as Asking)).map_err(
+            |error| {
+                tarbox_rpc::status(
+                    tarbox_types::ErrorKind::Unavailable,
+                    format!("it does not listen: {error}"),
+                )
+            },
+        )
     }
 
     async fn answer<T>(

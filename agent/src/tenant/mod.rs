@@ -28,3 +28,8 @@ pub(crate) use shell::{Command, Handle, start};
 pub(crate) use snapshot::{Snapshot, UpgradeOutcome};
 pub(crate) use spec::{Surroundings, control_socket, environment, limits, may_spare, mounter_dir, spec};
 pub(crate) use staged::{Publication, Staged, StateFile, clear_earlier, clear_stale, reborn};
+
+/// Works beside the tenant's task; what it logs is the tenant's as well.
+fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(tracing::Instrument::in_current_span(work))
+}

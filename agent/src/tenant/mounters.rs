@@ -7,7 +7,7 @@ use tarbox_runtime::readable;
 use tarbox_supervisor::{Cause, Event, Process};
 use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinHandle};
 
-use super::shell::Inbound;
+use super::{beside, shell::Inbound};
 use crate::keeper::Keeper;
 
 /// How long the keeper may take to say how a dead process ended: it knows, and is only slow while it starts others.
@@ -36,7 +36,7 @@ impl Child {
         inbox: mpsc::Sender<Inbound>,
     ) -> io::Result<Self> {
         let (link, pidfd) = (Arc::new(readable(link)?), readable(pidfd)?);
-        let task = tokio::spawn(attend(process, pidfd, link.clone(), keeper, inbox));
+        let task = beside(attend(process, pidfd, link.clone(), keeper, inbox));
         Ok(Self { process, link, is_linked: true, task })
     }
 

@@ -21,7 +21,7 @@ use tarbox_supervisor::{Build, Event, Failure, Order, Outcome, Process, Role, Ti
 use tarbox_types::ByteSize;
 
 use super::{
-    Control, Staged, control,
+    Control, Staged, beside, control,
     mounters::Child,
     mounting::{self, blocking},
     observe::{self, Known},
@@ -114,7 +114,7 @@ impl Shell {
     /// Does something beside the task, and reports whether it is done.
     fn beside(&self, id: u64, work: impl Future<Output = Result<(), AgentError>> + Send + 'static) {
         let inbox = self.inbox.clone();
-        tokio::spawn(async move {
+        beside(async move {
             let event = match work.await {
                 Ok(()) => Event::EffectDone { id, outcome: Outcome::Done },
                 Err(error) => Event::EffectFailed { id, failure: failure(&error) },
@@ -126,7 +126,7 @@ impl Shell {
     fn mount(&mut self, id: u64) {
         let (node, staged, inbox) = (self.node.clone(), self.staged.clone(), self.inbox.clone());
         let secrets = self.secrets.clone();
-        tokio::spawn(async move {
+        beside(async move {
             let inbound = match mounting::mount(&node, &staged, secrets).await {
                 Ok(kept) => Inbound::Mounted { effect: id, kept: Box::new(kept) },
                 Err(error) => Inbound::Event(Event::EffectFailed { id, failure: failure(&error) }),
@@ -138,7 +138,7 @@ impl Shell {
     fn spawn(&mut self, id: u64, role: Role, build: Build, memory: ByteSize) {
         let (node, staged, inbox, kept) =
             (self.node.clone(), self.staged.clone(), self.inbox.clone(), self.kept.clone());
-        tokio::spawn(async move {
+        beside(async move {
             let order = SpawnOrder { role, build, memory };
             let inbound = match spawn(&node, &staged, kept, order, &inbox).await {
                 Ok(child) => Inbound::Spawned { effect: id, child: Box::new(child) },
@@ -180,7 +180,7 @@ impl Shell {
     fn tell_by_call(&self, id: u64, process: Process, message: ToMounter) {
         let (control, inbox, limit) =
             (self.control(process), self.inbox.clone(), self.node.policy.ping_limit);
-        tokio::spawn(async move {
+        beside(async move {
             let told = match message {
                 ToMounter::Drain(drain) => control.drain(drain.millis, limit).await,
                 ToMounter::Stop(_) => control.stop(limit).await,
@@ -197,7 +197,7 @@ impl Shell {
     fn ping(&self, process: Process) {
         let (control, inbox, limit) =
             (self.control(process), self.inbox.clone(), self.node.policy.ping_limit);
-        tokio::spawn(async move {
+        beside(async move {
             let event = match control.status(limit).await {
                 // A successor may answer at the same socket.
                 Ok(status) if status.pid == process.pid => {
@@ -251,7 +251,7 @@ impl Shell {
         let (node, staged, inbox) = (self.node.clone(), self.staged.clone(), self.inbox.clone());
         let children = self.children.keys().copied().collect();
         let known = Known { children, kept: self.kept.clone(), ..Known::of(self.machine.record()) };
-        tokio::spawn(async move {
+        beside(async move {
             let inbound = match observe::observe(&node, &staged, &inbox, known).await {
                 Ok((observation, children, kept)) => Inbound::Observed { observation, children, kept },
                 Err(error) => Inbound::Event(Event::EffectFailed { id, failure: failure(&error) }),
@@ -282,7 +282,7 @@ impl Shell {
         let (Some(url), Some(server)) = (self.secrets.clone(), server) else { return };
         let (control, limit, tenant) =
             (self.control(server), self.node.policy.ping_limit, self.staged.tenant);
-        tokio::spawn(async move {
+        beside(async move {
             if let Err(error) = control.set_credentials(url, limit).await {
                 tracing::warn!(%tenant, error = error.report(), "the mounter goes on with the password it has");
             }

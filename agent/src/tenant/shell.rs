@@ -15,6 +15,7 @@ use tarbox_supervisor::{
 };
 use tarbox_types::{ByteSize, ErrorKind};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{Instrument, info_span};
 
 use super::{
     Publication, Snapshot, Staged, StateFile, mounters::Child, observe::Known, orders::Reports,
@@ -105,6 +106,7 @@ pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Record>) ->
     let (snapshot, seen) = watch::channel(Snapshot::new(staged.clone(), record));
     let machine = Tenant::new(node.policy.clone());
     let oom_kills = node.oom_kills(staged.tenant);
+    let (id, node_id) = (staged.tenant.to_string(), node.settings.node_id.clone());
     let shell = Shell {
         lasting: None,
         is_unsaved: false,
@@ -122,7 +124,9 @@ pub(crate) fn start(node: Arc<Node>, staged: Staged, adopted: Option<Record>) ->
         timer: None,
         paused: None,
     };
-    tokio::spawn(shell.run(adopted));
+    // Everything of the tenant says whose it is; a call that began something has a span of its own.
+    let span = info_span!(parent: None, "tenant", volume_id = id, tenant_id = id, node = node_id);
+    tokio::spawn(shell.run(adopted).instrument(span));
     Handle { promised, commands: command_sender, snapshot: seen }
 }
 
@@ -307,8 +311,9 @@ impl Shell {
                 }
             }
             Event::Serving { process } if is_server(process) => {
-                self.node.database_reached();
+                self.node.database().answered();
                 if let Some(pause) = self.paused.take().map(|since| since.elapsed()) {
+                    self.node.numbers.recovery.observe(pause.as_secs_f64());
                     self.snapshot.send_modify(|seen| {
                         seen.last_pause = Some(pause);
                         seen.longest_pause = seen.longest_pause.max(Some(pause));
@@ -347,15 +352,9 @@ impl Shell {
                 self.is_unsaved = true;
                 tracing::error!(tenant = %self.staged.tenant, error = error.report(), "cannot save what is about to be done");
                 let failure = Failure { kind: error.kind(), message: error.report() };
-                self.later(Inbound::Event(Event::EffectFailed { id, failure }));
-                effects.by_ref().filter(|effect| matches!(effect.order, Order::ArmTimer(_))).for_each(
-                    |effect| {
-                        if let Order::ArmTimer(at) = effect.order {
-                            self.timer = Some(at);
-                        }
-                    },
-                );
-                return;
+                // At once: no other event may come before it. What follows are words, and a timer.
+                effects = self.machine.step(boot::now(), Event::EffectFailed { id, failure }).into_iter();
+                continue;
             }
             match self.begin(id, order).await {
                 Reports::Nothing => {}
@@ -368,7 +367,7 @@ impl Shell {
     /// To this task itself, which must not wait for its own inbox.
     pub(super) fn later(&self, inbound: Inbound) {
         let inbox = self.inbox.clone();
-        tokio::spawn(async move {
+        super::beside(async move {
             let _ = inbox.send(inbound).await;
         });
     }

@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 use tarbox_handover::{CONTROL_FD, Limit, SpawnSpec};
+use tarbox_runtime::{
+    telemetry::LogFormat,
+    traces::{OtlpEndpoint, STANDARD_VARIABLE},
+};
 use tarbox_types::TenantId;
 
 use super::Staged;
@@ -46,11 +50,14 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) may_spare: bool,
     /// Whether it does as if the kernel could not send requests again.
     pub(crate) without_resend: bool,
+    /// As the agent's own.
+    pub(crate) log_format: LogFormat,
 }
 
 /// How the tenant's mounter is started. Descriptor 0 of the message is the executable, 1 its log.
 pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
-    let Surroundings { run_dir, cgroups, environment, limits, may_spare, without_resend } = around;
+    let Surroundings { run_dir, cgroups, environment, limits, may_spare, without_resend, log_format } =
+        around;
     let mut argv = vec![
         "tarbox-mount".to_owned(),
         "--tenant-id".to_owned(),
@@ -70,6 +77,9 @@ pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
     }
     if without_resend {
         argv.push("--without-resend".to_owned());
+    }
+    if log_format == LogFormat::Json {
+        argv.extend(["--log-format".to_owned(), "json".to_owned()]);
     }
     argv.push(staged.staging_path.to_string_lossy().into_owned());
     SpawnSpec {
@@ -113,12 +123,14 @@ pub(crate) fn limits() -> Vec<Limit> {
     ]
 }
 
-/// What of the agent's environment a mounter gets: certificates, time zone, where a build that measures coverage says so.
-pub(crate) fn environment() -> Vec<String> {
-    ["SSL_CERT_FILE", "SSL_CERT_DIR", "TZ", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"]
-        .into_iter()
-        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))
-        .collect()
+/// What of the agent's environment a mounter gets: certificates, time zone, where a build that measures coverage says so. And where
+/// traces are sent, by the variable that is no key of ours: a release that does not know it does not mind.
+pub(crate) fn environment(otlp_endpoint: Option<&OtlpEndpoint>) -> Vec<String> {
+    let inherited = ["SSL_CERT_FILE", "SSL_CERT_DIR", "TZ", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
+    let inherited =
+        inherited.into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    let traces = otlp_endpoint.map(|endpoint| format!("{STANDARD_VARIABLE}={}", endpoint.as_str()));
+    inherited.chain(traces).collect()
 }
 
 #[cfg(test)]
@@ -155,6 +167,7 @@ mod tests {
             limits: &[],
             may_spare: false,
             without_resend: true,
+            log_format: LogFormat::Json,
         };
         let spec = spec(&staged, around);
         assert_eq!(spec.oom_score_adj, None);
@@ -165,7 +178,7 @@ mod tests {
             format!(
                 "tarbox-mount --tenant-id {tenant} --control-fd 3 --state-dir /run/t/mounters/{tenant} \
                  --database-url postgresql://u@h/d --cache-size 1Gi --read-only \
-                 --without-resend /staging"
+                 --without-resend --log-format json /staging"
             )
         );
         assert_eq!((spec.uid, spec.gid, spec.new_session), (Some(1_900_000_000), Some(1_900_000_000), true));

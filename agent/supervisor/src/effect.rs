@@ -25,7 +25,7 @@ pub struct Effect {
 /// SendDrain a failure; Ping and Observe have answers of their own; of the others nothing has to be reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Write the record durably. If that fails, drop all effects behind it in the list and report the failure.
+    /// Write the record durably. If that fails, drop all effects behind it in the list and report the failure before any other event.
     Persist(Box<Record>),
     /// See that the tenant is mounted at its staging path: clear a dead mount away, mount, make slots, give all to the keeper.
     Mount,

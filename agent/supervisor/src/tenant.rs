@@ -116,6 +116,8 @@ impl Tenant {
     /// What could not be saved is tried again a little later, or when something happens; what was to follow it is decided anew.
     fn save_later(&mut self, before: &Record) -> Vec<Effect> {
         self.run.wake = self.run.retry_at;
+        // The timer was behind it, too.
+        self.run.armed = None;
         let effects = self.finish(before);
         self.run.unsaved = true;
         self.run.ticket = None;

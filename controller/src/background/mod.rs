@@ -15,7 +15,11 @@ use tarbox_store::{Database, Lead};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{databases::Databases, failure::Result};
+use crate::{
+    databases::Databases,
+    failure::Result,
+    monitoring::{self, Monitoring},
+};
 
 /// How long the lead counts without being renewed: another takes over after that.
 const TERM: Duration = Duration::from_secs(15);
@@ -25,6 +29,8 @@ const ROUND: Duration = Duration::from_secs(2);
 const COLLECT: Duration = Duration::from_secs(60);
 /// How often it is looked whether a checkpoint is due: every volume is looked at.
 const CHECKPOINTS: Duration = Duration::from_secs(10);
+/// How often volumes and snapshots are counted.
+const LOOK: Duration = Duration::from_secs(20);
 /// How long one kind of work may keep the others, and the lead's renewal, waiting.
 const SLICE: Duration = Duration::from_secs(3);
 
@@ -36,19 +42,35 @@ struct Due {
 }
 
 /// Leads, or waits to lead, until the controller ends.
-pub(crate) async fn work(databases: Arc<Databases>, who: Uuid) {
+pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>, who: Uuid) {
     let (mut collected, mut checkpointed) = (Instant::now(), Instant::now());
+    let mut looked = None::<Instant>;
     loop {
         sleep(ROUND).await;
+        let is_time_to_look = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
         let due = Due {
             collect: collected.elapsed() >= COLLECT,
             checkpoints: checkpointed.elapsed() >= CHECKPOINTS,
         };
         for database in databases.opened() {
-            if let Err(error) = round(&*database, who, due).await {
+            let done = async {
+                let leads = round(&*database, who, due).await?;
+                if !leads {
+                    monitoring.forget(&*database);
+                } else if is_time_to_look {
+                    monitoring.found(&*database, monitoring::look(&*database).await?);
+                }
+                Ok(())
+            };
+            let done: Result<()> = done.await;
+            if let Err(error) = done {
+                monitoring.forget(&*database);
                 let database = database.display_url();
                 tracing::warn!(database, error = error.report(), "background work is interrupted");
             }
+        }
+        if is_time_to_look {
+            looked = Some(Instant::now());
         }
         if due.collect {
             collected = Instant::now();
@@ -68,9 +90,9 @@ pub(crate) async fn step_down(databases: &Databases, who: Uuid) {
     }
 }
 
-/// One round, if this one leads.
-async fn round(database: &dyn Database, who: Uuid, due: Due) -> Result<()> {
-    let Some(lead) = database.lead(who, TERM).await? else { return Ok(()) };
+/// One round, if this one leads; whether it does.
+async fn round(database: &dyn Database, who: Uuid, due: Due) -> Result<bool> {
+    let Some(lead) = database.lead(who, TERM).await? else { return Ok(false) };
     let led = database.led_by(&lead);
     layers::settle(&*led).await?;
     layers::clear(&*led, Instant::now() + SLICE).await?;
@@ -81,7 +103,7 @@ async fn round(database: &dyn Database, who: Uuid, due: Due) -> Result<()> {
     if due.collect {
         blocks::collect(&*led, || renewed(database, lead)).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Renews the lead in the middle of long work; whether it is still the same.

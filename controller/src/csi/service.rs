@@ -7,6 +7,7 @@ use tarbox_proto::csi::v1::{controller_server::Controller, controller_service_ca
 use tarbox_rpc::{
     VolumeGuard,
     csi::{RequestError, request::volume as volume_id},
+    trace,
 };
 use tarbox_types::ErrorKind;
 use tonic::{Request, Response, Status};
@@ -127,6 +128,7 @@ impl Controller for ControllerService {
             volume::create(&databases, &settings, create, limit).await
         };
         let made = self.in_turn(&about, work).await?;
+        trace::about(made.tenant.id);
         let volume = answer::volume(&made, &self.settings.topology);
         Ok(Response::new(csi::CreateVolumeResponse { volume: Some(volume) }))
     }
@@ -138,6 +140,7 @@ impl Controller for ControllerService {
         let csi::DeleteVolumeRequest { volume_id, secrets } = request.into_inner();
         let named = secret(&secrets)?;
         if let Some(id) = request::any_volume(&volume_id).map_err(wrong)? {
+            trace::about(id);
             let work = move |databases: Arc<Databases>, _| async move {
                 volume::delete(&databases, id, named.as_deref()).await
             };
@@ -165,6 +168,7 @@ impl Controller for ControllerService {
         request: Request<csi::ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<csi::ValidateVolumeCapabilitiesResponse>, Status> {
         let (asked, _) = read::<_, Validate>(&request)?;
+        trace::about(asked.volume);
         let found = async {
             let place = self.databases.of_volume(asked.volume, asked.database_url.as_deref()).await?;
             volume::find(&*place.database, asked.volume).await
@@ -310,6 +314,7 @@ impl Controller for ControllerService {
     ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
         let (asked, _) = read::<_, Expand>(&request)?;
         let Expand { volume, capacity, database_url } = asked;
+        trace::about(volume);
         let work = move |databases: Arc<Databases>, _| async move {
             volume::expand(&databases, volume, capacity, database_url.as_deref()).await
         };
@@ -326,6 +331,7 @@ impl Controller for ControllerService {
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
         use csi::controller_get_volume_response::VolumeStatus;
         let id = volume_id(&request.get_ref().volume_id).map_err(wrong)?;
+        trace::about(id);
         let found = async {
             let place = self.databases.of_volume(id, None).await?;
             volume::find(&*place.database, id).await

@@ -14,6 +14,7 @@ pub(crate) use delete::delete;
 pub(crate) use description::{Description, Source};
 pub(crate) use expand::expand;
 pub(crate) use list::{Page, find, page};
+pub(crate) use tenant_name::namespace;
 
 use tarbox_store::{Database, Tenant, TenantState};
 use tarbox_types::TenantId;

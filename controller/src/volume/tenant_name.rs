@@ -16,14 +16,19 @@ const OWN_NAMESPACE: &str = "namespace";
 /// Names to be tried, in this order: `{namespace}-{claim}` where that is a label as it stands, then with a hash of both (`a-b` + `c`
 /// and `a` + `b-c` are two tenants), then with one of the request as well (a claim made again while the old tenant is kept).
 pub(crate) fn candidates(parameters: &BTreeMap<String, String>, request: &str) -> Vec<String> {
-    let namespace = parameters.get(OWN_NAMESPACE).or_else(|| parameters.get(NAMESPACE));
+    let namespace = namespace(parameters);
     let Some(claim) = parameters.get(CLAIM) else {
         let plain = namespace.map_or(request.to_owned(), |namespace| format!("{namespace}-{request}"));
         return of(&plain, &[&hash(&[&plain])]);
     };
-    let namespace = namespace.map_or("", String::as_str);
+    let namespace = namespace.unwrap_or_default();
     let plain = if namespace.is_empty() { claim.clone() } else { format!("{namespace}-{claim}") };
     of(&plain, &[&hash(&[namespace, claim]), &hash(&[namespace, claim, request])])
+}
+
+/// The namespace that a volume belongs to: the claim's, unless its parameters say another.
+pub(crate) fn namespace(parameters: &BTreeMap<String, String>) -> Option<&str> {
+    parameters.get(OWN_NAMESPACE).or_else(|| parameters.get(NAMESPACE)).map(String::as_str)
 }
 
 fn of(plain: &str, hashes: &[&str]) -> Vec<String> {

@@ -44,4 +44,4 @@ pub use notify::Caches;
 pub use recovery::Recovered;
 pub use session::{Ended, Observer, Session, SessionConfig, SessionParts};
 pub use slots::{FORMAT as SLOTS_FORMAT, SlotsLayout, connection, create_slots, is_agreed};
-pub use statistics::{LATENCY_CLASSES, OperationStatistics};
+pub use statistics::OperationStatistics;

@@ -280,8 +280,11 @@ fn send_readers_away(link: &Arc<Link>) {
     }
 }
 
+/// What the thread logs belongs to where it was started.
 fn spawn(name: impl std::fmt::Display, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(format!("fuse-{name}")).spawn(body).map(drop)
+    let span = tracing::Span::current();
+    let thread = std::thread::Builder::new().name(format!("fuse-{name}"));
+    thread.spawn(move || span.in_scope(body)).map(drop)
 }
 
 /// What the first thread needs.

@@ -21,7 +21,7 @@ fn number(error: &FsError) -> i32 {
         FsError::NotPermitted => libc::EPERM,
         FsError::NameTooLong => libc::ENAMETOOLONG,
         FsError::Invalid => libc::EINVAL,
-        FsError::NoSpace => libc::ENOSPC,
+        FsError::NoSpace | FsError::AttributesFull => libc::ENOSPC,
         FsError::FileTooLarge => libc::EFBIG,
         FsError::ReadOnly => libc::EROFS,
         FsError::NoAttribute => libc::ENODATA,

@@ -50,6 +50,9 @@ pub enum FsError {
     /// The value or the list of values is too large.
     #[error("attribute too large")]
     AttributeTooLarge,
+    /// The inode's attributes together are as many bytes as may be.
+    #[error("no space left for attributes of this inode")]
+    AttributesFull,
     /// No data or hole beyond this offset.
     #[error("no data beyond this offset")]
     NoData,
@@ -85,7 +88,7 @@ impl FsError {
             | Self::AttributeTooLarge => ErrorKind::InvalidArgument,
             Self::NotEmpty | Self::TooManyLinks => ErrorKind::FailedPrecondition,
             Self::NotPermitted | Self::ReadOnly => ErrorKind::PermissionDenied,
-            Self::NoSpace | Self::FileTooLarge => ErrorKind::Exhausted,
+            Self::NoSpace | Self::FileTooLarge | Self::AttributesFull => ErrorKind::Exhausted,
             Self::NotSupported | Self::NotNeeded => ErrorKind::Unsupported,
             Self::Io(_) => ErrorKind::Damaged,
         }
@@ -97,7 +100,7 @@ impl From<XattrError> for FsError {
         match error {
             XattrError::BadName => Self::Range,
             XattrError::ValueTooLarge => Self::AttributeTooLarge,
-            XattrError::NoRoom => Self::NoSpace,
+            XattrError::NoRoom => Self::AttributesFull,
             XattrError::Exists => Self::Exists,
             XattrError::Missing => Self::NoAttribute,
             XattrError::Damaged => Self::Io(error.to_string()),

@@ -6,7 +6,11 @@
 
 mod content;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustc_hash::FxHashSet;
 use tarbox_store::{Batch, Committed, Compression, Fence, Lease, StoreError, TenantStore, View};
@@ -103,9 +107,11 @@ impl Flusher {
         let mut pause = Duration::from_millis(50);
         let mut dedup = true;
         loop {
+            let cut = Instant::now();
             let Some(folded) = self.fold(shared)? else { return Ok(()) };
-            let error = match self.try_commit(shared, folded, dedup).await {
+            let error = match self.try_commit(shared, folded, dedup, cut).await {
                 Ok(()) => {
+                    shared.commits.record(cut.elapsed());
                     shared.health.recovered();
                     return Ok(());
                 }
@@ -145,7 +151,13 @@ impl Flusher {
         }
     }
 
-    async fn try_commit(&mut self, shared: &Shared, folded: Folded, dedup: bool) -> Result<(), StoreError> {
+    async fn try_commit(
+        &mut self,
+        shared: &Shared,
+        folded: Folded,
+        dedup: bool,
+        cut: Instant,
+    ) -> Result<(), StoreError> {
         let mut building = Building::new(dedup);
         let mut contents: Vec<_> = folded.contents.iter().collect();
         contents.sort_by_key(|(did, _)| **did);
@@ -153,14 +165,16 @@ impl Flusher {
             self.add_content(shared, &mut building, &folded, *did, content).await?;
         }
         self.upload(&mut building).await?;
-        let to_seq = folded.to_seq;
+        let (to_seq, is_cut_short) = (folded.to_seq, folded.is_cut_short);
         let counters = folded.counters;
         add_rows(&mut building.batch, self.committed, folded);
         building.batch.next_ino = counters.next_ino.max(self.first_number);
         let committed = self.store.commit(&self.fence, &building.batch).await?;
         self.committed = to_seq;
         self.counters = counters;
-        install(shared, to_seq, building.installs, &committed);
+        // What is not in a batch that took all there was came after it was cut.
+        let left_since = (!is_cut_short).then_some(cut);
+        install(shared, to_seq, building.installs, &committed, left_since);
         Ok(())
     }
 
@@ -176,6 +190,7 @@ impl Flusher {
             folded.add(seq, record, &payload);
             bytes += payload.len() as u64;
             if bytes >= BATCH_BYTES || folded.seal.is_some() {
+                folded.is_cut_short = true;
                 break;
             }
         }
@@ -235,7 +250,13 @@ fn add_rows(batch: &mut Batch, from_seq: Seq, folded: Folded) {
 }
 
 /// The batch is committed: memory follows.
-fn install(shared: &Shared, seq: Seq, installs: Vec<Installed>, committed: &Committed) {
+fn install(
+    shared: &Shared,
+    seq: Seq,
+    installs: Vec<Installed>,
+    committed: &Committed,
+    left_since: Option<Instant>,
+) {
     let mut core = shared.core.lock();
     for Installed { did, cut, extents, cached } in installs {
         if let Some(cut) = cut {
@@ -253,6 +274,8 @@ fn install(shared: &Shared, seq: Seq, installs: Vec<Installed>, committed: &Comm
     }
     core.tree.set_committed(seq);
     core.tree.limits = committed.limits;
+    let is_all = shared.journal.last_seq() == seq;
+    core.waiting_since = if is_all { None } else { left_since.or(core.waiting_since) };
     shared.journal.committed(seq);
     shared.journal.retain_from(seq + 1);
     drop(core);

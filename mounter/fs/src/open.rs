@@ -11,11 +11,15 @@ use std::{
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 use tarbox_store::{Database, Lease, Limits, Seal, StoreError, TenantState, TenantStore};
-use tarbox_types::{ErrorKind, Ino, KernelCache, Seq, SessionId, Unanswered};
+use tarbox_types::{
+    ErrorKind, Ino, KernelCache, Seq, SessionId, Unanswered,
+    latency::{Counted, Latencies},
+};
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::{
-    block_cache::BlockCache,
+    block_cache::{BlockCache, CacheStatistics},
     config::FsConfig,
     effect::Counters,
     error::FsError,
@@ -104,8 +108,14 @@ pub struct FsStatus {
     pub used_inodes: u64,
     /// Limits.
     pub limits: Limits,
-    /// Bytes in the block cache.
-    pub cache_bytes: u64,
+    /// How long the oldest of what is not committed has waited, as far as this process knows.
+    pub journal_age: Duration,
+    /// How the block cache does.
+    pub cache: CacheStatistics,
+    /// How long batches took to be committed.
+    pub commits: Counted,
+    /// Changes refused for the tenant's limits.
+    pub refusals: u64,
     /// What is waited for; `None` = all is well.
     pub waiting_for: Option<String>,
     /// Why nothing is acknowledged any more.
@@ -166,6 +176,8 @@ impl FileSystem {
             recovery.replayed += 1;
         }
         tree.counters.next_ino = lease.next_ino.max(last_number);
+        // How long it has waited, nobody knows: it counts from now.
+        let waiting_since = (recovery.replayed > 0).then(Instant::now);
         // Until everything replayed is committed, which numbers the database has seen is not known to the flusher either.
         let fresh = if recovery.replayed > 0 { u64::MAX } else { lease.next_ino };
         let flusher = Flusher::new(
@@ -194,14 +206,16 @@ impl FileSystem {
             told,
             kernel: std::sync::OnceLock::new(),
             soft_limit: AtomicU64::new(config.journal_bytes),
-            core: Mutex::new(Core::new(tree, Some(opened.journal))),
+            commits: Latencies::default(),
+            refusals: AtomicU64::new(0),
+            core: Mutex::new(Core::new(tree, Some(opened.journal), waiting_since)),
             config,
         });
         // The first heartbeat says how long the lease counts.
         beat(&shared, &*database, session).await?;
-        tokio::spawn(flush_in_background(Arc::downgrade(&shared)));
-        tokio::spawn(keep_house(Arc::downgrade(&shared)));
-        tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session));
+        tokio::spawn(flush_in_background(Arc::downgrade(&shared)).in_current_span());
+        tokio::spawn(keep_house(Arc::downgrade(&shared)).in_current_span());
+        tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session).in_current_span());
         Ok((Self { shared }, recovery))
     }
 
@@ -273,7 +287,10 @@ impl FileSystem {
             used_bytes: core.tree.counters.used_bytes,
             used_inodes: core.tree.counters.used_inodes,
             limits: core.tree.limits,
-            cache_bytes: shared.cache.statistics().bytes as u64,
+            journal_age: core.waiting_since.map_or(Duration::ZERO, |since| since.elapsed()),
+            cache: shared.cache.statistics(),
+            commits: shared.commits.counted(),
+            refusals: shared.refusals.load(Ordering::Relaxed),
             waiting_for,
             lost,
         }

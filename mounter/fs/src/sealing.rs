@@ -45,7 +45,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, seals: &[Seal]) {
         seals.iter().filter(|seal| known.insert(seal.request.clone())).cloned().collect()
     };
     if !new.is_empty() {
-        tokio::spawn(seal_all(Arc::downgrade(shared), new));
+        tokio::spawn(tracing::Instrument::in_current_span(seal_all(Arc::downgrade(shared), new)));
     }
 }
 

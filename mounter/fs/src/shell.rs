@@ -8,13 +8,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 use tarbox_store::{EntryRow, Fence, InodeRow, Limits, StoreError, TenantStore, View};
-use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq};
+use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq, latency::Latencies};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -46,6 +46,8 @@ pub(crate) struct Core {
     /// `None` once closed, or where the mount is read-only.
     pub journal: Option<Journal>,
     unflushed: u64,
+    /// Since when something waits to be committed; `None` = nothing does.
+    pub waiting_since: Option<Instant>,
 }
 
 /// A mounted tenant; see the module's documentation.
@@ -82,11 +84,15 @@ pub(crate) struct Shared {
     pub kernel: std::sync::OnceLock<Arc<dyn KernelCache>>,
     /// Bytes that may wait in the journal before writers are slowed; follows the measured rate of commits.
     pub soft_limit: AtomicU64,
+    /// How long batches took from their first upload to their commit.
+    pub commits: Latencies,
+    /// Changes that were refused for the tenant's limits.
+    pub refusals: AtomicU64,
 }
 
 impl Core {
-    pub(crate) fn new(tree: Tree, journal: Option<Journal>) -> Self {
-        Self { tree, journal, unflushed: 0 }
+    pub(crate) fn new(tree: Tree, journal: Option<Journal>, waiting_since: Option<Instant>) -> Self {
+        Self { tree, journal, unflushed: 0, waiting_since }
     }
 }
 
@@ -117,6 +123,19 @@ impl Shared {
     /// Runs a plan, journals its record with `payload`, applies it; `answer` sees the tree afterwards.
     /// A plan that returns no record is success without a change.
     pub(crate) async fn change<T>(
+        &self,
+        payload: &[u8],
+        plan: impl Fn(&Tree) -> Planned<Option<Record>>,
+        answer: impl Fn(&Tree, Outcome) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let changed = self.change_or_refuse(payload, plan, answer).await;
+        if matches!(changed, Err(FsError::NoSpace | FsError::FileTooLarge)) {
+            self.refusals.fetch_add(1, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    async fn change_or_refuse<T>(
         &self,
         payload: &[u8],
         plan: impl Fn(&Tree) -> Planned<Option<Record>>,
@@ -179,6 +198,7 @@ impl Shared {
             Err(error) => return Err(FsError::Io(crate::health::chain(&error))),
         };
         core.tree.apply(appended.seq, &record, &appended.payload);
+        core.waiting_since.get_or_insert_with(Instant::now);
         core.unflushed += RECORD_BYTES + used.len() as u64;
         let is_much = core.unflushed >= FLUSH_BYTES;
         if is_much || appended.seq == core.tree.committed + 1 {
@@ -388,6 +408,7 @@ impl Shared {
             tree.counters = old.counters;
         }
         core.tree = tree;
+        core.waiting_since.get_or_insert_with(Instant::now);
         self.cache.shrink(0);
         self.committed.send_replace(found);
     }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use tarbox_proto::control::v1::{
-    DrainRequest, FlushRequest, OperationStatistics, RestoreRequest, SealRequest, SetCredentialsRequest,
-    SetLogLevelRequest, SetQuotaRequest, StatisticsRequest, StatusRequest, StatusResponse,
+    DrainRequest, FlushRequest, RestoreRequest, SealRequest, SetCredentialsRequest, SetLogLevelRequest,
+    SetQuotaRequest, StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse,
     control_client::ControlClient,
 };
 use tarbox_rpc::Refusal;
@@ -169,15 +169,13 @@ impl Control {
         answer.map(|_| ()).map_err(|status| self.failure("go back to a checkpoint", status))
     }
 
-    /// What it has answered, by operation.
+    /// What it has answered, by operation, and what its file system has counted.
     ///
     /// # Errors
     /// Where it does not answer.
-    pub async fn statistics(&mut self) -> Result<Vec<OperationStatistics>, Failure> {
+    pub async fn statistics(&mut self) -> Result<StatisticsResponse, Failure> {
         let answer = self.client.statistics(StatisticsRequest {}).await;
-        answer
-            .map(|response| response.into_inner().operations)
-            .map_err(|status| self.failure("tell its statistics", status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failure("tell its statistics", status))
     }
 
     /// Gives it another password or user for new connections to its database.

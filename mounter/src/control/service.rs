@@ -7,13 +7,13 @@ use std::{
 };
 
 use tarbox_proto::control::v1::{
-    DrainRequest, DrainResponse, FlushRequest, FlushResponse, OperationStatistics, RestoreRequest,
-    RestoreResponse, SealRequest, SealResponse, SetCredentialsRequest, SetCredentialsResponse,
-    SetLogLevelRequest, SetLogLevelResponse, SetQuotaRequest, SetQuotaResponse, StatisticsRequest,
-    StatisticsResponse, StatusRequest, StatusResponse, StopRequest, StopResponse,
+    DrainRequest, DrainResponse, FlushRequest, FlushResponse, RestoreRequest, RestoreResponse, SealRequest,
+    SealResponse, SetCredentialsRequest, SetCredentialsResponse, SetLogLevelRequest, SetLogLevelResponse,
+    SetQuotaRequest, SetQuotaResponse, StatisticsRequest, StatisticsResponse, StatusRequest, StatusResponse,
+    StopRequest, StopResponse,
     control_server::{Control, ControlServer},
 };
-use tarbox_rpc::{PrivateListener, status};
+use tarbox_rpc::{PrivateListener, status, trace};
 use tarbox_runtime::telemetry::{self, LogLevel};
 use tarbox_store::{Limits, Seal};
 use tarbox_types::ErrorKind;
@@ -43,14 +43,7 @@ impl Control for Service {
         &self,
         _: Request<StatisticsRequest>,
     ) -> Result<Response<StatisticsResponse>, Status> {
-        let operations = self.subject.statistics().into_iter().map(|operation| OperationStatistics {
-            name: operation.name.to_owned(),
-            count: operation.count,
-            errors: operation.errors,
-            total_ns: u64::try_from(operation.total.as_nanos()).unwrap_or(u64::MAX),
-            latencies: operation.latencies.to_vec(),
-        });
-        Ok(Response::new(StatisticsResponse { operations: operations.collect() }))
+        Ok(Response::new(self.subject.statistics()))
     }
 
     async fn set_credentials(
@@ -154,9 +147,11 @@ fn ending() -> Status {
 pub fn serve(socket: PathBuf, subject: Arc<Subject>) -> Result<Serving, Failure> {
     let listener = PrivateListener::bind(&socket).map_err(Failure::io("listen at", &socket))?;
     let directory = socket.parent().map(Path::to_owned).unwrap_or_default();
+    let spans = trace::answering(crate::lease::host_name(), Some(subject.note.tenant_id));
     let service = ControlServer::new(Service { subject, directory });
     let task = tokio::spawn(async move {
-        if let Err(error) = Server::builder().add_service(service).serve_with_incoming(listener).await {
+        let server = Server::builder().trace_fn(spans).add_service(service);
+        if let Err(error) = server.serve_with_incoming(listener).await {
             tracing::error!(error = %Chain(&error), "the control socket is no longer served");
         }
     });

@@ -11,8 +11,9 @@ use std::{
 
 use tarbox_engine::{Activity, InFlight, Observer, OperationStatistics};
 use tarbox_fs::FileSystem;
-use tarbox_proto::control::v1::{self as wire, Phase, StatusResponse};
+use tarbox_proto::control::v1::{self as wire, Latencies, Phase, StatisticsResponse, StatusResponse};
 use tarbox_store::Database;
+use tarbox_types::latency::Counted;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::tenant_dir::Note;
@@ -104,8 +105,25 @@ impl Subject {
         self.orders.send(order).await.is_ok()
     }
 
-    pub(super) fn statistics(&self) -> Vec<OperationStatistics> {
+    fn operations(&self) -> Vec<OperationStatistics> {
         self.observer.get().map(Observer::statistics).unwrap_or_default()
+    }
+
+    pub(super) fn statistics(&self) -> StatisticsResponse {
+        let now = self.file_system().status();
+        let file_system = wire::FileSystemStatistics {
+            cache_hits: now.cache.hits,
+            cache_misses: now.cache.misses,
+            cache_bytes: now.cache.bytes as u64,
+            journal_bytes: now.journal_bytes,
+            journal_age_ms: millis(now.journal_age),
+            commits: Some(latencies(&now.commits)),
+            quota_refusals: now.refusals,
+        };
+        StatisticsResponse {
+            operations: self.operations().iter().map(operation).collect(),
+            file_system: Some(file_system),
+        }
     }
 
     pub(super) fn status(&self) -> StatusResponse {
@@ -127,8 +145,8 @@ impl Subject {
             quota_inodes: now.limits.inodes,
             mount_point: self.note.mount_point.to_string_lossy().into_owned(),
             waiting_for: now.lost.or(now.waiting_for).unwrap_or_default(),
-            cache_bytes: now.cache_bytes,
-            operations: self.statistics().iter().map(|operation| operation.count).sum(),
+            cache_bytes: now.cache.bytes as u64,
+            operations: self.operations().iter().map(|operation| operation.latencies.count).sum(),
             phase: self.phase.load(Ordering::Relaxed),
             in_flight_count: flights.len() as u64,
             longest_executing_ms: longest(&flights, Activity::Executing),
@@ -145,6 +163,25 @@ fn longest(flights: &[InFlight], activity: Activity) -> u64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn operation(operation: &OperationStatistics) -> wire::OperationStatistics {
+    let Latencies { count, total_ns, classes } = latencies(&operation.latencies);
+    wire::OperationStatistics {
+        name: operation.name.to_owned(),
+        count,
+        errors: operation.errors,
+        total_ns,
+        latencies: classes,
+    }
+}
+
+fn latencies(counted: &Counted) -> Latencies {
+    Latencies {
+        count: counted.count,
+        total_ns: u64::try_from(counted.total.as_nanos()).unwrap_or(u64::MAX),
+        classes: counted.classes.to_vec(),
+    }
 }
 
 fn shown(flight: &InFlight) -> wire::InFlight {

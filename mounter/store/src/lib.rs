@@ -12,6 +12,7 @@ mod postgres;
 mod proof;
 pub mod records;
 mod sqlite;
+mod trace;
 
 pub use api::*;
 pub use error::{Result, StoreError};

@@ -111,6 +111,9 @@ pub trait Records: Send + Sync {
     /// What is noted of a volume.
     async fn volume(&self, id: TenantId) -> Result<Option<VolumeRecord>>;
 
+    /// Records of volumes in the order of their ids, those beyond `after`. Fewer than `limit` = the end.
+    async fn volumes(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<VolumeRecord>>;
+
     /// Takes a volume's record away: its request's name is free. Not an error where there is none.
     async fn forget_volume(&self, id: TenantId) -> Result<()>;
 

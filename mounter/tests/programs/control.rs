@@ -5,7 +5,7 @@ use std::{fs, os::fd::AsRawFd, time::Duration};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tarbox_handover::{FromMounter, Kept, Received, SupervisorLink, ToMounter, message::Mode};
 use tarbox_mounter::control::client::{Control, Mounter};
-use tarbox_proto::control::v1::Phase;
+use tarbox_proto::control::v1::{FileSystemStatistics, Phase};
 use tarbox_types::ErrorKind;
 
 use crate::place::{LIMIT, Place, until};
@@ -25,11 +25,44 @@ async fn it_shows_how_far_it_is_and_what_it_has_answered() {
     assert_eq!(status.phase(), Phase::Serving);
     assert!(status.operations > 0, "{status:?}");
     assert!(status.in_flight_count >= status.in_flight.len() as u64, "{status:?}");
-    let operations = control.statistics().await.expect("statistics");
+    let operations = control.statistics().await.expect("statistics").operations;
     let made = operations.iter().find(|operation| operation.name == "mkdir").expect("mkdir");
     assert_eq!((made.count, made.errors), (1, 0));
     assert_eq!(made.latencies.iter().sum::<u64>(), 1);
     assert!(made.total_ns > 0);
+    drop(mounted);
+}
+
+#[tokio::test]
+async fn it_counts_commits_blocks_from_memory_what_waits_and_what_the_quota_refuses() {
+    let place = Place::new();
+    let mounted = place.mount(&["--quota-bytes", "1Mi", "--flush-interval", "1h"]);
+    let mut control = connect(&place).await;
+    let counted = async |control: &mut Control| {
+        let told = control.statistics().await.expect("statistics");
+        told.file_system.expect("this release says it")
+    };
+    control.flush().await.expect("committed");
+    let before = counted(&mut control).await;
+    assert_eq!((before.quota_refusals, before.journal_age_ms), (0, 0), "{before:?}");
+    let file = place.path("mnt").join("file");
+    fs::write(&file, [7; 256 << 10]).expect("within the quota");
+    let refused = fs::write(place.path("mnt").join("large"), vec![7; 2 << 20]).expect_err("beyond it");
+    assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull);
+    let waiting = loop {
+        let now = counted(&mut control).await;
+        if now.journal_age_ms >= 20 {
+            break now;
+        }
+    };
+    assert!(waiting.quota_refusals >= 1, "{waiting:?}");
+    assert!(waiting.journal_bytes >= 256 << 10, "{waiting:?}");
+    control.flush().await.expect("committed");
+    let after = counted(&mut control).await;
+    let commits = |statistics: &FileSystemStatistics| statistics.commits.clone().expect("commits");
+    assert!(commits(&after).count > commits(&before).count && after.journal_age_ms == 0, "{after:?}");
+    assert_eq!(commits(&after).classes.iter().sum::<u64>(), commits(&after).count);
+    assert!(commits(&after).total_ns > commits(&before).total_ns);
     drop(mounted);
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use tarbox_types::ErrorKind;
 use tonic::Status;
+use tracing::Instrument;
 
 use crate::status::status;
 
@@ -49,11 +50,12 @@ impl VolumeGuard {
         work: impl Future<Output = Result<T, Status>> + Send + 'static,
     ) -> Result<T, Status> {
         let turn = self.enter(volume_id)?;
-        let done = tokio::spawn(async move {
+        let done = async move {
             let outcome = work.await;
             drop(turn);
             outcome
-        });
+        };
+        let done = tokio::spawn(done.in_current_span());
         done.await.unwrap_or_else(|_| {
             Err(status(ErrorKind::Unavailable, "the program is ending: the call can be repeated"))
         })

@@ -4,7 +4,16 @@ use std::{io, path::Path};
 
 use tarbox_types::Chain;
 use tokio::{sync::watch, task::JoinHandle};
-use tonic::transport::server::Router;
+use tonic::{
+    body::Body,
+    codegen::{
+        StdError,
+        http::{Request, Response},
+    },
+    service::Routes,
+    transport::server::Router,
+};
+use tower::{Layer, Service};
 
 use crate::PrivateListener;
 
@@ -28,7 +37,13 @@ pub fn listen(socket: &Path) -> io::Result<PrivateListener> {
 
 /// Serves beside the caller until it is told to stop.
 #[must_use]
-pub fn serve(router: Router, listener: PrivateListener) -> Served {
+pub fn serve<L>(router: Router<L>, listener: PrivateListener) -> Served
+where
+    L: Layer<Routes> + Send + 'static,
+    L::Service: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    <L::Service as Service<Request<Body>>>::Future: Send,
+    <L::Service as Service<Request<Body>>>::Error: Into<StdError> + Send,
+{
     let (stop, mut stopped) = watch::channel(());
     let task = tokio::spawn(async move {
         let until = async move {

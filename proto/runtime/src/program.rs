@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -48,6 +49,15 @@ fn explain(error: &clap::Error) -> u8 {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => FAILED,
         _ => USAGE,
     }
+}
+
+/// Says on standard output that a service has begun, and where its metrics are.
+pub fn tell(serving: &str, metrics: Option<SocketAddr>) {
+    let mut out = io::stdout().lock();
+    // Whoever started us may have closed the pipe: no reason not to serve.
+    let _ = writeln!(out, "{serving}")
+        .and_then(|()| metrics.map_or(Ok(()), |address| writeln!(out, "metrics at http://{address}/metrics")))
+        .and_then(|()| out.flush());
 }
 
 /// Runs a service's work to its end.

@@ -8,9 +8,17 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
+use opentelemetry_sdk::trace::Tracer;
 use tracing_subscriber::{
-    EnvFilter, Registry, fmt::MakeWriter, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::{LevelFilter, filter_fn},
+    fmt::MakeWriter,
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
+
+use crate::traces::{self, Origin, OtlpEndpoint};
 
 /// How the level of this process's log is changed.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -100,26 +108,45 @@ pub enum LogTarget {
 /// # Errors
 /// Where the log file cannot be opened.
 pub fn start(level: &LogLevel, format: LogFormat, target: &LogTarget) -> io::Result<()> {
+    start_with(level, format, target, None)
+}
+
+/// Starts logging and, where somebody takes them, sending traces: then it has to be called within a runtime.
+///
+/// # Errors
+/// Where the log file cannot be opened.
+pub fn start_with(
+    level: &LogLevel,
+    format: LogFormat,
+    target: &LogTarget,
+    traces: Option<(&OtlpEndpoint, Origin<'_>)>,
+) -> io::Result<()> {
     let filter = EnvFilter::new(&level.0);
+    let tracer = traces.map(|(endpoint, origin)| traces::tracer(endpoint, origin)).transpose();
+    let tracer = tracer.map_err(io::Error::other)?;
     match target {
-        LogTarget::Stderr => install(filter, format, io::stderr().is_terminal(), io::stderr),
-        LogTarget::File(path) => install(filter, format, false, BoundedFile::open(path)?),
+        LogTarget::Stderr => install(filter, format, io::stderr().is_terminal(), io::stderr, tracer),
+        LogTarget::File(path) => install(filter, format, false, BoundedFile::open(path)?, tracer),
     }
     Ok(())
 }
 
-fn install<W>(filter: EnvFilter, format: LogFormat, colours: bool, writer: W)
+fn install<W>(filter: EnvFilter, format: LogFormat, colours: bool, writer: W, tracer: Option<Tracer>)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(writer);
-    let registry = tracing_subscriber::registry().with(filter);
-    // A second subscriber is refused: the first one goes on, which is what a test wants.
-    let installed = match format {
-        LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    // Spans of our own, whatever is logged: sending them makes spans in the libraries that do it.
+    let ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("tarbox"))
+        .with_max_level_hint(LevelFilter::DEBUG);
+    let sent = tracer.map(|tracer| tracing_opentelemetry::layer().with_tracer(tracer).with_filter(ours));
+    // A second subscriber is refused: the first one goes on, which is what a test wants.
+    let installed = tracing_subscriber::registry().with(lines.with_filter(filter)).with(sent).try_init();
     if installed.is_ok() {
         let _ = FILTER.set(handle);
     }

@@ -6,6 +6,7 @@ pub mod format;
 pub mod fuse;
 pub mod id;
 pub mod kernel;
+pub mod latency;
 pub mod quantity;
 
 pub use error::{Chain, ErrorKind};

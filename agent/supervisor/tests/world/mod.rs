@@ -419,10 +419,9 @@ impl World {
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
-        for Effect { id, order } in effects {
-            if self.agent.is_none() {
-                return;
-            }
+        let mut effects = effects.into_iter();
+        while let Some(Effect { id, order }) = effects.next() {
+            let Some(agent) = self.agent.as_mut() else { return };
             match self.agent_dies_after {
                 Some(0) => {
                     self.agent_dies_after = None;
@@ -438,8 +437,9 @@ impl World {
                     self.is_unsaved = self.persist_fails > 0;
                     if self.is_unsaved {
                         self.persist_fails -= 1;
-                        self.fail(id, ErrorKind::Exhausted, "disk full");
-                        return;
+                        let failure = Failure { kind: ErrorKind::Exhausted, message: "disk full".to_owned() };
+                        effects = agent.step(self.now, Event::EffectFailed { id, failure }).into_iter();
+                        continue;
                     }
                     self.disk = Some(*record);
                 }

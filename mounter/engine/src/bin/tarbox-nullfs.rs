@@ -95,10 +95,11 @@ where
         Ended::Failed(error) => Err(error.into()),
         Ended::Unmounted | Ended::Stopped => {
             for operation in session.statistics() {
-                let mean = operation.total / u32::try_from(operation.count).unwrap_or(u32::MAX);
+                let mean =
+                    operation.latencies.total / u32::try_from(operation.latencies.count).unwrap_or(u32::MAX);
                 println!(
                     "{:>12} {:>9} errors {:>6} mean {mean:?}",
-                    operation.name, operation.count, operation.errors
+                    operation.name, operation.latencies.count, operation.errors
                 );
             }
             Ok(())

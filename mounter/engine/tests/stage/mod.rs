@@ -147,7 +147,7 @@ pub(crate) fn count(session: &Session, name: &str) -> u64 {
         .statistics()
         .iter()
         .find(|operation| operation.name == name)
-        .map_or(0, |operation| operation.count)
+        .map_or(0, |operation| operation.latencies.count)
 }
 
 /// A child that is killed when the test is over.

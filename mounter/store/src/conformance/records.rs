@@ -38,7 +38,11 @@ pub async fn a_request_is_one_volume_however_often_it_is_noted(site: &dyn Site) 
         db.forget_volume(one.id).await.unwrap();
     }
     assert_eq!(db.note_volume(&again).await.unwrap(), again, "the request's name is free again");
-    assert_eq!(db.volume(two.id).await.unwrap(), Some(two));
+    assert_eq!(db.volume(two.id).await.unwrap(), Some(two.clone()));
+    let mut all = [again, two];
+    all.sort_by_key(|record| record.id);
+    assert_eq!(db.volumes(None, 2).await.unwrap(), all);
+    assert_eq!(db.volumes(Some(all[0].id), 2).await.unwrap(), all[1..]);
 }
 
 pub async fn living_tenants_are_listed_in_pages(site: &dyn Site) {

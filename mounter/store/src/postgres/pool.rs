@@ -16,11 +16,13 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument;
 
 use super::{failure::Failure, statement::Statement, url::Target};
 use crate::{
     error::{Result, StoreError},
     records::Lead,
+    trace::statement,
 };
 
 /// Connections of one program to one database.
@@ -96,7 +98,9 @@ macro_rules! transact {
     ($pool:expr, $doing:expr, $attempt:expr) => {{
         let mut conflicts = 0;
         loop {
-            match $attempt.await {
+            match tracing::Instrument::instrument($attempt, $crate::trace::statement("postgresql", $doing))
+                .await
+            {
                 Err(failure) if failure.is_conflict() && conflicts < $crate::postgres::pool::CONFLICTS => {
                     conflicts += 1
                 }
@@ -182,7 +186,7 @@ impl Pool {
         doing: &'static str,
         build: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>> {
-        self.run(doing, true, build).await
+        self.run(doing, true, build).instrument(statement("postgresql", doing)).await
     }
 
     /// Runs one statement that is run again only if the database said that it did nothing.
@@ -192,7 +196,7 @@ impl Pool {
         build: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>> {
         match self.lead {
-            None => self.run(doing, false, build).await,
+            None => self.run(doing, false, build).instrument(statement("postgresql", doing)).await,
             Some(_) => transact!(self, doing, self.write_led(build())),
         }
     }

@@ -98,6 +98,18 @@ impl Records for Postgres {
         first(&found, volume)
     }
 
+    async fn volumes(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<VolumeRecord>> {
+        let found = self
+            .pool
+            .read("list volumes", || {
+                Statement::new(format!("{VOLUME} WHERE id > $1 ORDER BY id LIMIT $2"))
+                    .with(after.map_or_else(Uuid::nil, |id| id.0))
+                    .with(int(limit as u64))
+            })
+            .await?;
+        all(&found, volume)
+    }
+
     async fn forget_volume(&self, id: TenantId) -> Result<()> {
         self.change("forget a volume", "DELETE FROM tarbox.volume WHERE id = $1", id.0).await
     }

@@ -16,7 +16,7 @@ use super::{
     fault::{Fault, Outcome, Place},
     rows,
 };
-use crate::{api::SchemaVersion, error::Result, model::*};
+use crate::{api::SchemaVersion, error::Result, model::*, trace::statement};
 
 /// How far a tenant is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Control {
         doing: &'static str,
         run: impl FnOnce(&Connection) -> Outcome<T>,
     ) -> Result<T> {
-        let outcome = (|| {
+        let outcome = statement("sqlite", doing).in_scope(|| {
             let mut slot = self.connection.lock();
             let connection = match slot.take() {
                 Some(connection) => connection,
@@ -86,7 +86,7 @@ impl Control {
                 *slot = Some(connection);
             }
             outcome
-        })();
+        });
         Place { url: &self.url, dir: &self.dir }.settle(doing, outcome)
     }
 

@@ -18,7 +18,7 @@ use super::{
     connect::{self, Kind, Pool},
     fault::{Fault, Outcome, Place},
 };
-use crate::error::Result;
+use crate::{error::Result, trace::statement};
 
 /// A connection that writes, with the time of its last use.
 type Slot = Mutex<Option<(Connection, Instant)>>;
@@ -78,7 +78,7 @@ impl Family {
         doing: &'static str,
         read: impl FnOnce(&Connection) -> Outcome<T>,
     ) -> Result<T> {
-        self.settle(doing, self.meta_readers.with(read))
+        self.settle(doing, statement("sqlite", doing).in_scope(|| self.meta_readers.with(read)))
     }
 
     /// Reads bytes of blocks, on this thread.
@@ -87,7 +87,7 @@ impl Family {
         doing: &'static str,
         read: impl FnOnce(&Connection) -> Outcome<T>,
     ) -> Result<T> {
-        self.settle(doing, self.blocks_readers.with(read))
+        self.settle(doing, statement("sqlite", doing).in_scope(|| self.blocks_readers.with(read)))
     }
 
     /// Writes rows in one transaction; durable when it returns.
@@ -96,14 +96,13 @@ impl Family {
         doing: &'static str,
         write: impl FnOnce(&Connection) -> Outcome<T>,
     ) -> Result<T> {
-        self.settle(
-            doing,
-            blocking(|| {
-                with(&self.meta_writer, &meta_path(&self.dir), Kind::Meta, |connection| {
-                    connect::in_transaction(connection, write)
-                })
-            }),
-        )
+        let outcome = blocking(|| {
+            let _span = statement("sqlite", doing).entered();
+            with(&self.meta_writer, &meta_path(&self.dir), Kind::Meta, |connection| {
+                connect::in_transaction(connection, write)
+            })
+        });
+        self.settle(doing, outcome)
     }
 
     /// Writes bytes of blocks in one transaction; durable after [`Self::sync_blocks`].
@@ -113,6 +112,7 @@ impl Family {
         write: impl FnOnce(&Connection) -> Outcome<T>,
     ) -> Result<T> {
         let outcome = blocking(|| {
+            let _span = statement("sqlite", doing).entered();
             with(&self.blocks_writer, &blocks_path(&self.dir), Kind::Blocks, |connection| {
                 let value = connect::in_transaction(connection, write)?;
                 self.uploads.note(&self.dir)?;

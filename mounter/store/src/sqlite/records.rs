@@ -112,6 +112,13 @@ impl Records for SqliteDatabase {
         })
     }
 
+    async fn volumes(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<VolumeRecord>> {
+        self.inner.control.with("listing volumes", |connection| {
+            let sql = "SELECT id, request, description FROM volume WHERE id > ?1 ORDER BY id LIMIT ?2";
+            all(connection, sql, params![beyond(after.map(|id| id.0)), limited(limit)], volume)
+        })
+    }
+
     async fn forget_volume(&self, id: TenantId) -> Result<()> {
         self.inner.control.write("forgetting a volume", |connection| {
             connection.prepare_cached("DELETE FROM volume WHERE id = ?1")?.execute([id.0.as_bytes()])?;
