@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
-use tarbox_store::{Database, StoreError};
+use tarbox_store::{Database, StoreError, Tenant};
 
+use super::of_one;
 use crate::failure::Result;
 
 /// Tenants looked at by one query.
@@ -26,24 +27,29 @@ pub(super) async fn collect<L: Future<Output = Result<bool>>>(
             if !leads().await? {
                 return Ok(());
             }
-            let store = match database.open_tenant(tenant.id).await {
-                Err(StoreError::NoTenant(_)) => continue,
-                store => store?,
-            };
-            let mut gone = 0;
-            for _ in 0..BATCHES {
-                match store.collect().await? {
-                    0 => break,
-                    count => gone += count,
-                }
-            }
-            if gone > 0 {
-                tracing::info!(family = tenant.family, gone, "what nothing referred to is gone");
-            }
+            of_one(tenant.id, collect_one(database, tenant).await)?;
         }
         after = page.last().map(|tenant| tenant.id);
         if page.len() < PAGE {
             return Ok(());
         }
     }
+}
+
+async fn collect_one(database: &dyn Database, tenant: &Tenant) -> Result<()> {
+    let store = match database.open_tenant(tenant.id).await {
+        Err(StoreError::NoTenant(_)) => return Ok(()),
+        store => store?,
+    };
+    let mut gone = 0;
+    for _ in 0..BATCHES {
+        match store.collect().await? {
+            0 => break,
+            count => gone += count,
+        }
+    }
+    if gone > 0 {
+        tracing::info!(family = tenant.family, gone, "what nothing referred to is gone");
+    }
+    Ok(())
 }

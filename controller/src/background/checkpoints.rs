@@ -10,6 +10,7 @@ use tarbox_types::HumanDuration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::of_one;
 use crate::{failure::Result, volume::Description};
 
 /// Volumes looked at by one query.
@@ -81,11 +82,7 @@ pub(super) async fn make(database: &dyn Database, until: Instant) -> Result<()> 
         let page = database.live_tenants(after, PAGE).await?;
         // To seal what a mounter that died has left would keep it from coming back: nobody waits for this one.
         for tenant in page.iter().filter(|tenant| !tenant.is_abandoned) {
-            let record = database.volume(tenant.id).await?;
-            let wish = record.and_then(|record| Wish::of(&Description::read(&record.description)));
-            if let Some(wish) = wish {
-                keep(database, tenant, wish).await?;
-            }
+            of_one(tenant.id, make_one(database, tenant).await)?;
             if Instant::now() >= until {
                 return Ok(());
             }
@@ -94,6 +91,14 @@ pub(super) async fn make(database: &dyn Database, until: Instant) -> Result<()> 
         if page.len() < PAGE {
             return Ok(());
         }
+    }
+}
+
+async fn make_one(database: &dyn Database, tenant: &Tenant) -> Result<()> {
+    let record = database.volume(tenant.id).await?;
+    match record.and_then(|record| Wish::of(&Description::read(&record.description))) {
+        Some(wish) => keep(database, tenant, wish).await,
+        None => Ok(()),
     }
 }
 

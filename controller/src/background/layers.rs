@@ -4,6 +4,7 @@ use tarbox_store::{Database, Purpose, SnapshotRecord, StoreError};
 use tarbox_types::TenantId;
 use tokio::time::Instant;
 
+use super::of_one;
 use crate::failure::Result;
 
 /// Records looked at by one query.
@@ -15,11 +16,12 @@ pub(super) async fn settle(database: &dyn Database) -> Result<()> {
     loop {
         let page = database.kept_layers(after, PAGE).await?;
         for record in &page {
-            match record.purpose {
-                Purpose::Snapshot | Purpose::Checkpoint => settle_one(database, record).await?,
-                Purpose::Base => give_up(database, record).await?,
-                Purpose::Nothing => {}
-            }
+            let settled = match record.purpose {
+                Purpose::Snapshot | Purpose::Checkpoint => settle_one(database, record).await,
+                Purpose::Base => give_up(database, record).await,
+                Purpose::Nothing => Ok(()),
+            };
+            of_one(record.tenant, settled)?;
         }
         after = page.last().map(|record| record.id);
         if page.len() < PAGE {

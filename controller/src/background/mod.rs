@@ -12,6 +12,7 @@ mod volumes;
 use std::{sync::Arc, time::Duration};
 
 use tarbox_store::{Database, Lead};
+use tarbox_types::{ErrorKind, TenantId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -106,7 +107,39 @@ async fn round(database: &dyn Database, who: Uuid, due: Due) -> Result<bool> {
     Ok(true)
 }
 
+/// What goes wrong with one volume is said, and keeps no other waiting.
+///
+/// # Errors
+/// Where nothing can be done for any volume: without the database, or the lead.
+fn of_one(volume: TenantId, outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced) => {
+            tracing::warn!(%volume, error = error.report(), "background work for this volume is put off");
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
 /// Renews the lead in the middle of long work; whether it is still the same.
 async fn renewed(database: &dyn Database, lead: Lead) -> Result<bool> {
     Ok(database.lead(lead.who, TERM).await? == Some(lead))
+}
+
+#[cfg(test)]
+mod tests {
+    use tarbox_store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_with_one_volume_ends_the_round_only_where_it_concerns_all() {
+        let of_one = |error: StoreError| of_one(TenantId::random(), Err(error.into()));
+        assert!(of_one(StoreError::Refused("of this one".to_owned())).is_ok());
+        assert!(of_one(StoreError::NoTenant("t".to_owned())).is_ok());
+        assert!(matches!(
+            of_one(StoreError::NotLeading),
+            Err(crate::failure::ControllerError::Store(StoreError::NotLeading))
+        ));
+    }
 }
