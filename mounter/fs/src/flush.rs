@@ -107,11 +107,11 @@ impl Flusher {
         let mut pause = Duration::from_millis(50);
         let mut dedup = true;
         loop {
-            let cut = Instant::now();
+            let begun = Instant::now();
             let Some(folded) = self.fold(shared)? else { return Ok(()) };
-            let error = match self.try_commit(shared, folded, dedup, cut).await {
+            let error = match self.try_commit(shared, folded, dedup).await {
                 Ok(()) => {
-                    shared.commits.record(cut.elapsed());
+                    shared.commits.record(begun.elapsed());
                     shared.health.recovered();
                     return Ok(());
                 }
@@ -151,13 +151,7 @@ impl Flusher {
         }
     }
 
-    async fn try_commit(
-        &mut self,
-        shared: &Shared,
-        folded: Folded,
-        dedup: bool,
-        cut: Instant,
-    ) -> Result<(), StoreError> {
+    async fn try_commit(&mut self, shared: &Shared, folded: Folded, dedup: bool) -> Result<(), StoreError> {
         let mut building = Building::new(dedup);
         let mut contents: Vec<_> = folded.contents.iter().collect();
         contents.sort_by_key(|(did, _)| **did);
@@ -165,16 +159,14 @@ impl Flusher {
             self.add_content(shared, &mut building, &folded, *did, content).await?;
         }
         self.upload(&mut building).await?;
-        let (to_seq, is_cut_short) = (folded.to_seq, folded.is_cut_short);
+        let to_seq = folded.to_seq;
         let counters = folded.counters;
         add_rows(&mut building.batch, self.committed, folded);
         building.batch.next_ino = counters.next_ino.max(self.first_number);
         let committed = self.store.commit(&self.fence, &building.batch).await?;
         self.committed = to_seq;
         self.counters = counters;
-        // What is not in a batch that took all there was came after it was cut.
-        let left_since = (!is_cut_short).then_some(cut);
-        install(shared, to_seq, building.installs, &committed, left_since);
+        install(shared, to_seq, building.installs, &committed);
         Ok(())
     }
 
@@ -190,7 +182,6 @@ impl Flusher {
             folded.add(seq, record, &payload);
             bytes += payload.len() as u64;
             if bytes >= BATCH_BYTES || folded.seal.is_some() {
-                folded.is_cut_short = true;
                 break;
             }
         }
@@ -250,13 +241,7 @@ fn add_rows(batch: &mut Batch, from_seq: Seq, folded: Folded) {
 }
 
 /// The batch is committed: memory follows.
-fn install(
-    shared: &Shared,
-    seq: Seq,
-    installs: Vec<Installed>,
-    committed: &Committed,
-    left_since: Option<Instant>,
-) {
+fn install(shared: &Shared, seq: Seq, installs: Vec<Installed>, committed: &Committed) {
     let mut core = shared.core.lock();
     for Installed { did, cut, extents, cached } in installs {
         if let Some(cut) = cut {
@@ -274,8 +259,6 @@ fn install(
     }
     core.tree.set_committed(seq);
     core.tree.limits = committed.limits;
-    let is_all = shared.journal.last_seq() == seq;
-    core.waiting_since = if is_all { None } else { left_since.or(core.waiting_since) };
     shared.journal.committed(seq);
     shared.journal.retain_from(seq + 1);
     drop(core);

@@ -45,8 +45,6 @@ pub(crate) struct Folded {
     pub removed_data: Vec<DataId>,
     /// The batch ends with this.
     pub seal: Option<Seal>,
-    /// The journal has more behind it.
-    pub is_cut_short: bool,
 }
 
 impl Folded {
@@ -62,7 +60,6 @@ impl Folded {
             contents: FxHashMap::default(),
             removed_data: Vec::new(),
             seal: None,
-            is_cut_short: false,
         }
     }
 

@@ -176,8 +176,6 @@ impl FileSystem {
             recovery.replayed += 1;
         }
         tree.counters.next_ino = lease.next_ino.max(last_number);
-        // How long it has waited, nobody knows: it counts from now.
-        let waiting_since = (recovery.replayed > 0).then(Instant::now);
         // Until everything replayed is committed, which numbers the database has seen is not known to the flusher either.
         let fresh = if recovery.replayed > 0 { u64::MAX } else { lease.next_ino };
         let flusher = Flusher::new(
@@ -208,7 +206,7 @@ impl FileSystem {
             soft_limit: AtomicU64::new(config.journal_bytes),
             commits: Latencies::default(),
             refusals: AtomicU64::new(0),
-            core: Mutex::new(Core::new(tree, Some(opened.journal), waiting_since)),
+            core: Mutex::new(Core::new(tree, Some(opened.journal))),
             config,
         });
         // The first heartbeat says how long the lease counts.
@@ -287,7 +285,7 @@ impl FileSystem {
             used_bytes: core.tree.counters.used_bytes,
             used_inodes: core.tree.counters.used_inodes,
             limits: core.tree.limits,
-            journal_age: core.waiting_since.map_or(Duration::ZERO, |since| since.elapsed()),
+            journal_age: shared.journal.oldest_uncommitted_at().map_or(Duration::ZERO, |at| at.elapsed()),
             cache: shared.cache.statistics(),
             commits: shared.commits.counted(),
             refusals: shared.refusals.load(Ordering::Relaxed),

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -46,8 +46,6 @@ pub(crate) struct Core {
     /// `None` once closed, or where the mount is read-only.
     pub journal: Option<Journal>,
     unflushed: u64,
-    /// Since when something waits to be committed; `None` = nothing does.
-    pub waiting_since: Option<Instant>,
 }
 
 /// A mounted tenant; see the module's documentation.
@@ -91,8 +89,8 @@ pub(crate) struct Shared {
 }
 
 impl Core {
-    pub(crate) fn new(tree: Tree, journal: Option<Journal>, waiting_since: Option<Instant>) -> Self {
-        Self { tree, journal, unflushed: 0, waiting_since }
+    pub(crate) fn new(tree: Tree, journal: Option<Journal>) -> Self {
+        Self { tree, journal, unflushed: 0 }
     }
 }
 
@@ -198,7 +196,6 @@ impl Shared {
             Err(error) => return Err(FsError::Io(crate::health::chain(&error))),
         };
         core.tree.apply(appended.seq, &record, &appended.payload);
-        core.waiting_since.get_or_insert_with(Instant::now);
         core.unflushed += RECORD_BYTES + used.len() as u64;
         let is_much = core.unflushed >= FLUSH_BYTES;
         if is_much || appended.seq == core.tree.committed + 1 {
@@ -408,7 +405,6 @@ impl Shared {
             tree.counters = old.counters;
         }
         core.tree = tree;
-        core.waiting_since.get_or_insert_with(Instant::now);
         self.cache.shrink(0);
         self.committed.send_replace(found);
     }
