@@ -5,13 +5,12 @@ use std::{fs::File, path::Path, time::Duration};
 use tarbox_proto::control::v1::{Latencies, StatisticsResponse};
 use tarbox_runtime::{
     Metric, Monitored,
-    metric::Durations,
     prometheus::{
         Histogram, HistogramOpts, IntCounter, Registry, core::Collector, exponential_buckets,
         proto::MetricFamily,
     },
 };
-use tarbox_types::TenantId;
+use tarbox_types::{TenantId, latency::Counted};
 
 use crate::{
     node::Node,
@@ -27,11 +26,6 @@ const MOUNTS: Metric = Metric {
     name: "tarbox_mount_count",
     help: "Volumes that are mounted and served on the node.",
     labels: &["node"],
-};
-const DATABASE: Metric = Metric {
-    name: "tarbox_database_up",
-    help: "Whether the program's own database answered when it was last asked: 1 or 0.",
-    labels: &[],
 };
 const PHASE: Metric = Metric {
     name: "tarbox_mounter_phase",
@@ -162,7 +156,11 @@ impl Monitored for Node {
 
     fn ready(&self) -> Result<(), String> {
         self.launcher_works()?;
-        self.database_answers()
+        self.database_answers().unwrap_or(Ok(()))
+    }
+
+    fn database_answers(&self) -> Option<Result<(), String>> {
+        self.settings.database_url.as_ref().map(|_| self.database().is_now("the database"))
     }
 
     fn registry(&self) -> &Registry {
@@ -196,10 +194,8 @@ impl Node {
         let ids: Vec<_> = all.iter().map(|(tenant, _)| tenant.to_string()).collect();
         let each = || ids.iter().map(String::as_str).zip(all.iter().map(|(_, seen)| seen));
         let mounts = all.iter().filter(|(_, seen)| seen.is_serving()).count();
-        let database = self.settings.database_url.is_some().then(|| self.database_answers().is_ok());
         vec![
             MOUNTS.gauge([([self.settings.node_id.as_str()], mounts as f64)]),
-            DATABASE.gauge(database.map(|answers| ([], f64::from(u8::from(answers))))),
             PHASE.gauge(each().map(|(id, seen)| ([id, seen.phase()], 1.0))),
             RESTARTS.counter(each().map(|(id, seen)| ([id], seen.record.restarts))),
             HAND_OVERS.counter(each().map(|(id, seen)| ([id], seen.hand_overs))),
@@ -233,7 +229,7 @@ fn families_of(told: &[(TenantId, Option<StatisticsResponse>)]) -> Vec<MetricFam
     vec![
         UP.gauge(asked().map(|(id, told)| ([id], f64::from(u8::from(told.is_some()))))),
         OPERATIONS.durations(operations().map(|(labels, operation)| {
-            (labels, durations(operation.count, operation.total_ns, &operation.latencies))
+            (labels, counted(operation.count, operation.total_ns, &operation.latencies))
         })),
         OPERATION_COUNT.counter(operations().map(|(labels, operation)| (labels, operation.count))),
         OPERATION_ERRORS.counter(operations().map(|(labels, operation)| (labels, operation.errors))),
@@ -244,14 +240,14 @@ fn families_of(told: &[(TenantId, Option<StatisticsResponse>)]) -> Vec<MetricFam
         JOURNAL_AGE.gauge(systems().map(|(id, system)| (id, system.journal_age_ms as f64 / 1e3))),
         COMMITS.durations(systems().filter_map(|(id, system)| {
             let Latencies { count, total_ns, classes } = system.commits.as_ref()?;
-            Some((id, durations(*count, *total_ns, classes)))
+            Some((id, counted(*count, *total_ns, classes)))
         })),
         REFUSALS.counter(systems().map(|(id, system)| (id, system.quota_refusals))),
     ]
 }
 
-fn durations(count: u64, total_ns: u64, classes: &[u64]) -> Durations {
-    Durations { count, total: Duration::from_nanos(total_ns), classes: classes.to_vec() }
+fn counted(count: u64, total_ns: u64, classes: &[u64]) -> Counted {
+    Counted::of(count, Duration::from_nanos(total_ns), classes)
 }
 
 #[cfg(test)]

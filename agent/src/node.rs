@@ -154,11 +154,6 @@ impl Node {
         &self.database
     }
 
-    /// Whether the agent's own database answered when it was last asked, or there is none.
-    pub(crate) fn database_answers(&self) -> Result<(), String> {
-        if self.settings.database_url.is_none() { Ok(()) } else { self.database.is_now("the database") }
-    }
-
     /// Notes what the launcher was found to do.
     pub(crate) fn launcher_proved(&self, proof: Result<String, String>) {
         let _ = self.launcher.set(proof);

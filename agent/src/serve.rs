@@ -52,8 +52,7 @@ pub async fn serve(
     let (csi, operator) =
         (listen(&node.settings.endpoint)?, listen(&agent_socket(&node.settings.state_dir))?);
     let measured = measured_at(&node).await?;
-    let metrics = measured.as_ref().map(Listening::address).transpose();
-    let metrics = metrics.map_err(AgentError::io("listen for", Path::new("metrics")))?;
+    let metrics = measured.as_ref().map(Listening::address);
     let services = Server::builder()
         .trace_fn(trace::answering(node.settings.node_id.clone(), None))
         .layer(Calls::new(node.registry()))

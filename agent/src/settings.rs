@@ -9,7 +9,7 @@ use std::{
 
 pub use tarbox_runtime::config::Flags;
 use tarbox_runtime::{
-    Layers, config, monitoring,
+    Layers, config, host_name, monitoring,
     telemetry::{LogFormat, LogLevel},
     traces::{self, OtlpEndpoint},
 };
@@ -176,10 +176,6 @@ fn beside_us(name: &str) -> PathBuf {
     let here = std::env::current_exe().ok();
     here.and_then(|path| path.parent().map(|folder| folder.join(name)))
         .unwrap_or_else(|| Path::new("/usr/local/bin").join(name))
-}
-
-fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned())
 }
 
 // === Values ===

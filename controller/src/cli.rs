@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
 fn run(command: ServeCommand) -> Result<(), ControllerError> {
     let settings = Settings::load(command.into_flags())?;
     let served = program::block_on(async {
-        let node = crate::serve::host_name();
+        let node = tarbox_runtime::host_name();
         let origin = Origin { program: "tarbox-controller", node: &node };
         let traces = settings.otlp_endpoint.as_ref().map(|endpoint| (endpoint, origin));
         telemetry::start_with(&settings.log_level, settings.log_format, &LogTarget::Stderr, traces)

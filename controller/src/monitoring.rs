@@ -10,8 +10,7 @@ use tarbox_runtime::{
     Metric, Monitored,
     prometheus::{Registry, proto::MetricFamily},
 };
-use tarbox_store::Database;
-use tarbox_types::TenantId;
+use tarbox_store::{Database, SnapshotRecord, Tenant, VolumeRecord, all};
 
 use crate::{
     databases::Databases,
@@ -19,14 +18,6 @@ use crate::{
     volume::{Description, namespace},
 };
 
-/// Rows of one query.
-const PAGE: usize = 500;
-
-const DATABASE: Metric = Metric {
-    name: "tarbox_database_up",
-    help: "Whether the program's own database answered when it was last asked: 1 or 0.",
-    labels: &[],
-};
 const VOLUMES: Metric = Metric {
     name: "tarbox_volume_count",
     help: "Volumes, by their claims' namespace.",
@@ -92,47 +83,30 @@ impl Monitoring {
 
 /// Looks at all that a database holds.
 pub(crate) async fn look(database: &dyn Database) -> Result<Inventory> {
-    let namespaces = namespaces(database).await?;
-    let (mut found, mut after) = (Inventory::default(), None);
-    loop {
-        let page = database.live_tenants(after, PAGE).await?;
-        found.volumes.extend(page.iter().map(|tenant| VolumeSize {
-            id: tenant.id.to_string(),
-            namespace: namespaces.get(&tenant.id).cloned().unwrap_or_default(),
-            capacity_bytes: tenant.limits.bytes,
-            used_bytes: tenant.used_bytes,
-        }));
-        after = page.last().map(|tenant| tenant.id);
-        if page.len() < PAGE {
-            break;
-        }
-    }
-    let mut after = None;
-    loop {
-        let page = database.snapshots(None, after, PAGE).await?;
-        let sizes =
-            page.iter().filter_map(|record| Some((record.id.to_string(), record.layer.as_ref()?.used_bytes)));
-        found.snapshots.extend(sizes);
-        after = page.last().map(|record| record.id);
-        if page.len() < PAGE {
-            return Ok(found);
-        }
-    }
-}
-
-async fn namespaces(database: &dyn Database) -> Result<HashMap<TenantId, String>> {
-    let (mut found, mut after) = (HashMap::new(), None);
-    loop {
-        let page = database.volumes(after, PAGE).await?;
-        found.extend(page.iter().filter_map(|record| {
+    let records =
+        all(|record: &VolumeRecord| record.id, |after, limit| database.volumes(after, limit)).await?;
+    let namespaces: HashMap<_, _> = records
+        .iter()
+        .filter_map(|record| {
             let description = Description::read(&record.description);
             Some((record.id, namespace(&description.parameters)?.to_owned()))
-        }));
-        after = page.last().map(|record| record.id);
-        if page.len() < PAGE {
-            return Ok(found);
-        }
-    }
+        })
+        .collect();
+    let tenants =
+        all(|tenant: &Tenant| tenant.id, |after, limit| database.live_tenants(after, limit)).await?;
+    let size = |tenant: &Tenant| VolumeSize {
+        id: tenant.id.to_string(),
+        namespace: namespaces.get(&tenant.id).cloned().unwrap_or_default(),
+        capacity_bytes: tenant.limits.bytes,
+        used_bytes: tenant.used_bytes,
+    };
+    let page = |after, limit| database.snapshots(None, after, limit);
+    let snapshots = all(|record: &SnapshotRecord| record.id, page).await?;
+    let bytes = |record: SnapshotRecord| Some((record.id.to_string(), record.layer?.used_bytes));
+    Ok(Inventory {
+        volumes: tenants.iter().map(size).collect(),
+        snapshots: snapshots.into_iter().filter_map(bytes).collect(),
+    })
 }
 
 /// Families of all that is led. Pure.
@@ -164,7 +138,11 @@ impl Monitored for Monitoring {
     }
 
     fn ready(&self) -> std::result::Result<(), String> {
-        self.databases.home_answers().unwrap_or(Ok(()))
+        self.database_answers().unwrap_or(Ok(()))
+    }
+
+    fn database_answers(&self) -> Option<std::result::Result<(), String>> {
+        self.databases.home_answers()
     }
 
     fn registry(&self) -> &Registry {
@@ -172,10 +150,7 @@ impl Monitored for Monitoring {
     }
 
     async fn measured(&self) -> Vec<MetricFamily> {
-        let home = self.databases.home_answers().map(|answers| ([], f64::from(u8::from(answers.is_ok()))));
-        let mut families = families_of(self.led.lock().values());
-        families.push(DATABASE.gauge(home));
-        families
+        families_of(self.led.lock().values())
     }
 }
 

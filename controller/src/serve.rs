@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tarbox_proto::csi::v1::{controller_server::ControllerServer, identity_server::IdentityServer};
 use tarbox_rpc::{Calls, csi::identity::IdentityService, trace};
 use tarbox_runtime::{
-    Backoff, Monitored, Shutdown,
+    Backoff, Monitored, Shutdown, host_name,
     monitoring::{self, Listening},
     otlp,
 };
@@ -38,11 +38,7 @@ pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings, Option<Socke
     let settings = Arc::new(settings);
     let monitoring = Arc::new(Monitoring::new(databases.clone()));
     let measured = measured_at(&settings).await?;
-    let metrics = measured
-        .as_ref()
-        .map(Listening::address)
-        .transpose()
-        .map_err(ControllerError::io("listen for metrics"))?;
+    let metrics = measured.as_ref().map(Listening::address);
     let services = Server::builder()
         .trace_fn(trace::answering(host_name(), None))
         .layer(Calls::new(monitoring.registry()))
@@ -72,11 +68,6 @@ async fn measured_at(settings: &Settings) -> Result<Option<Listening>> {
     let Some(address) = settings.metrics_address else { return Ok(None) };
     let doing = format!("listen at {address} (metricsAddress)");
     monitoring::listen(address).await.map(Some).map_err(ControllerError::io(doing))
-}
-
-/// The pod's name, in a cluster.
-pub(crate) fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Asks the controller's own database, now and then, whether it answers: until it has once, the controller is not ready.

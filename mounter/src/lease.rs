@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use tarbox_runtime::Backoff;
+use tarbox_runtime::{Backoff, host_name};
 use tarbox_store::{Database, Holder, Lease, NewSession, StoreError};
 use tarbox_types::{ErrorKind, SessionId, TenantId};
 use uuid::Uuid;
@@ -40,12 +40,6 @@ fn describe_process(id: SessionId) -> Result<NewSession, Failure> {
         pid: std::process::id(),
         start_time,
     })
-}
-
-/// This host's name, for messages.
-#[must_use]
-pub fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Takes the lease.

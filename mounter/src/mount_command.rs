@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use tarbox_engine::SessionConfig;
 use tarbox_runtime::{
+    host_name,
     telemetry::{self, LogLevel, LogTarget},
     traces::{Origin, OtlpEndpoint},
 };
@@ -14,7 +15,7 @@ use tracing::{Instrument, Span, error_span};
 use crate::{
     confinement, daemon,
     failure::{Failure, OK},
-    keeping, lease,
+    keeping,
     settings::{Flags, Settings, TenantChoice},
     supervised,
 };
@@ -231,7 +232,7 @@ fn span_of(tenant: &TenantChoice) -> Span {
         TenantChoice::Name(name) => name.clone(),
         TenantChoice::OfMountPoint => String::new(),
     };
-    error_span!("mounter", volume_id = id, tenant_id = id, node = lease::host_name())
+    error_span!("mounter", volume_id = id, tenant_id = id, node = host_name())
 }
 
 fn start_runtime(builder: &mut Builder) -> Result<Runtime, Failure> {
@@ -254,7 +255,7 @@ fn start_logging(
     }
     let log = file.or_else(|| own.clone());
     let target = log.clone().map_or(LogTarget::Stderr, LogTarget::File);
-    let node = lease::host_name();
+    let node = host_name();
     let origin = Origin { program: "tarbox-mount", node: &node };
     let traces = traces.map(|endpoint| (endpoint, origin));
     telemetry::start_with(&level, settings.log_format, &target, traces).map_err(|source| {

@@ -38,7 +38,7 @@ pub(crate) async fn lock(
         let note = tenant_dir::read_note(&tenant_dir::of(&settings.state_dir, tenant.id));
         let is_dying = match (&holder, &note) {
             (Some(holder), _) => lease::is_dying(&holder.node, holder.pid),
-            (None, Some(note)) => lease::is_dying(&lease::host_name(), note.pid),
+            (None, Some(note)) => lease::is_dying(&tarbox_runtime::host_name(), note.pid),
             (None, None) => false,
         };
         match holder {

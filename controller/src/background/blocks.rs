@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 
-use tarbox_store::{Database, StoreError, Tenant};
+use tarbox_store::{Database, StoreError, Tenant, all};
 
 use super::of_one;
 use crate::failure::Result;
 
-/// Tenants looked at by one query.
-const PAGE: usize = 100;
 /// Batches of one family before the others have their turn.
 const BATCHES: usize = 200;
 
@@ -17,23 +15,18 @@ pub(super) async fn collect<L: Future<Output = Result<bool>>>(
     database: &dyn Database,
     leads: impl Fn() -> L,
 ) -> Result<()> {
-    let (mut seen, mut after) = (HashSet::new(), None);
-    loop {
-        let page = database.live_tenants(after, PAGE).await?;
-        for tenant in &page {
-            if !seen.insert(tenant.family) {
-                continue;
-            }
-            if !leads().await? {
-                return Ok(());
-            }
-            of_one(tenant.id, collect_one(database, tenant).await)?;
+    let mut seen = HashSet::new();
+    for tenant in all(|tenant: &Tenant| tenant.id, |after, limit| database.live_tenants(after, limit)).await?
+    {
+        if !seen.insert(tenant.family) {
+            continue;
         }
-        after = page.last().map(|tenant| tenant.id);
-        if page.len() < PAGE {
+        if !leads().await? {
             return Ok(());
         }
+        of_one(tenant.id, collect_one(database, &tenant).await)?;
     }
+    Ok(())
 }
 
 async fn collect_one(database: &dyn Database, tenant: &Tenant) -> Result<()> {

@@ -5,16 +5,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tarbox_checkpoints::{ByHeartbeat, Checkpoint, CheckpointError, Kind};
-use tarbox_store::{Database, Purpose, SnapshotRecord, Tenant};
-use tarbox_types::HumanDuration;
+use tarbox_store::{Database, Purpose, SnapshotRecord, Tenant, TenantState, VolumeRecord, all};
+use tarbox_types::{HumanDuration, TenantId};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::of_one;
 use crate::{failure::Result, volume::Description};
 
-/// Volumes looked at by one query.
-const PAGE: usize = 100;
 /// What their names begin with; a number follows.
 const PREFIX: &str = "auto-";
 /// Where nothing is said.
@@ -61,7 +58,7 @@ fn interval_of(checkpoint: &Checkpoint) -> Option<u64> {
 
 /// Pure. One with a tag is somebody's by now: it stays.
 fn plan(wish: Wish, now: Duration, there: &[Checkpoint]) -> Plan {
-    let seconds = wish.interval.as_secs().max(1);
+    let seconds = wish.interval.as_secs();
     let current = format!("{PREFIX}{}", now.as_secs() / seconds * seconds);
     let is_made = there.iter().any(|checkpoint| checkpoint.layer.name == current);
     let mut ours: Vec<_> =
@@ -75,29 +72,25 @@ fn plan(wish: Wish, now: Duration, there: &[Checkpoint]) -> Plan {
     }
 }
 
-/// Looks at the volumes, until all were or the time is over.
+/// Looks at the volumes that ask for it, until all were or the time is over.
 pub(super) async fn make(database: &dyn Database, until: Instant) -> Result<()> {
-    let mut after = None;
-    loop {
-        let page = database.live_tenants(after, PAGE).await?;
-        // To seal what a mounter that died has left would keep it from coming back: nobody waits for this one.
-        for tenant in page.iter().filter(|tenant| !tenant.is_abandoned) {
-            of_one(tenant.id, make_one(database, tenant).await)?;
-            if Instant::now() >= until {
-                return Ok(());
-            }
-        }
-        after = page.last().map(|tenant| tenant.id);
-        if page.len() < PAGE {
-            return Ok(());
+    let records =
+        all(|record: &VolumeRecord| record.id, |after, limit| database.volumes(after, limit)).await?;
+    let wish = |record: &VolumeRecord| Some((record.id, Wish::of(&Description::read(&record.description))?));
+    for (volume, wish) in records.iter().filter_map(wish) {
+        of_one(volume, make_one(database, volume, wish).await)?;
+        if Instant::now() >= until {
+            break;
         }
     }
+    Ok(())
 }
 
-async fn make_one(database: &dyn Database, tenant: &Tenant) -> Result<()> {
-    let record = database.volume(tenant.id).await?;
-    match record.and_then(|record| Wish::of(&Description::read(&record.description))) {
-        Some(wish) => keep(database, tenant, wish).await,
+async fn make_one(database: &dyn Database, volume: TenantId, wish: Wish) -> Result<()> {
+    // To seal what a mounter that died has left would keep it from coming back: nobody waits for this one.
+    let may_be_sealed = |tenant: &Tenant| tenant.state == TenantState::Live && !tenant.is_abandoned;
+    match database.tenant(volume).await?.filter(may_be_sealed) {
+        Some(tenant) => keep(database, &tenant, wish).await,
         None => Ok(()),
     }
 }
@@ -114,13 +107,7 @@ async fn keep(database: &dyn Database, tenant: &Tenant, wish: Wish) -> Result<()
         }
     }
     let Some(name) = plan.make else { return Ok(()) };
-    let new = SnapshotRecord {
-        id: Uuid::new_v4(),
-        tenant: tenant.id,
-        request: name,
-        purpose: Purpose::Checkpoint,
-        layer: None,
-    };
+    let new = SnapshotRecord::new(tenant.id, name, Purpose::Checkpoint);
     match tarbox_checkpoints::create(database, &new, PATIENCE, &ByHeartbeat).await {
         Ok(_) => tracing::info!(tenant = %tenant.id, name = new.request, "a checkpoint is made by itself"),
         // Made meanwhile; to be made by its holder; deleted at this moment.
@@ -138,7 +125,6 @@ async fn keep(database: &dyn Database, tenant: &Tenant, wish: Wish) -> Result<()
 #[cfg(test)]
 mod tests {
     use tarbox_store::LayerRow;
-    use tarbox_types::TenantId;
 
     use super::*;
 

@@ -1,33 +1,24 @@
 //! Layers: those sealed for a record are noted there, those kept for nothing any more go.
 
-use tarbox_store::{Database, Purpose, SnapshotRecord, StoreError};
+use tarbox_store::{Database, Purpose, SnapshotRecord, StoreError, all};
 use tarbox_types::TenantId;
 use tokio::time::Instant;
 
 use super::of_one;
 use crate::failure::Result;
 
-/// Records looked at by one query.
-const PAGE: usize = 100;
-
 /// Notes layers that were sealed after whoever asked for them had gone, and gives up bases whose clone is made or forgotten.
 pub(super) async fn settle(database: &dyn Database) -> Result<()> {
-    let mut after = None;
-    loop {
-        let page = database.kept_layers(after, PAGE).await?;
-        for record in &page {
-            let settled = match record.purpose {
-                Purpose::Snapshot | Purpose::Checkpoint => settle_one(database, record).await,
-                Purpose::Base => give_up(database, record).await,
-                Purpose::Nothing => Ok(()),
-            };
-            of_one(record.tenant, settled)?;
-        }
-        after = page.last().map(|record| record.id);
-        if page.len() < PAGE {
-            return Ok(());
-        }
+    let page = |after, limit| database.kept_layers(after, limit);
+    for record in all(|record: &SnapshotRecord| record.id, page).await? {
+        let settled = match record.purpose {
+            Purpose::Snapshot | Purpose::Checkpoint => settle_one(database, &record).await,
+            Purpose::Base => give_up(database, &record).await,
+            Purpose::Nothing => Ok(()),
+        };
+        of_one(record.tenant, settled)?;
     }
+    Ok(())
 }
 
 async fn settle_one(database: &dyn Database, record: &SnapshotRecord) -> Result<()> {

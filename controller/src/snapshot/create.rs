@@ -5,7 +5,6 @@ use std::time::Duration;
 use tarbox_checkpoints::{ByHeartbeat, CheckpointError};
 use tarbox_store::{Purpose, SnapshotRecord};
 use tarbox_types::TenantId;
-use uuid::Uuid;
 
 use crate::{
     databases::Databases,
@@ -35,13 +34,7 @@ pub(crate) async fn create(
 ) -> Result<SnapshotRecord> {
     let Create { name, source, database_url } = request;
     let place = databases.of_volume(source, database_url.as_deref()).await?;
-    let new = SnapshotRecord {
-        id: Uuid::new_v4(),
-        tenant: source,
-        request: name,
-        purpose: Purpose::Snapshot,
-        layer: None,
-    };
+    let new = SnapshotRecord::new(source, name, Purpose::Snapshot);
     match tarbox_checkpoints::create(&*place.database, &new, limit, &ByHeartbeat).await {
         Err(CheckpointError::Elsewhere { name, of, asked }) => Err(ControllerError::Differs {
             name,

@@ -1,14 +1,12 @@
 //! How much more volumes may have.
 
+use tarbox_store::Tenant;
 use tarbox_types::{ByteSize, database_url};
 
 use crate::{
     databases::Place,
     failure::{ControllerError, Result},
 };
-
-/// Tenants looked at by one query.
-const PAGE: usize = 1000;
 
 /// Bytes that are left of `capacity`, and of the disk that an SQLite database is on. What a PostgreSQL server's disks have left, it does
 /// not say; without `capacity` there is no limit there.
@@ -32,13 +30,7 @@ pub(super) async fn not_promised(place: &Place, capacity: ByteSize) -> Result<u6
 }
 
 async fn promised(place: &Place) -> Result<u64> {
-    let (mut sum, mut after) = (0u64, None);
-    loop {
-        let page = place.database.live_tenants(after, PAGE).await?;
-        sum = page.iter().fold(sum, |sum, tenant| sum.saturating_add(tenant.limits.bytes));
-        after = page.last().map(|tenant| tenant.id);
-        if page.len() < PAGE {
-            return Ok(sum);
-        }
-    }
+    let page = |after, limit| place.database.live_tenants(after, limit);
+    let tenants = tarbox_store::all(|tenant: &Tenant| tenant.id, page).await?;
+    Ok(tenants.iter().fold(0u64, |sum, tenant| sum.saturating_add(tenant.limits.bytes)))
 }

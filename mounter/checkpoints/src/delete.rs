@@ -1,15 +1,11 @@
 //! Deleting: a checkpoint at once, or not at all; a snapshot's layer as soon as nothing begins there.
 
 use tarbox_store::{Database, SnapshotRecord, StoreError, Tenant};
-use uuid::Uuid;
 
 use crate::{
     error::{CheckpointError, Result},
     list::{Checkpoint, Kind, beginning_at},
 };
-
-/// Records looked at by one query.
-const PAGE: usize = 100;
 
 /// Deletes a checkpoint with its tags, and the history that nothing else needs.
 ///
@@ -86,20 +82,15 @@ pub async fn clear_dropped(
     database: &dyn Database,
     is_over: &(dyn Fn() -> bool + Send + Sync),
 ) -> Result<Vec<SnapshotRecord>> {
-    let (mut after, mut gone): (Option<Uuid>, _) = (None, Vec::new());
-    loop {
-        let page = database.dropped_snapshots(after, PAGE).await?;
-        for record in &page {
-            if clear(database, record).await? {
-                gone.push(record.clone());
-            }
-            if is_over() {
-                return Ok(gone);
-            }
+    let page = |after, limit| database.dropped_snapshots(after, limit);
+    let mut gone = Vec::new();
+    for record in tarbox_store::all(|record: &SnapshotRecord| record.id, page).await? {
+        if clear(database, &record).await? {
+            gone.push(record);
         }
-        after = page.last().map(|record| record.id);
-        if page.len() < PAGE {
-            return Ok(gone);
+        if is_over() {
+            break;
         }
     }
+    Ok(gone)
 }

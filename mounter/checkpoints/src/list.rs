@@ -7,9 +7,6 @@ use uuid::Uuid;
 
 use crate::error::{CheckpointError, Result};
 
-/// Records asked for at a time.
-const PAGE: usize = 1000;
-
 /// Whose a checkpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -68,21 +65,9 @@ pub struct Checkpoint {
 pub async fn list(database: &dyn Database, tenant: TenantId) -> Result<Vec<Checkpoint>> {
     let store = database.open_tenant(tenant).await?;
     let (layers, line) = (store.own_layers().await?, store.layers().await?);
-    let records = records(database, tenant).await?;
+    let page = |after, limit| database.snapshots(Some(tenant), after, limit);
+    let records = tarbox_store::all(|record: &SnapshotRecord| record.id, page).await?;
     Ok(put_together(layers, &line, &records, &database.tags(tenant).await?))
-}
-
-async fn records(database: &dyn Database, tenant: TenantId) -> Result<Vec<SnapshotRecord>> {
-    let (mut all, mut after) = (Vec::new(), None);
-    loop {
-        let page = database.snapshots(Some(tenant), after, PAGE).await?;
-        let is_last = page.len() < PAGE;
-        after = page.last().map(|record| record.id);
-        all.extend(page);
-        if is_last {
-            return Ok(all);
-        }
-    }
 }
 
 fn place(layer: &LayerRow) -> (BranchId, Layer) {

@@ -74,7 +74,7 @@ impl Mounter {
     /// Its process is gone, or killed and on its way out.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        lease::is_dying(&lease::host_name(), self.note.pid)
+        lease::is_dying(&tarbox_runtime::host_name(), self.note.pid)
     }
 
     /// Has all that was acknowledged committed; `None` where `find` finds nobody (any more). One that dies meanwhile is

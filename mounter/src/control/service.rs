@@ -147,7 +147,7 @@ fn ending() -> Status {
 pub fn serve(socket: PathBuf, subject: Arc<Subject>) -> Result<Serving, Failure> {
     let listener = PrivateListener::bind(&socket).map_err(Failure::io("listen at", &socket))?;
     let directory = socket.parent().map(Path::to_owned).unwrap_or_default();
-    let spans = trace::answering(crate::lease::host_name(), Some(subject.note.tenant_id));
+    let spans = trace::answering(tarbox_runtime::host_name(), Some(subject.note.tenant_id));
     let service = ControlServer::new(Service { subject, directory });
     let task = tokio::spawn(async move {
         let server = Server::builder().trace_fn(spans).add_service(service);

@@ -75,10 +75,39 @@ pub struct SnapshotRecord {
 }
 
 impl SnapshotRecord {
+    /// What is to be sealed, under a new id.
+    #[must_use]
+    pub fn new(tenant: TenantId, request: impl Into<String>, purpose: Purpose) -> Self {
+        Self { id: Uuid::new_v4(), tenant, request: request.into(), purpose, layer: None }
+    }
+
     /// How its layer is sealed, by whoever may.
     #[must_use]
     pub fn seal(&self) -> crate::Seal {
         crate::Seal { name: self.request.clone(), request: self.id.to_string() }
+    }
+}
+
+/// Rows of one query of [`all`].
+const PAGE: usize = 500;
+
+/// All rows of a listing by pages; `key` is what the next page begins behind.
+///
+/// # Errors
+/// Those of the listing.
+pub async fn all<T, K, P>(key: impl Fn(&T) -> K, page: impl Fn(Option<K>, usize) -> P) -> Result<Vec<T>>
+where
+    P: Future<Output = Result<Vec<T>>>,
+{
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let rows = page(after, PAGE).await?;
+        let is_last = rows.len() < PAGE;
+        after = rows.last().map(&key);
+        found.extend(rows);
+        if is_last {
+            return Ok(found);
+        }
     }
 }
 

@@ -1,11 +1,9 @@
 //! Metrics as data: what a family is called, what it says, its labels; and families of numbers that somebody else has counted.
 
-use std::time::Duration;
-
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric as Row, MetricFamily, MetricType,
 };
-use tarbox_types::latency;
+use tarbox_types::latency::{self, Counted};
 
 /// Every so many classes are one bucket: a factor of four.
 const STEP: usize = 2;
@@ -23,17 +21,6 @@ pub struct Metric {
     pub help: &'static str,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-}
-
-/// Durations that were counted in the classes of [`latency`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Durations {
-    /// How many.
-    pub count: u64,
-    /// All of them together.
-    pub total: Duration,
-    /// By class; classes that are lacking are empty.
-    pub classes: Vec<u64>,
 }
 
 impl Metric {
@@ -56,8 +43,8 @@ impl Metric {
     }
 
     /// Durations, in seconds.
-    pub fn durations<L: Labels>(&self, rows: impl IntoIterator<Item = (L, Durations)>) -> MetricFamily {
-        self.family(MetricType::HISTOGRAM, rows, |row, durations| row.set_histogram(durations.histogram()))
+    pub fn durations<L: Labels>(&self, rows: impl IntoIterator<Item = (L, Counted)>) -> MetricFamily {
+        self.family(MetricType::HISTOGRAM, rows, |row, counted| row.set_histogram(histogram(&counted)))
     }
 
     fn family<L: Labels, V>(
@@ -86,22 +73,20 @@ impl Metric {
     }
 }
 
-impl Durations {
-    /// A count in each class is everything below the class's bound; what lies between two buckets' ends goes into the upper one.
-    fn histogram(&self) -> Histogram {
-        let up_to = |class: usize| self.classes.iter().take(class + 1).sum::<u64>();
-        let buckets = (FIRST..=LAST).step_by(STEP).map(|class| {
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(latency::bound(class).as_secs_f64());
-            bucket.set_cumulative_count(up_to(class));
-            bucket
-        });
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(self.count);
-        histogram.set_sample_sum(self.total.as_secs_f64());
-        histogram
-    }
+/// A count in each class is everything below the class's bound; what lies between two buckets' ends goes into the upper one.
+fn histogram(counted: &Counted) -> Histogram {
+    let up_to = |class: usize| counted.classes.iter().take(class + 1).sum::<u64>();
+    let buckets = (FIRST..=LAST).step_by(STEP).map(|class| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(latency::bound(class).as_secs_f64());
+        bucket.set_cumulative_count(up_to(class));
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(counted.count);
+    histogram.set_sample_sum(counted.total.as_secs_f64());
+    histogram
 }
 
 /// The values of a family's labels, in their order.
@@ -118,6 +103,8 @@ impl<const N: usize> Labels for [&str; N] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -126,10 +113,7 @@ mod tests {
         for micros in [0, 63, 64, 255, 256, 2_000_000] {
             latencies.record(Duration::from_micros(micros));
         }
-        let counted = latencies.counted();
-        let durations =
-            Durations { count: counted.count, total: counted.total, classes: counted.classes.to_vec() };
-        let histogram = durations.histogram();
+        let histogram = histogram(&latencies.counted());
         let buckets: Vec<_> = histogram
             .get_bucket()
             .iter()
@@ -142,9 +126,8 @@ mod tests {
 
     #[test]
     fn what_an_older_release_does_not_count_is_nothing() {
-        let durations = Durations { count: 1, total: Duration::from_micros(1), classes: vec![0, 1] };
-        let histogram = durations.histogram();
-        assert!(histogram.get_bucket().iter().all(|bucket| bucket.cumulative_count() == 1));
-        assert_eq!(Durations::default().histogram().get_sample_count(), 0);
+        let older = histogram(&Counted::of(1, Duration::from_micros(1), &[0, 1]));
+        assert!(older.get_bucket().iter().all(|bucket| bucket.cumulative_count() == 1));
+        assert_eq!(histogram(&Counted::default()).get_sample_count(), 0);
     }
 }

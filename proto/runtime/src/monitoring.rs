@@ -23,6 +23,11 @@ const BUILD: Metric = Metric {
     help: "Always 1: which program of which version is asked.",
     labels: &["program", "version"],
 };
+const DATABASE: Metric = Metric {
+    name: "tarbox_database_up",
+    help: "Whether the program's own database answered when it was last asked: 1 or 0.",
+    labels: &[],
+};
 
 /// A program that can be monitored.
 pub trait Monitored: Send + Sync + 'static {
@@ -41,6 +46,9 @@ pub trait Monitored: Send + Sync + 'static {
     /// What it waits for.
     fn ready(&self) -> Result<(), String>;
 
+    /// Whether its own database answered when it was last asked; `None` where it has none.
+    fn database_answers(&self) -> Option<Result<(), String>>;
+
     /// What it counts itself.
     fn registry(&self) -> &Registry;
 
@@ -50,23 +58,25 @@ pub trait Monitored: Send + Sync + 'static {
 
 /// An address that is listened at; nothing is answered yet.
 #[derive(Debug)]
-pub struct Listening(TcpListener);
+pub struct Listening {
+    listener: TcpListener,
+    address: SocketAddr,
+}
 
 /// Listens at `address`.
 ///
 /// # Errors
 /// As bind(2).
 pub async fn listen(address: SocketAddr) -> io::Result<Listening> {
-    TcpListener::bind(address).await.map(Listening)
+    let listener = TcpListener::bind(address).await?;
+    Ok(Listening { address: listener.local_addr()?, listener })
 }
 
 impl Listening {
     /// The address, its port chosen.
-    ///
-    /// # Errors
-    /// As getsockname(2).
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Answers until it is aborted.
@@ -78,7 +88,7 @@ impl Listening {
             .route("/readyz", get(async |State(program): State<Arc<P>>| told(program.ready())))
             .with_state(program);
         tokio::spawn(async move {
-            if let Err(error) = axum::serve(self.0, router).await {
+            if let Err(error) = axum::serve(self.listener, router).await {
                 tracing::error!(%error, "metrics are no longer served");
             }
         })
@@ -113,6 +123,8 @@ pub(crate) async fn families<P: Monitored>(program: &P) -> Vec<MetricFamily> {
     }
     // Afterwards: who did not answer has been counted.
     families.extend(program.registry().gather());
+    let database = program.database_answers().map(|answers| ([], f64::from(u8::from(answers.is_ok()))));
+    families.push(DATABASE.gauge(database));
     families.push(BUILD.gauge([([P::PROGRAM, env!("CARGO_PKG_VERSION")], 1.0)]));
     families.retain(|family| !family.get_metric().is_empty());
     families.sort_by(|a, b| a.name().cmp(b.name()));
@@ -161,6 +173,10 @@ mod tests {
             Err("it waits for the database".to_owned())
         }
 
+        fn database_answers(&self) -> Option<Result<(), String>> {
+            None
+        }
+
         fn registry(&self) -> &Registry {
             &self.registry
         }
@@ -188,7 +204,7 @@ mod tests {
         registry.register(Box::new(counter.clone())).expect("once");
         counter.inc_by(7);
         let listening = listen("127.0.0.1:0".parse().expect("an address")).await.expect("listen");
-        let address = listening.address().expect("an address");
+        let address = listening.address();
         drop(listening.serve(Arc::new(Program { registry, hangs })));
         address
     }

@@ -145,18 +145,16 @@ fn distribution(row: &Row, now: u64) -> HistogramDataPoint {
 
 #[cfg(test)]
 mod tests {
+    use tarbox_types::latency::Counted;
+
     use super::*;
-    use crate::{Metric as Table, metric::Durations};
+    use crate::Metric as Table;
 
     #[test]
     fn each_family_is_what_it_is_to_prometheus() {
         let labels = &["volume_id"];
         let table = |name| Table { name, help: "Says.", labels };
-        let durations = Durations {
-            count: 4,
-            total: Duration::from_secs(3),
-            classes: [vec![1; 3], vec![0; 21]].concat(),
-        };
+        let durations = Counted::of(4, Duration::from_secs(3), &[1; 3]);
         let families = [
             table("a_total").counter([(["v"], 7)]),
             table("b").gauge([(["v"], 0.5)]),

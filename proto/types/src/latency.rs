@@ -27,6 +27,14 @@ pub struct Counted {
     pub classes: [u64; CLASSES],
 }
 
+impl Counted {
+    /// What somebody else has counted: classes that it does not have are empty.
+    #[must_use]
+    pub fn of(count: u64, total: Duration, classes: &[u64]) -> Self {
+        Self { count, total, classes: std::array::from_fn(|class| classes.get(class).copied().unwrap_or(0)) }
+    }
+}
+
 impl Latencies {
     /// One more.
     pub fn record(&self, took: Duration) {

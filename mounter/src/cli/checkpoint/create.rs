@@ -6,7 +6,6 @@ use clap::Args;
 use tarbox_checkpoints::{Checkpoint, Kind};
 use tarbox_store::{Purpose, SnapshotRecord};
 use tarbox_types::HumanDuration;
-use uuid::Uuid;
 
 use super::{CheckpointView, list::table_of_one};
 use crate::{
@@ -48,13 +47,7 @@ impl CreateCommand {
         }
         let (database, tenant) = context.tenant(&self.tenant).await?;
         let left = settle::take_up(context, &database, &tenant).await?;
-        let new = SnapshotRecord {
-            id: Uuid::new_v4(),
-            tenant: tenant.id,
-            request: name,
-            purpose: Purpose::Checkpoint,
-            layer: None,
-        };
+        let new = SnapshotRecord::new(tenant.id, name, Purpose::Checkpoint);
         let reach = BySocket {
             state_dir: context.settings.state_dir.clone(),
             tenant: tenant.id,

@@ -13,7 +13,7 @@ fn volume(request: &str) -> VolumeRecord {
 }
 
 fn snapshot(request: &str, tenant: TenantId, purpose: Purpose) -> SnapshotRecord {
-    SnapshotRecord { id: Uuid::new_v4(), tenant, request: request.into(), purpose, layer: None }
+    SnapshotRecord::new(tenant, request, purpose)
 }
 
 /// Notes a snapshot of a tenant that nobody holds, and seals it.
