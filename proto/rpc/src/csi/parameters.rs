@@ -8,7 +8,7 @@ use tarbox_types::{ByteSize, HumanDuration};
 use super::{native, request::RequestError};
 
 /// Where a node finds a volume's parameters.
-const CONTEXT: &str = "volume_context";
+pub(super) const CONTEXT: &str = "volume_context";
 /// Keys that the provisioner and the kubelet add, whatever is asked for.
 const FOREIGN_PREFIXES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
 /// The only key of a secret that is read; others belong to whoever shares the secret.
@@ -129,13 +129,6 @@ pub fn read(
     for (key, value) in sorted {
         if !is_foreign(key) {
             apply(&mut parameters, CONTEXT, key, value)?;
-        } else if key == "csi.storage.k8s.io/ephemeral" && value == "true" {
-            return Err(bad(
-                CONTEXT,
-                key,
-                value,
-                "`false`: ephemeral volumes are not offered by this release",
-            ));
         }
     }
     if let Some(url) = secret_url(secrets)? {
@@ -247,7 +240,6 @@ mod tests {
             ("syncMode", "async", ["`async`", "writeback or writethrough"]),
             ("autoCheckpoint", "yes", ["`yes`", "true or false"]),
             ("onDatabaseOutage", "eio-after=5s", ["eio-after=5s", "wait"]),
-            ("csi.storage.k8s.io/ephemeral", "true", ["ephemeral", "not offered"]),
             ("databaseURL", "mysql://x", ["mysql", "postgresql"]),
         ] {
             let error = read(&map(&[(key, value)]), &map(&[])).expect_err(key);
