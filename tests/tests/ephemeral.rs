@@ -102,8 +102,9 @@ on_each_database! {
         assert_eq!(fs::metadata(&volume.target).expect("stat").permissions().mode() & 0o7777, 0o777);
         // Whoever runs in the pod may write, up to its size.
         let script = format!("echo mine > {0}/mine && cat {0}/mine", volume.target.display());
-        succeed(Command::new("setpriv").args(["--reuid", "1000", "--regid", "1000", "--clear-groups", "sh", "-c"]).arg(script), LIMIT)
-            .expect("any user may write");
+        let mut user = Command::new("setpriv");
+        user.args(["--reuid", "1000", "--regid", "1000", "--clear-groups", "sh", "-c"]).arg(script);
+        succeed(&mut user, LIMIT).expect("any user may write");
         let full = File::create(volume.at("full")).and_then(|mut file| file.write_all(&vec![1; 128 << 20]));
         assert_eq!(full.expect_err("it is full").kind(), ErrorKind::StorageFull);
         fs::remove_file(volume.at("full")).expect("rm");
