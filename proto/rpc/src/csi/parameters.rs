@@ -67,6 +67,7 @@ enum Kind {
     Size(u64, u64),
     Time(Duration),
     Word(&'static [&'static str]),
+    Outage,
     Count,
     Text,
 }
@@ -86,7 +87,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("flushInterval", Meaning::Option("--flush-interval", Kind::Time(HOUR))),
     ("syncMode", Meaning::Option("--sync-mode", Kind::Word(&["writeback", "writethrough"]))),
     ("compression", Meaning::Option("--compression", Kind::Word(&["none", "zstd"]))),
-    ("onDatabaseOutage", Meaning::Checked(Kind::Word(&["wait"]))),
+    ("onDatabaseOutage", Meaning::Option("--on-database-outage", Kind::Outage)),
     ("autoCheckpoint", Meaning::Checked(SWITCH)),
     ("checkpointInterval", Meaning::Checked(Kind::Time(YEAR))),
     ("checkpointRetention", Meaning::Checked(Kind::Count)),
@@ -201,6 +202,11 @@ fn check_value(field: &str, key: &str, value: &str, kind: &Kind) -> Result<(), R
             (right, format!("a duration from 1ms to {}", HumanDuration(*most)))
         }
         Kind::Word(words) => (words.contains(&value), words.join(" or ")),
+        Kind::Outage => {
+            let after = value.strip_prefix("eio-after=").and_then(|time| time.parse::<HumanDuration>().ok());
+            let is_right = after.is_some_and(|after| (1..=24 * 3600).contains(&after.0.as_secs()));
+            (value == "wait" || is_right, "wait, or eio-after=DURATION from 1s to 24h".to_owned())
+        }
         Kind::Count => (value.parse::<u32>().is_ok(), "a whole number".to_owned()),
         Kind::Text => (!value.is_empty(), "a text".to_owned()),
     };
@@ -239,7 +245,7 @@ mod tests {
             ("maxLag", "2h", ["`2h`", "1ms to 1h"]),
             ("syncMode", "async", ["`async`", "writeback or writethrough"]),
             ("autoCheckpoint", "yes", ["`yes`", "true or false"]),
-            ("onDatabaseOutage", "eio-after=5s", ["eio-after=5s", "wait"]),
+            ("onDatabaseOutage", "eio-after=5ms", ["eio-after=5ms", "wait, or eio-after="]),
             ("databaseURL", "mysql://x", ["mysql", "postgresql"]),
         ] {
             let error = read(&map(&[(key, value)]), &map(&[])).expect_err(key);
