@@ -97,6 +97,7 @@ impl Node {
             _lock: lock,
         });
         node.take_up()?;
+        crate::operations::clear_inline(&node);
         Ok(node)
     }
 

@@ -21,6 +21,7 @@ use tarbox_tests::{
     postgres::PostgresServer,
     process::kill_9,
     rng::{Rng, seed},
+    scratch::Scratch,
     volume::Database,
 };
 
@@ -77,9 +78,15 @@ fn tenants(node: &Node) -> Vec<String> {
     all.map(|tenant| tenant["name"].as_str().expect("a name").to_owned()).collect()
 }
 
+/// What all its mounters have said.
+fn mounters_logs(node: &Node) -> String {
+    let logs = fs::read_dir(node.state_dir().join("logs")).into_iter().flatten().flatten();
+    logs.map(|log| fs::read_to_string(log.path()).unwrap_or_default()).collect()
+}
+
 fn nothing_is_left(node: &Node) {
     wait_for("nothing left", LIMIT, || node.left_over().is_empty().then_some(()))
-        .unwrap_or_else(|_| panic!("{:?}", node.left_over()));
+        .unwrap_or_else(|_| panic!("{:?}\n{}\n{}", node.left_over(), node.log(), mounters_logs(node)));
     assert_eq!(tenants(node), Vec::<String>::new());
     let staged = fs::read_dir(node.state_dir().join("inline")).expect("list").count();
     assert_eq!(staged, 0, "directories of volumes that are gone");
@@ -160,7 +167,7 @@ on_each_database! {
                     node.kill_agent();
                     node.start_agent().expect("start again");
                 }
-                node.call(call, &words).expect("it converges");
+                node.call(call, &words).unwrap_or_else(|error| panic!("{error:#}\n{}", mounters_logs(node)));
                 if call == "publish" {
                     fs::write(volume.at("file"), "x").expect("write");
                     assert_eq!((node.ps().expect("ps").len(), tenants(node).len()), (1, 1));
@@ -177,7 +184,8 @@ on_each_database! {
         volume.publish(node, &[]);
         let kept = node.tenant("kept").expect("a tenant that is nobody's");
         let words = ["--ephemeral-grace", "1s"];
-        let controller = Controller::start_with(node.path(), node.url(), &words).expect("a controller");
+        let elsewhere = Scratch::on_disk().expect("a directory of another machine's");
+        let controller = Controller::start_with(elsewhere.path(), node.url(), &words).expect("a controller");
         // While it is used, nothing happens to it, however long.
         thread::sleep(Duration::from_secs(13));
         assert_eq!(tenants(node).len(), 2);

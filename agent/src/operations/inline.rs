@@ -24,6 +24,7 @@ use crate::{
     failure::AgentError,
     node::Node,
     settings::Settings,
+    tenant::mounter_dir,
 };
 
 /// Capacity where the pod says nothing, as far as the node allows it.
@@ -51,7 +52,7 @@ pub(crate) async fn publish_inline(
         end(node, earlier, left()).await?;
     }
     let staging_path = staging_path(&node.settings, tenant);
-    fs::create_dir_all(&staging_path).map_err(AgentError::io("make the directory", &staging_path))?;
+    make_directory(&staging_path)?;
     let staged = Stage {
         tenant,
         staging_path: staging_path.clone(),
@@ -64,7 +65,7 @@ pub(crate) async fn publish_inline(
         // Nobody will ask for it again where the pod is given up.
         if node.tenant(tenant).is_none() {
             within(left(), url, delete(url, tenant)).await?;
-            remove_directory(&staging_path)?;
+            forget(&node.settings, tenant)?;
         }
         return Err(error);
     }
@@ -86,7 +87,7 @@ pub(super) async fn end(node: &Arc<Node>, tenant: TenantId, limit: Duration) -> 
     within(limit, url, delete(url, tenant)).await?;
     let leave = Leave { volume: Some(VolumeRef::Tenant(tenant)), path: staged.staging_path.clone() };
     unstage(node, leave, deadline.saturating_duration_since(Instant::now())).await?;
-    remove_directory(&staged.staging_path)
+    forget(&node.settings, tenant)
 }
 
 /// What the volume may hold. Pure.
@@ -114,11 +115,44 @@ fn staging_path(settings: &Settings, tenant: TenantId) -> PathBuf {
     settings.state_dir.join("inline").join(tenant.to_string())
 }
 
-fn remove_directory(path: &Path) -> Result<(), AgentError> {
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != Io::NotFound => Err(AgentError::io("remove", path)(error)),
-        _ => Ok(()),
+/// Removes directories of volumes that are gone: whoever ended them was cut off before the last step. Only for who does not serve yet.
+pub(crate) fn clear(node: &Node) {
+    let entries = fs::read_dir(node.settings.state_dir.join("inline")).into_iter().flatten().flatten();
+    for entry in entries {
+        let tenant = entry.file_name().to_str().and_then(|name| name.parse::<TenantId>().ok());
+        if let Some(tenant) = tenant.filter(|tenant| node.tenant(*tenant).is_none()) {
+            // What something is mounted on is not removed by this.
+            let removed = forget(&node.settings, tenant);
+            let _ =
+                removed.inspect_err(|error| tracing::warn!(error = error.report(), "a directory is left"));
+        }
     }
+}
+
+/// Makes a directory where it is missing, and looks at nothing: what is mounted there may not answer.
+fn make_directory(path: &Path) -> Result<(), AgentError> {
+    let parent = path.parent().into_iter();
+    for directory in parent.chain([path]) {
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() != Io::AlreadyExists => {
+                return Err(AgentError::io("make the directory", directory)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is left of a volume that is gone, a journal as well: what is in it is nobody's. The directory by which it is found goes last.
+fn forget(settings: &Settings, tenant: TenantId) -> Result<(), AgentError> {
+    let (journal, staging) = (mounter_dir(&settings.run_dir, tenant), staging_path(settings, tenant));
+    for (path, removed) in [(&journal, fs::remove_dir_all(&journal)), (&staging, fs::remove_dir(&staging))] {
+        match removed {
+            Err(error) if error.kind() != Io::NotFound => return Err(AgentError::io("remove", path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn database_url(node: &Node) -> Result<&str, AgentError> {
