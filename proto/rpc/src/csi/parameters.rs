@@ -85,6 +85,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("maxLag", Meaning::Option("--max-lag", Kind::Time(HOUR))),
     ("flushInterval", Meaning::Option("--flush-interval", Kind::Time(HOUR))),
     ("syncMode", Meaning::Option("--sync-mode", Kind::Word(&["writeback", "writethrough"]))),
+    ("controlDir", Meaning::Option("--control-dir", SWITCH)),
     ("compression", Meaning::Option("--compression", Kind::Word(&["none", "zstd"]))),
     ("onDatabaseOutage", Meaning::Checked(Kind::Word(&["wait"]))),
     ("autoCheckpoint", Meaning::Checked(SWITCH)),
