@@ -103,6 +103,7 @@ impl ControlDirectory {
         for tag in &tags {
             patiently(|| database.tag(self.tenant, tag, layer.branch, layer.layer)).await?;
         }
+        self.names_have_changed(None).await;
         Ok(json!({ "made": name, "tags": tags }))
     }
 
@@ -135,6 +136,8 @@ impl ControlDirectory {
         self.until_finished().await?;
         let head = self.head.view().chain[0].branch;
         if matches!(turn.of(request), Some(What::Switch { from }) if from != head) {
+            // One more is what was there before.
+            self.names_have_changed(None).await;
             return Ok(json!({ "switched": name }));
         }
         let tenant = self.tenant().await?;
@@ -166,6 +169,8 @@ impl ControlDirectory {
         if let Some(What::Drop { branch, layer }) = turn.of(request)
             && matches!(patiently(|| self.store.view(branch, layer)).await, Err(StoreError::NoLayer { .. }))
         {
+            self.views.gone(Sealed { branch, layer });
+            self.names_have_changed(Some(name.clone())).await;
             return Ok(json!({ "dropped": name }));
         }
         let tenant = self.tenant().await?;
@@ -173,7 +178,8 @@ impl ControlDirectory {
         let sealed = Sealed { branch: checkpoint.layer.branch, layer: checkpoint.layer.layer };
         self.begin(turn, request, What::Drop { branch: sealed.branch, layer: sealed.layer })?;
         delete(&*self.database, &tenant, &checkpoint).await?;
-        self.forget_snapshot(sealed, &checkpoint.layer.name);
+        self.views.gone(sealed);
+        self.names_have_changed(Some(checkpoint.layer.name.clone())).await;
         Ok(json!({ "dropped": checkpoint.layer.name }))
     }
 

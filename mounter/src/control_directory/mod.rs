@@ -30,10 +30,11 @@ use std::{
     time::Duration,
 };
 
+use fuse3::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tarbox_checkpoints::Checkpoint;
-use tarbox_fs::{FileSystem, Sealed};
+use tarbox_fs::FileSystem;
 use tarbox_store::{Database, StoreError, TenantStore};
 use tarbox_types::{KernelCache, TenantId};
 
@@ -41,7 +42,7 @@ pub use self::whole::WholeTenant;
 use self::{
     begun::Begun,
     documents::Documents,
-    layout::{Directory, File},
+    layout::File,
     node::{CONTROL, node},
     views::Views,
 };
@@ -85,6 +86,8 @@ pub struct ControlDirectory {
     kernel: OnceLock<Arc<dyn KernelCache>>,
     /// Held by the command that is being done.
     turn: tokio::sync::Mutex<Begun>,
+    /// When the names in `snapshots/` changed, as far as is known.
+    names: Mutex<Timestamp>,
     /// What became of the last command of each file.
     outcomes: Mutex<HashMap<File, Value>>,
 }
@@ -136,6 +139,7 @@ impl ControlDirectory {
             views,
             kernel: OnceLock::new(),
             turn: tokio::sync::Mutex::new(Begun::open(own.join("begun.json"))),
+            names: Mutex::new(Timestamp { sec: 0, nsec: 0 }),
             outcomes: Mutex::default(),
         }))
     }
@@ -157,18 +161,6 @@ impl ControlDirectory {
         })
         .await?
         .map_err(Failure::from)
-    }
-
-    /// A checkpoint has been deleted.
-    fn forget_snapshot(&self, sealed: Sealed, name: &str) {
-        self.views.gone(sealed);
-        if let Some(kernel) = self.kernel.get().cloned() {
-            let name = name.to_owned();
-            // On a thread of its own: a notification may wait for who holds the directory's lock.
-            std::thread::spawn(move || {
-                kernel.invalidate_entry(node(CONTROL, Directory::Snapshots.ino()), name.as_bytes());
-            });
-        }
     }
 }
 

@@ -52,9 +52,9 @@ impl Owner {
         FileAttr { ino: node, size: 4096, blocks: 0, kind, perm, nlink: 1, rdev: 0, ..self.attr }
     }
 
-    fn directory(&self, directory: Directory) -> FileAttr {
+    fn directory(&self, directory: Directory, mtime: Timestamp) -> FileAttr {
         let attr = self.attr(node(CONTROL, directory.ino()), FileType::Directory, self.attr.perm & 0o555);
-        FileAttr { nlink: 2, ..attr }
+        FileAttr { nlink: 2, atime: mtime, mtime, ctime: mtime, ..attr }
     }
 
     fn document(&self, ino: Ino, file: File, (size, made): (u64, SystemTime)) -> FileAttr {
@@ -75,9 +75,18 @@ impl ControlDirectory {
         Ok(Owner { attr })
     }
 
+    async fn directory(&self, directory: Directory) -> Result<FileAttr> {
+        let owner = self.owner().await?;
+        let mtime = match directory {
+            Directory::Snapshots => self.names_changed_at().await,
+            _ => owner.attr.mtime,
+        };
+        Ok(owner.directory(directory, mtime))
+    }
+
     /// The control directory itself, as a name in the tenant's root.
     pub(super) async fn top(&self) -> Result<ReplyEntry> {
-        let attr = self.owner().await?.directory(Directory::Top);
+        let attr = self.directory(Directory::Top).await?;
         Ok(ReplyEntry { ttl: FRESH_FOR, attr, generation: 0 })
     }
 
@@ -90,7 +99,7 @@ impl ControlDirectory {
         }
         match layout::find(of, name.as_bytes()).ok_or_else(errno::not_found)? {
             Found::Directory(directory) => {
-                let attr = self.owner().await?.directory(directory);
+                let attr = self.directory(directory).await?;
                 Ok(ReplyEntry { ttl: FRESH_FOR, attr, generation: 0 })
             }
             Found::File(file) => {
@@ -116,9 +125,7 @@ impl ControlDirectory {
 
     pub(super) async fn getattr(&self, ino: Ino) -> Result<ReplyAttr> {
         match Directory::of_ino(ino) {
-            Some(directory) => {
-                Ok(ReplyAttr { ttl: FRESH_FOR, attr: self.owner().await?.directory(directory) })
-            }
+            Some(directory) => Ok(ReplyAttr { ttl: FRESH_FOR, attr: self.directory(directory).await? }),
             None => Ok(ReplyAttr { ttl: FOR_EVER, attr: self.document(ino).await?.1 }),
         }
     }

@@ -1,11 +1,13 @@
 //! The names in `snapshots/`: checkpoints as directories, tags as links to them.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use fuse3::{
-    FileType, Result,
+    FileType, Result, Timestamp,
     raw::{Filesystem, Request, reply::ReplyEntry},
 };
 use tarbox_fs::Sealed;
-use tarbox_store::LayerRow;
+use tarbox_store::{LayerRow, StoreError, Tag};
 use tarbox_types::{BranchId, Layer, ROOT_INO};
 
 use super::{
@@ -42,7 +44,44 @@ fn is_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0'])
 }
 
+/// A time that is another one whenever the names are others: by it the kernel knows whether those that it keeps are still right. Pure.
+fn stamp(layers: &[LayerRow], tags: &[Tag]) -> Timestamp {
+    let mut hasher = DefaultHasher::new();
+    let newest = layers.iter().map(|layer| layer.sealed_at).max().unwrap_or(0);
+    layers.iter().for_each(|layer| (layer.branch, layer.layer, &layer.name).hash(&mut hasher));
+    tags.iter().for_each(|tag| (tag.branch, tag.layer, &tag.name).hash(&mut hasher));
+    Timestamp { sec: newest, nsec: (hasher.finish() % 1_000_000_000) as u32 }
+}
+
 impl ControlDirectory {
+    /// When the names in `snapshots/` changed; while the database cannot be asked, as it last was.
+    pub(super) async fn names_changed_at(&self) -> Timestamp {
+        let asked = async {
+            let layers = self.store.own_layers().await?;
+            Ok::<_, StoreError>(stamp(&layers, &self.database.tags(self.tenant).await?))
+        };
+        let asked = asked.await;
+        let mut known = self.names.lock();
+        if let Ok(stamp) = asked {
+            *known = stamp;
+        }
+        *known
+    }
+
+    /// The names have changed by something that was ordered here: whoever looks next sees it.
+    pub(super) async fn names_have_changed(&self, gone: Option<String>) {
+        let Some(kernel) = self.kernel.get().cloned() else { return };
+        // Not on a thread that answers requests: a notification may wait for who holds the directory's lock.
+        let told = tokio::task::spawn_blocking(move || {
+            let directory = node(CONTROL, Directory::Snapshots.ino());
+            if let Some(name) = gone {
+                kernel.invalidate_entry(directory, name.as_bytes());
+            }
+            kernel.invalidate_inode(directory, 0, 0);
+        });
+        let _ = told.await;
+    }
+
     pub(super) async fn lookup_snapshot(&self, name: &[u8]) -> Result<ReplyEntry> {
         let name = std::str::from_utf8(name).ok().filter(|name| is_name(name));
         let name = name.ok_or_else(errno::not_found)?;
@@ -109,6 +148,30 @@ mod tests {
             assert!(position_of_tag(tag) > positions[4] && i64::try_from(position_of_tag(tag)).is_ok());
         }
         assert_ne!(position_of_tag("a"), position_of_tag("b"));
+    }
+
+    #[test]
+    fn the_stamp_tells_other_names_and_the_same_ones() {
+        let layer = |layer, name: &str| LayerRow {
+            tenant: tarbox_types::TenantId(uuid::Uuid::nil()),
+            branch: 1,
+            layer,
+            name: name.to_owned(),
+            sealed_at: 7,
+            used_bytes: 0,
+            used_inodes: 0,
+        };
+        let tag = |layer| Tag { name: "tag".into(), branch: 1, layer };
+        let one = stamp(&[layer(1, "a"), layer(2, "b")], &[tag(1)]);
+        assert_eq!(one, stamp(&[layer(1, "a"), layer(2, "b")], &[tag(1)]));
+        for other in [
+            stamp(&[layer(1, "a")], &[tag(1)]),
+            stamp(&[layer(1, "a"), layer(2, "c")], &[tag(1)]),
+            stamp(&[layer(1, "a"), layer(2, "b")], &[tag(2)]),
+            stamp(&[layer(1, "a"), layer(2, "b")], &[]),
+        ] {
+            assert_ne!(one, other);
+        }
     }
 
     #[test]
