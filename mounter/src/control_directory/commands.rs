@@ -108,10 +108,20 @@ impl ControlDirectory {
     }
 
     async fn create(&self, record: &SnapshotRecord) -> Result<tarbox_store::LayerRow, Failure> {
+        let (seal, database) = (record.seal(), &*self.database);
         loop {
-            match create(&*self.database, record, ATTEMPT, &ByItself(&self.head)).await {
-                Ok(SnapshotRecord { layer: Some(layer), .. }) => return Ok(layer),
-                // It goes on; who is killed meanwhile has it made all the same.
+            let attempt = create(database, record, ATTEMPT, &ByItself(&self.head)).await;
+            if let Ok(SnapshotRecord { layer: Some(layer), .. }) = attempt {
+                return Ok(layer);
+            }
+            // Made beside it, for this very request: from the journal of a process that died, or for a heartbeat.
+            if let Some(layer) = patiently(|| self.store.sealed(&seal.request)).await? {
+                patiently(|| database.note_snapshot(record)).await?;
+                patiently(|| database.settle_snapshot(record.id, &layer)).await?;
+                return Ok(layer);
+            }
+            match attempt {
+                // It goes on.
                 Ok(_) | Err(CheckpointError::Unfinished { .. }) => {}
                 Err(CheckpointError::Store(StoreError::Unavailable { .. })) => {
                     tokio::time::sleep(Duration::from_millis(200)).await;

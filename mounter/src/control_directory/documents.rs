@@ -15,10 +15,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use tarbox_types::Ino;
+use tarbox_types::{Ino, fuse::DOCUMENT_BITS};
 
-/// Bits of an inode number below those that say what the document is of.
-const NUMBER_BITS: u32 = 40;
 /// Numbers begin with the milliseconds since 2020, so that none is used twice, whatever is forgotten: enough until 2054.
 const NUMBERS_SINCE: u64 = 1_577_836_800;
 
@@ -31,11 +29,11 @@ pub(super) struct Documents {
 
 /// What a document is of, from its inode's number.
 pub(super) fn code_of(ino: Ino) -> u8 {
-    (ino >> NUMBER_BITS) as u8
+    (ino >> DOCUMENT_BITS) as u8
 }
 
 fn number_of(ino: Ino) -> u64 {
-    ino & ((1 << NUMBER_BITS) - 1)
+    ino & ((1 << DOCUMENT_BITS) - 1)
 }
 
 fn ino_of(path: &Path) -> Option<Ino> {
@@ -56,7 +54,7 @@ impl Documents {
 
     /// Keeps a text; the number of its inode.
     pub(super) fn add(&self, code: u8, text: &[u8]) -> io::Result<Ino> {
-        let ino = u64::from(code) << NUMBER_BITS | number_of(self.next.fetch_add(1, Ordering::Relaxed));
+        let ino = u64::from(code) << DOCUMENT_BITS | number_of(self.next.fetch_add(1, Ordering::Relaxed));
         fs::write(self.path(ino), text)?;
         Ok(ino)
     }

@@ -1,13 +1,14 @@
 //! Node ids: the view of the tenant that an inode is seen in (16 bits), and its number there (48 bits). Pure.
 
-use tarbox_types::{Ino, ROOT_INO};
+use tarbox_types::{
+    Ino, ROOT_INO,
+    fuse::{CONTROL_VIEW, INO_BITS},
+};
 
-/// Bits of an inode number.
-const INO_BITS: u32 = 48;
 /// The tenant as it is now: its node ids are its inode numbers.
 pub(super) const HEAD: u16 = 0;
 /// The control directory. What follows are checkpoints that are looked at.
-pub(super) const CONTROL: u16 = 1;
+pub(super) const CONTROL: u16 = CONTROL_VIEW;
 
 /// What is seen.
 pub(super) fn view_of(node: u64) -> u16 {

@@ -13,7 +13,7 @@ use fuse3::{
     FileType, Result, SetAttr, Timestamp,
     raw::{Filesystem, Request, reply::*},
 };
-use tarbox_types::{Ino, ROOT_INO};
+use tarbox_types::{Ino, ROOT_INO, fuse::DOCUMENT_BITS};
 use uuid::{Builder, Uuid};
 
 use super::{
@@ -186,7 +186,9 @@ impl ControlDirectory {
         let fixed = fixed.map(|(name, node)| (name, node, FileType::Directory));
         let named = layout::names(of).into_iter().map(|(name, found)| match found {
             Found::Directory(directory) => (name, node(CONTROL, directory.ino()), FileType::Directory),
-            Found::File(file) => (name, node(CONTROL, u64::from(file.code()) << 40), FileType::RegularFile),
+            Found::File(file) => {
+                (name, node(CONTROL, u64::from(file.code()) << DOCUMENT_BITS), FileType::RegularFile)
+            }
         });
         let all = fixed.into_iter().chain(named).zip(1..);
         let mut entries: Vec<Entry> = all
