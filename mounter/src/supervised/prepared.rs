@@ -165,6 +165,8 @@ impl Prepared {
         let (file_system, recovery) = opened?;
         steps.done("journal");
         directory.write_note(&note)?;
+        // Of a predecessor: as soon as anything can be ordered here, it may be of a restore that this process has begun itself.
+        let unfinished = restore::left_unfinished(directory.path());
         let (sender, orders) = mpsc::channel(ORDERS);
         let (shown, database) = (FileSystem::clone(&file_system), Arc::clone(&self.database));
         let subject = Subject::new(note, epoch, move || shown.clone(), database, sender);
@@ -191,7 +193,7 @@ impl Prepared {
         steps.done("requests");
         steps.tell();
         subject.enter(Phase::Serving);
-        if let Some(before) = restore::left_unfinished(directory.path()) {
+        if let Some(before) = unfinished {
             tokio::spawn(restore::finish(Arc::clone(&file_system), directory.path().to_owned(), before));
         }
         let replayed = recovery.replayed;
