@@ -12,7 +12,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use tarbox_handover::{Limit, SpawnSpec};
-use tarbox_rpc::csi::identity::Readiness;
+use tarbox_rpc::csi::{identity::Readiness, request::VolumeRef};
 use tarbox_runtime::{Monitored, Reached};
 use tarbox_supervisor::{Build, Policy, Wanted};
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
@@ -174,6 +174,17 @@ impl Node {
         self.tenants.lock().get(&tenant).cloned()
     }
 
+    /// The tenant that a volume is: of what a pod asked for itself, the one that is staged for it.
+    pub(crate) fn tenant_of(&self, volume: &VolumeRef) -> Option<TenantId> {
+        match volume {
+            VolumeRef::Tenant(tenant) => Some(*tenant),
+            VolumeRef::Inline(id) => {
+                let is_it = |handle: &Handle| handle.snapshot.borrow().staged.inline.as_ref() == Some(id);
+                self.all().into_iter().find(|(_, handle)| is_it(handle)).map(|(tenant, _)| tenant)
+            }
+        }
+    }
+
     pub(crate) fn all(&self) -> Vec<(TenantId, Handle)> {
         self.tenants.lock().iter().map(|(tenant, handle)| (*tenant, handle.clone())).collect()
     }
@@ -280,6 +291,7 @@ impl Node {
             native: request.native.clone(),
             memory: ByteSize(self.settings.memory.bytes() + request.parameters.working_bytes()),
             published: BTreeMap::new(),
+            inline: request.inline.clone(),
         };
         Ok((staged, had_secret.then(|| url.clone())))
     }

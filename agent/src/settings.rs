@@ -34,6 +34,9 @@ pub const KEYS: &[&str] = &[
     "memory",
     "memoryBudget",
     "nativeSources",
+    "ephemeral",
+    "ephemeralMaxSize",
+    "ephemeralMaxCache",
     "standBy",
     "upgrade",
     "metricsAddress",
@@ -99,6 +102,12 @@ pub struct Settings {
     pub memory_budget: Option<ByteSize>,
     /// Directories of the host that volumes may show inside them; none by default.
     pub native_sources: Vec<NativeSource>,
+    /// Whether pods may ask for volumes of their own.
+    pub ephemeral: bool,
+    /// The largest of them.
+    pub ephemeral_max_size: ByteSize,
+    /// The largest cache that one may ask for.
+    pub ephemeral_max_cache: ByteSize,
     /// Whether a stand-by is kept beside each mounter.
     pub stand_by: bool,
     /// Whether mounters of another build are replaced when the agent starts.
@@ -151,6 +160,9 @@ impl Settings {
             memory: layers.read("memory", memory).unwrap_or(ByteSize::mib(256)),
             memory_budget: layers.read("memoryBudget", memory_budget).unwrap_or(None),
             native_sources: layers.read("nativeSources", native_sources).unwrap_or_default(),
+            ephemeral: layers.read("ephemeral", config::boolean).unwrap_or(true),
+            ephemeral_max_size: layers.read("ephemeralMaxSize", one_mib).unwrap_or(ByteSize::mib(10 << 10)),
+            ephemeral_max_cache: layers.read("ephemeralMaxCache", one_mib).unwrap_or(ByteSize::mib(256)),
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
             metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
@@ -206,6 +218,11 @@ fn count(text: &str) -> Result<u32, String> {
 fn memory(text: &str) -> Result<ByteSize, String> {
     let size = text.parse::<ByteSize>().ok().filter(|size| *size >= ByteSize::mib(64));
     size.ok_or_else(|| "a size of 64Mi or more".to_owned())
+}
+
+fn one_mib(text: &str) -> Result<ByteSize, String> {
+    let size = text.parse::<ByteSize>().ok().filter(|size| *size >= ByteSize::mib(1));
+    size.ok_or_else(|| "a size of 1Mi or more".to_owned())
 }
 
 fn memory_budget(text: &str) -> Result<Option<ByteSize>, String> {
@@ -266,6 +283,9 @@ mod tests {
             ("nativeSources", "srv=rw", "absolute paths"),
             ("nativeSources", "/srv/../etc=rw", "without `..`"),
             ("standBy", "yes", "true or false"),
+            ("ephemeral", "no", "true or false"),
+            ("ephemeralMaxSize", "0", "1Mi or more"),
+            ("ephemeralMaxCache", "much", "1Mi or more"),
             ("otlpEndpoint", "https://otel:4317", "off, or http://host:port"),
             ("metricsAddress", "localhost", "off, or an address and a port such as 127.0.0.1:9780"),
         ] {

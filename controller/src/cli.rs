@@ -50,6 +50,9 @@ struct ServeCommand {
     /// What all volumes together may have as their capacity, or unlimited [default: unlimited]
     #[arg(long, value_name = "QUANTITY")]
     capacity: Option<String>,
+    /// How long nobody may hold a volume that a pod asked for itself before it is deleted, its node being gone [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    ephemeral_grace: Option<String>,
     /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<String>,
@@ -75,6 +78,7 @@ impl ServeCommand {
             ("databaseURL", self.database_url),
             ("topology", self.topology),
             ("capacity", self.capacity),
+            ("ephemeralGrace", self.ephemeral_grace),
             ("metricsAddress", self.metrics_address),
             ("otlpEndpoint", self.otlp_endpoint),
             ("logLevel", self.log_level),

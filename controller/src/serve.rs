@@ -48,7 +48,7 @@ pub async fn serve(settings: Settings, tell: impl FnOnce(&Settings, Option<Socke
     let who = Uuid::new_v4();
     let mut background = vec![
         tokio::spawn(watch_home(databases.clone())),
-        tokio::spawn(background::work(databases.clone(), monitoring.clone(), who)),
+        tokio::spawn(background::work(databases.clone(), monitoring.clone(), who, settings.ephemeral_grace)),
     ];
     let collector = settings.otlp_endpoint.as_ref();
     background.extend(collector.map(|endpoint| otlp::send(endpoint, host_name(), monitoring.clone())));

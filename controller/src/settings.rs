@@ -1,6 +1,6 @@
 //! The controller's configuration: keys, defaults, and their values once every layer has been read.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tarbox_runtime::{
     Layers,
@@ -9,7 +9,7 @@ use tarbox_runtime::{
     telemetry::{LogFormat, LogLevel},
     traces::{self, OtlpEndpoint},
 };
-use tarbox_types::ByteSize;
+use tarbox_types::{ByteSize, HumanDuration};
 
 use crate::failure::ControllerError;
 
@@ -20,6 +20,7 @@ pub const KEYS: &[&str] = &[
     "databaseURL",
     "topology",
     "capacity",
+    "ephemeralGrace",
     "metricsAddress",
     "otlpEndpoint",
     "logLevel",
@@ -37,6 +38,8 @@ pub struct Settings {
     pub topology: BTreeMap<String, String>,
     /// What all volumes together may have as their capacity; `None` = no limit.
     pub capacity: Option<ByteSize>,
+    /// How long nobody may hold a volume that a pod asked for itself before it is deleted: its node is gone.
+    pub ephemeral_grace: Duration,
     /// Where metrics and health are served; `None` = nowhere.
     pub metrics_address: Option<SocketAddr>,
     /// The collector that traces are sent to; `None` = nowhere.
@@ -59,6 +62,7 @@ impl Settings {
             database_url: layers.read("databaseURL", |text| Ok(text.to_owned())),
             topology: layers.read("topology", config::segments).unwrap_or_default(),
             capacity: layers.read("capacity", capacity).unwrap_or(None),
+            ephemeral_grace: layers.read("ephemeralGrace", grace).unwrap_or(Duration::from_secs(24 * 3600)),
             metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
             otlp_endpoint: layers
                 .read("otlpEndpoint", traces::endpoint)
@@ -78,6 +82,11 @@ fn capacity(text: &str) -> Result<Option<ByteSize>, String> {
     text.parse().map(Some).map_err(|_| "a size, or unlimited".to_owned())
 }
 
+fn grace(text: &str) -> Result<Duration, String> {
+    let time = text.parse::<HumanDuration>().ok().map(|time| time.0);
+    time.filter(|time| *time >= Duration::from_secs(1)).ok_or_else(|| "a duration of 1s or more".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +103,7 @@ mod tests {
             ("endpoint", "tcp://0.0.0.0:1", "unix:///absolute/path"),
             ("topology", "zone", "key=value"),
             ("capacity", "much", "a size, or unlimited"),
+            ("ephemeralGrace", "0s", "a duration of 1s or more"),
             ("otlpEndpoint", "https://otel:4317", "off, or http://host:port"),
             ("metricsAddress", ":9780", "off, or an address and a port such as 127.0.0.1:9780"),
         ] {

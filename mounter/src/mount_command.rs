@@ -95,6 +95,10 @@ pub struct MountCommand {
     #[arg(long, value_name = "MODE", help_heading = "Storage")]
     sync_mode: Option<String>,
 
+    /// What becomes of calls that wait for a database which does not answer: wait, or eio-after=DURATION [default: wait]
+    #[arg(long, value_name = "POLICY", help_heading = "Storage")]
+    on_database_outage: Option<String>,
+
     /// How long a change waits for its commit while the database keeps up [default: 1s]
     #[arg(long, value_name = "DURATION", help_heading = "Storage")]
     flush_interval: Option<String>,
@@ -220,6 +224,7 @@ impl MountCommand {
             ("compression", self.compression),
             ("cacheSize", self.cache_size),
             ("syncMode", self.sync_mode),
+            ("onDatabaseOutage", self.on_database_outage),
             ("flushInterval", self.flush_interval),
             ("maxLag", self.max_lag),
             ("journalSize", self.journal_size),

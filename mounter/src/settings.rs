@@ -33,6 +33,7 @@ pub const KEYS: &[&str] = &[
     "compression",
     "cacheSize",
     "syncMode",
+    "onDatabaseOutage",
     "flushInterval",
     "maxLag",
     "journalSize",
@@ -111,6 +112,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// When a change is acknowledged.
     pub sync_mode: SyncMode,
+    /// How long callers wait for a database that does not answer; `None` = as long as it takes.
+    pub give_up_after: Option<Duration>,
     /// How long a change waits for its commit while the database keeps up.
     pub flush_interval: Duration,
     /// How long at most.
@@ -178,6 +181,7 @@ impl Settings {
             compression: layers.read("compression", compression),
             cache_bytes: layers.read("cacheSize", |text| size(text, 1 << 20, 1 << 50)).unwrap_or(256 << 20),
             sync_mode: layers.read("syncMode", sync_mode).unwrap_or(SyncMode::Writeback),
+            give_up_after: layers.read("onDatabaseOutage", on_database_outage).unwrap_or(None),
             flush_interval: flush_interval.unwrap_or(Duration::from_secs(1)),
             max_lag: max_lag.unwrap_or(Duration::from_secs(5)),
             journal_bytes: layers
@@ -380,6 +384,16 @@ fn sync_mode(text: &str) -> Result<SyncMode, String> {
     }
 }
 
+fn on_database_outage(text: &str) -> Result<Option<Duration>, String> {
+    let allowed = || "wait, or eio-after=DURATION from 1s to 24h".to_owned();
+    if text == "wait" {
+        return Ok(None);
+    }
+    let time = text.strip_prefix("eio-after=").and_then(|time| time.parse::<HumanDuration>().ok());
+    let is_right = |time: &Duration| (1..=24 * 3600).contains(&time.as_secs());
+    time.map(|time| time.0).filter(is_right).map(Some).ok_or_else(allowed)
+}
+
 /// The state directory, made where it is missing: it must be this user's own, for others could read what is in it.
 ///
 /// # Errors
@@ -452,6 +466,8 @@ mod tests {
             ("blockSize", "8Mi", "a power of two from 4Ki to 4Mi"),
             ("compression", "gzip", "none or zstd"),
             ("syncMode", "async", "writeback or writethrough"),
+            ("onDatabaseOutage", "eio", "wait, or eio-after="),
+            ("onDatabaseOutage", "eio-after=1ms", "from 1s to 24h"),
             ("quotaBytes", "much", "`unlimited`"),
             ("quotaInodes", "-1", "a whole number, or `unlimited`"),
             ("maxFileSize", "16Pi", "8Pi"),

@@ -36,6 +36,26 @@ pub fn kill_9(pid: u32) {
     assert!(kill_if_there(pid), "there is no process {pid}");
 }
 
+/// Stops it (SIGSTOP), and returns when none of its threads runs any more: until then one may still answer.
+///
+/// # Panics
+/// If it is not there.
+pub fn stop(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).expect("stop");
+    let stands = |stat: String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
+    wait_for("a process that is stopped", LIMIT, || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let mut stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        stats.all(stands).then_some(())
+    })
+    .expect("stopped");
+}
+
+/// Lets one that was stopped go on; one that has ended meanwhile is no failure.
+pub fn go_on(pid: u32) {
+    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGCONT);
+}
+
 /// Kills it, where it is still there; whether it was.
 pub fn kill_if_there(pid: u32) -> bool {
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok()

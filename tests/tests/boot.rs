@@ -2,14 +2,11 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use tarbox_tests::{
     boot::{pretend_another_boot, with_own_mounts},
     deadline::wait_for,
     node::{Node, Published},
+    process::stop,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -91,7 +88,7 @@ fn an_unstage_that_a_loss_of_power_cut_off_ends_and_loses_nothing() {
         // Nobody unpublished: the pods went with the power.
         nix::mount::umount2(&volume.target, nix::mount::MntFlags::MNT_DETACH).expect("umount");
         // It cannot flush, so that the unstage is still under way when the power goes.
-        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).expect("stop");
+        stop(pid);
         let ended = node.csi_within("unstage", &words(&volume), 1.0).expect("an answer");
         assert_ne!(ended.code, Some(0), "{}", ended.stdout);
         let saved = fs::read_to_string(&state).expect("the state file");

@@ -12,10 +12,6 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use tarbox_proto::csi::v1::{
     CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ListSnapshotsRequest,
     ListVolumesRequest,
@@ -27,6 +23,7 @@ use tarbox_tests::{
     node::{Node, NodePlan},
     on_each_database,
     postgres::PostgresServer,
+    process::{go_on, stop},
     product::tool,
     scratch::Scratch,
     volume::Database,
@@ -406,9 +403,9 @@ on_each_database! {
             let id = caller.create(volume("pvc-1", GIB)).await.expect("made").volume_id;
             let _published = node.publish(&id, "v").expect("published");
             let serving = node.mounter_pid(&id).expect("a mounter");
-            let all: Vec<_> = node.mounters(&id).into_iter().map(|pid| Pid::from_raw(pid.cast_signed())).collect();
-            assert!(all.iter().any(|pid| pid.as_raw().cast_unsigned() == serving));
-            all.iter().for_each(|pid| kill(*pid, Signal::SIGSTOP).expect("stop"));
+            let all = node.mounters(&id);
+            assert!(all.contains(&serving));
+            all.iter().copied().for_each(stop);
             let mut other = caller.clone();
             let source = id.clone();
             let first = tokio::spawn(async move {
@@ -425,9 +422,7 @@ on_each_database! {
             assert_eq!(second.code(), Code::Aborted, "{second}");
             let first = first.await.expect("it ends").expect_err("its holder hangs");
             assert_eq!(first.code(), Code::Unavailable, "{first}");
-            for pid in &all {
-                let _ = kill(*pid, Signal::SIGCONT);
-            }
+            all.iter().copied().for_each(go_on);
             caller.snapshot("s", &id).await.expect("it goes on where it was");
         });
     }

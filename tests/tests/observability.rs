@@ -8,10 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use tarbox_tests::{
     collector::{Collector, Span},
     command::succeed,
@@ -21,7 +17,7 @@ use tarbox_tests::{
     node::{Node, NodePlan, Published},
     on_each_database,
     postgres::PostgresServer,
-    process::kill_9,
+    process::{go_on, kill_9, stop},
     product::{tool, workspace},
     scratch::Scratch,
     volume::Database,
@@ -157,12 +153,12 @@ fn a_node_tells_its_calls_its_mounts_and_what_its_mounters_count() {
 fn a_mounter_that_hangs_is_left_out_of_the_scrape_and_counted() {
     let (node, address) = monitored_node(&["--stand-by", "false"]);
     let [hanging, other] = ["hanging", "other"].map(|name| published(&node, name));
-    let pid = Pid::from_raw(node.mounter_pid(&hanging.id).expect("a mounter").cast_signed());
-    kill(pid, Signal::SIGSTOP).expect("stop");
+    let pid = node.mounter_pid(&hanging.id).expect("a mounter");
+    stop(pid);
     let begun = Instant::now();
     let seen = scrape(&address);
     let took = begun.elapsed();
-    let _ = kill(pid, Signal::SIGCONT);
+    go_on(pid);
     assert!(took < Duration::from_secs(4), "the scrape took {took:?}");
     let up = |volume: &Published| seen.value(&format!("tarbox_mounter_up{{volume_id=\"{}\"}}", volume.id));
     assert_eq!((up(&hanging), up(&other)), (Some(0.0), Some(1.0)));

@@ -98,6 +98,37 @@ fn an_fsync_waits_for_postgresql_to_come_back_and_then_succeeds() {
 }
 
 #[test]
+fn where_it_was_said_so_who_waits_is_answered_and_what_was_acknowledged_is_kept() {
+    let mut volume = Volume::with(Database::Postgres, &["--on-database-outage", "eio-after=2s"]);
+    if volume.is_control() {
+        return;
+    }
+    synced(&volume, "one", 1);
+    // Nothing of it is in memory.
+    volume.stop();
+    volume.start();
+    let file = File::options().append(true).create(true).open(volume.at("log")).expect("open");
+    file.sync_all().expect("fsync");
+    volume.server().stop().expect("stop PostgreSQL");
+    (&file).write_all(b"acknowledged").expect("the journal takes it");
+    let is_eio = |outcome: std::io::Result<()>| {
+        let error = outcome.expect_err("the database is away");
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}");
+    };
+    let begun = Instant::now();
+    is_eio(file.sync_all());
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it waited {:?} only", begun.elapsed());
+    is_eio(fs::read(volume.at("one-3")).map(drop));
+    (&file).write_all(b" as well").expect("the journal takes it");
+    volume.server().resume().expect("start PostgreSQL");
+    wait_for("an fsync", LIMIT, || file.sync_all().ok()).expect("it answers again");
+    volume.kill();
+    volume.lose_node();
+    volume.start();
+    assert_eq!(fs::read(volume.at("log")).expect("read"), b"acknowledged as well");
+}
+
+#[test]
 fn a_postgresql_set_back_to_an_earlier_copy_is_noticed_and_caught_up_or_refused() {
     let mut volume = Volume::new(Database::Postgres);
     if volume.is_control() {

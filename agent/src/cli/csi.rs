@@ -198,6 +198,7 @@ fn publish(volume: &Volume) -> NodePublishVolumeRequest {
         volume_capability: volume.capability(),
         readonly: volume.readonly,
         volume_context: volume.context(),
+        secrets: volume.secrets(),
         ..Default::default()
     }
 }

@@ -128,6 +128,15 @@ struct ServeCommand {
     /// Host directories that volumes may show inside them: /directory=rw,/directory=ro [default: none]
     #[arg(long, value_name = "DIRS")]
     native_sources: Option<String>,
+    /// Let pods ask for volumes of their own (CSI ephemeral inline volumes): true or false [default: true]
+    #[arg(long, value_name = "BOOL")]
+    ephemeral: Option<String>,
+    /// The largest of them; one that says nothing has 1Gi [default: 10Gi]
+    #[arg(long, value_name = "QUANTITY")]
+    ephemeral_max_size: Option<String>,
+    /// The largest cache that one of them may ask for [default: 256Mi]
+    #[arg(long, value_name = "QUANTITY")]
+    ephemeral_max_cache: Option<String>,
     /// Keep a prepared mounter beside each, so that a crash costs milliseconds: true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     stand_by: Option<String>,
@@ -172,6 +181,9 @@ impl ServeCommand {
             ("memory", self.memory),
             ("memoryBudget", self.memory_budget),
             ("nativeSources", self.native_sources),
+            ("ephemeral", self.ephemeral),
+            ("ephemeralMaxSize", self.ephemeral_max_size),
+            ("ephemeralMaxCache", self.ephemeral_max_cache),
             ("standBy", self.stand_by),
             ("upgrade", self.upgrade),
             ("metricsAddress", self.metrics_address),

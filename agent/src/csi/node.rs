@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert::{limit, refuse, stats},
-    request::{Expand, Leave, Publish, Stage, Stats},
+    request::{Expand, Leave, Publishing, Stage, Stats},
 };
 use crate::{failure::AgentError, node::Node, operations};
 
@@ -100,9 +100,15 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        let (publish, limit) = read::<_, Publish>(&request)?;
+        let (publishing, limit) = read::<_, Publishing>(&request)?;
         let id = &request.get_ref().volume_id;
-        self.in_turn(id, move |node| async move { operations::publish(&node, publish, limit).await }).await?;
+        let publish = move |node: Arc<Node>| async move {
+            match publishing {
+                Publishing::Staged(publish) => operations::publish(&node, publish, limit).await,
+                Publishing::Inline(publish) => operations::publish_inline(&node, publish, limit).await,
+            }
+        };
+        self.in_turn(id, publish).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
 
@@ -122,7 +128,7 @@ impl node_server::Node for NodeService {
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
         let (asked, limit) = read::<_, Stats>(&request)?;
-        trace::about(asked.tenant);
+        self.node.tenant_of(&asked.volume).map(trace::about).unwrap_or_default();
         let found = operations::stats(&self.node, asked, limit).await.map_err(|error| refuse(&error))?;
         Ok(Response::new(stats(found)))
     }

@@ -6,9 +6,10 @@ use tarbox_proto::csi::v1 as csi;
 use tarbox_rpc::csi::{
     RequestError,
     capability::{self, MountWish},
+    inline::{self, Inline},
     native::{self, NativeMount},
     parameters::{self, Parameters},
-    request::{capacity, mounted_at, path, required, volume},
+    request::{VolumeRef, capacity, mounted_at, path, required, volume},
 };
 use tarbox_types::TenantId;
 
@@ -25,9 +26,33 @@ pub struct Stage {
     pub parameters: Parameters,
     /// Directories of the host that are shown in it.
     pub native: Vec<NativeMount>,
+    /// The id of a volume that a pod asked for itself: it goes with its publication.
+    pub inline: Option<String>,
 }
 
-/// NodePublishVolume.
+/// NodePublishVolume, of a volume that is staged or of one that is made for the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Publishing {
+    /// It is staged.
+    Staged(Publish),
+    /// It is made, if it is not.
+    Inline(PublishInline),
+}
+
+/// NodePublishVolume of a volume that a pod asks for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishInline {
+    /// The kubelet's id for it.
+    pub id: String,
+    /// Where it is to be seen.
+    pub target_path: PathBuf,
+    /// How.
+    pub wish: MountWish,
+    /// What the pod asks for.
+    pub asked: Inline,
+}
+
+/// NodePublishVolume of a staged volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {
     /// The volume.
@@ -46,7 +71,7 @@ pub struct Publish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leave {
     /// The volume; `None` where no volume of ours can have this id, so that nothing of it can be there.
-    pub tenant: Option<TenantId>,
+    pub volume: Option<VolumeRef>,
     /// The path.
     pub path: PathBuf,
 }
@@ -55,7 +80,7 @@ pub struct Leave {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// The volume.
-    pub tenant: TenantId,
+    pub volume: VolumeRef,
     /// One of the places where it is seen.
     pub volume_path: PathBuf,
 }
@@ -83,30 +108,39 @@ impl TryFrom<&csi::NodeStageVolumeRequest> for Stage {
         let parameters = parameters::read(&request.volume_context, &request.secrets)?;
         let tenant = volume(&request.volume_id)?;
         let native = native::read(&request.volume_context, tenant)?;
-        Ok(Self { tenant, staging_path, wish, parameters, native })
+        Ok(Self { tenant, staging_path, wish, parameters, native, inline: None })
     }
 }
 
-impl TryFrom<&csi::NodePublishVolumeRequest> for Publish {
+impl TryFrom<&csi::NodePublishVolumeRequest> for Publishing {
     type Error = RequestError;
 
     fn try_from(request: &csi::NodePublishVolumeRequest) -> Result<Self, RequestError> {
         required("volume_id", &request.volume_id)?;
         let target_path = path("target_path", &request.target_path)?;
         let wish = capability::read(request.volume_capability.as_ref(), request.readonly)?;
+        if inline::is_inline(&request.volume_context) {
+            let Some(VolumeRef::Inline(id)) = VolumeRef::read(&request.volume_id) else {
+                let allowed = "csi- and 64 hexadecimal digits, as the kubelet makes them for volumes of pods";
+                return Err(RequestError::value("volume_id", &request.volume_id, allowed));
+            };
+            let asked = inline::read(&request.volume_context, &request.secrets)?;
+            return Ok(Self::Inline(PublishInline { id, target_path, wish, asked }));
+        }
         parameters::read(&request.volume_context, &request.secrets)?;
         if request.staging_target_path.is_empty() {
             return Err(RequestError::NotStaged);
         }
         let staging_path = path("staging_target_path", &request.staging_target_path)?;
         let alone = capability::is_for_one_target(request.volume_capability.as_ref());
-        Ok(Self { tenant: volume(&request.volume_id)?, staging_path, target_path, alone, wish })
+        let tenant = volume(&request.volume_id)?;
+        Ok(Self::Staged(Publish { tenant, staging_path, target_path, alone, wish }))
     }
 }
 
 fn leave(id: &str, field: &'static str, text: &str) -> Result<Leave, RequestError> {
     required("volume_id", id)?;
-    Ok(Leave { tenant: id.parse().ok(), path: path(field, text)? })
+    Ok(Leave { volume: VolumeRef::read(id), path: path(field, text)? })
 }
 
 impl TryFrom<&csi::NodeUnstageVolumeRequest> for Leave {
@@ -131,7 +165,9 @@ impl TryFrom<&csi::NodeGetVolumeStatsRequest> for Stats {
     fn try_from(request: &csi::NodeGetVolumeStatsRequest) -> Result<Self, RequestError> {
         required("volume_id", &request.volume_id)?;
         let volume_path = mounted_at("volume_path", &request.volume_path)?;
-        Ok(Self { tenant: volume(&request.volume_id)?, volume_path })
+        let id = &request.volume_id;
+        let volume = VolumeRef::read(id).ok_or_else(|| RequestError::NoVolume(id.clone()))?;
+        Ok(Self { volume, volume_path })
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the Node service asks for, done with the tenants' tasks. Each may be repeated, and cut off anywhere.
 
 mod expand;
+mod inline;
 mod publish;
 mod stage;
 mod stats;
 
 pub(crate) use expand::expand;
+pub(crate) use inline::publish_inline;
 pub(crate) use publish::{publish, unpublish};
 pub(crate) use stage::{stage, unstage};
 pub(crate) use stats::{VolumeStats, stats};

@@ -3,14 +3,16 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::mount::{MntFlags, umount2};
+use tarbox_rpc::csi::request::VolumeRef;
 use tarbox_supervisor::Condition;
 use tarbox_types::TenantId;
 use tokio::sync::oneshot;
 
+use super::inline;
 use crate::{
     csi::request::{Leave, Publish},
     failure::AgentError,
@@ -110,14 +112,31 @@ async fn take_away(target: PathBuf) -> Result<(), AgentError> {
     .await
 }
 
-/// Takes the tenant away from the target, once all that was acknowledged is committed.
+/// Takes the tenant away from the target, once all that was acknowledged is committed. A volume that the pod asked for itself ends with it.
 ///
 /// # Errors
 /// Where that cannot be done in time: it stays published then, and the call can be repeated.
 pub(crate) async fn unpublish(node: &Arc<Node>, request: Leave, limit: Duration) -> Result<(), AgentError> {
-    let known = request.tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
+    let tenant = request.volume.as_ref().and_then(|volume| node.tenant_of(volume));
+    let deadline = Instant::now() + limit;
+    withdraw(node, tenant, request.path, limit).await?;
+    match (tenant, request.volume) {
+        (Some(tenant), Some(VolumeRef::Inline(_))) => {
+            inline::end(node, tenant, deadline.saturating_duration_since(Instant::now())).await
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn withdraw(
+    node: &Arc<Node>,
+    tenant: Option<TenantId>,
+    path: PathBuf,
+    limit: Duration,
+) -> Result<(), AgentError> {
+    let known = tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
     // Without the directory above it there is nothing at the target; that it was published is forgotten all the same.
-    if let Ok(target) = resolve(&request.path) {
+    if let Ok(target) = resolve(&path) {
         let top = table()?.top(&target).cloned();
         if top.as_ref().is_some_and(|mount| !mount.is_tarbox()) {
             return Err(AgentError::Precondition(format!(
@@ -133,7 +152,7 @@ pub(crate) async fn unpublish(node: &Arc<Node>, request: Leave, limit: Duration)
     }
     let Some((tenant, _)) = known else { return Ok(()) };
     let (reply, answer) = oneshot::channel();
-    if node.command(tenant, Command::Unpublished { target: request.path, reply })? {
+    if node.command(tenant, Command::Unpublished { target: path, reply })? {
         return answer.await.unwrap_or_else(|_| Err(ending()));
     }
     Ok(())

@@ -94,7 +94,8 @@ fn unfinished(tenant: TenantId, what: &'static str, seen: &Snapshot) -> AgentErr
 /// # Errors
 /// While it is published; [`AgentError::Unfinished`] where the time does not suffice.
 pub(crate) async fn unstage(node: &Arc<Node>, request: Leave, limit: Duration) -> Result<(), AgentError> {
-    let staged = request.tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
+    let tenant = request.volume.and_then(|volume| node.tenant_of(&volume));
+    let staged = tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
     let Some((tenant, Handle { mut snapshot, .. })) = staged else { return clear_stale(&request.path) };
     let seen = snapshot.borrow().clone();
     if seen.staged.staging_path != request.path {

@@ -35,11 +35,12 @@ pub(crate) async fn stats(
     let not_there = || {
         AgentError::NotFound(format!(
             "the volume {} is not mounted at {}",
-            request.tenant,
+            request.volume,
             request.volume_path.display()
         ))
     };
-    let handle = node.tenant(request.tenant).ok_or_else(not_there)?;
+    let tenant = node.tenant_of(&request.volume).ok_or_else(not_there)?;
+    let handle = node.tenant(tenant).ok_or_else(not_there)?;
     let seen = handle.snapshot.borrow().clone();
     let is_ours = |path: &Path| path == seen.staged.staging_path || seen.staged.published.contains_key(path);
     let path = resolve(&request.volume_path).map_err(|_| not_there())?;
@@ -58,7 +59,7 @@ pub(crate) async fn stats(
         trouble =
             Some(format!("something else ({}) is mounted over it at {}", mount.fs_type, path.display()));
     }
-    let status = match node.control(request.tenant).status(ANSWERS_WITHIN.min(limit)).await {
+    let status = match node.control(tenant).status(ANSWERS_WITHIN.min(limit)).await {
         Ok(status) => Some(status),
         Err(error) => {
             trouble.get_or_insert_with(|| error.report());

@@ -192,6 +192,7 @@ mod tests {
             native: vec![],
             memory: tarbox_types::ByteSize(0),
             published: Default::default(),
+            inline: None,
         };
         let table = |device: &str, path: &Path| {
             Mounts::parse(format!("1 0 {device} / {} rw - fuse.tarbox a rw\n", path.display()).as_bytes())

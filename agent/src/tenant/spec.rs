@@ -159,6 +159,7 @@ mod tests {
             native: vec![],
             memory: tarbox_types::ByteSize(0),
             published: Default::default(),
+            inline: None,
         };
         let around = Surroundings {
             run_dir: Path::new("/run/t"),

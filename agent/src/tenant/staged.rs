@@ -39,6 +39,9 @@ pub(crate) struct Staged {
     /// Where it is published.
     #[serde(default)]
     pub(crate) published: BTreeMap<PathBuf, Publication>,
+    /// Of a volume that a pod asked for itself: the kubelet's id for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inline: Option<String>,
 }
 
 /// A place where the tenant is published.

@@ -6,6 +6,7 @@
 
 mod blocks;
 mod checkpoints;
+mod inline;
 mod layers;
 mod volumes;
 
@@ -16,6 +17,7 @@ use tarbox_types::{ErrorKind, TenantId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use self::inline::Unheld;
 use crate::{
     databases::Databases,
     failure::Result,
@@ -28,8 +30,8 @@ const TERM: Duration = Duration::from_secs(15);
 const ROUND: Duration = Duration::from_secs(2);
 /// How often it is looked for what nothing refers to: every family is looked at.
 const COLLECT: Duration = Duration::from_secs(60);
-/// How often it is looked whether a checkpoint is due: every volume is looked at.
-const CHECKPOINTS: Duration = Duration::from_secs(10);
+/// How often all volumes are looked at: whether a checkpoint is due, and which their nodes have left behind.
+const VOLUMES: Duration = Duration::from_secs(10);
 /// How often volumes and snapshots are counted.
 const LOOK: Duration = Duration::from_secs(20);
 /// How long one kind of work may keep the others, and the lead's renewal, waiting.
@@ -39,25 +41,25 @@ const SLICE: Duration = Duration::from_secs(3);
 #[derive(Clone, Copy, Debug)]
 struct Due {
     collect: bool,
-    checkpoints: bool,
+    volumes: bool,
 }
 
-/// Leads, or waits to lead, until the controller ends.
-pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>, who: Uuid) {
-    let (mut collected, mut checkpointed) = (Instant::now(), Instant::now());
+/// Leads, or waits to lead, until the controller ends. `grace`: how long nobody may hold a pod's own volume.
+pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>, who: Uuid, grace: Duration) {
+    let (mut collected, mut looked_through) = (Instant::now(), Instant::now());
+    let mut unheld = Unheld::new(grace);
     let mut looked = None::<Instant>;
     loop {
         sleep(ROUND).await;
         let is_time_to_look = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
-        let due = Due {
-            collect: collected.elapsed() >= COLLECT,
-            checkpoints: checkpointed.elapsed() >= CHECKPOINTS,
-        };
+        let due =
+            Due { collect: collected.elapsed() >= COLLECT, volumes: looked_through.elapsed() >= VOLUMES };
         for database in databases.opened() {
             let done = async {
-                let leads = round(&*database, who, due).await?;
+                let leads = round(&*database, who, due, &mut unheld).await?;
                 if !leads {
                     monitoring.forget(&*database);
+                    unheld.forget(&*database);
                 } else if is_time_to_look {
                     monitoring.found(&*database, monitoring::look(&*database).await?);
                 }
@@ -76,8 +78,8 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
         if due.collect {
             collected = Instant::now();
         }
-        if due.checkpoints {
-            checkpointed = Instant::now();
+        if due.volumes {
+            looked_through = Instant::now();
         }
     }
 }
@@ -92,13 +94,14 @@ pub(crate) async fn step_down(databases: &Databases, who: Uuid) {
 }
 
 /// One round, if this one leads; whether it does.
-async fn round(database: &dyn Database, who: Uuid, due: Due) -> Result<bool> {
+async fn round(database: &dyn Database, who: Uuid, due: Due, unheld: &mut Unheld) -> Result<bool> {
     let Some(lead) = database.lead(who, TERM).await? else { return Ok(false) };
     let led = database.led_by(&lead);
     layers::settle(&*led).await?;
     layers::clear(&*led, Instant::now() + SLICE).await?;
     volumes::reap(&*led, Instant::now() + SLICE).await?;
-    if due.checkpoints {
+    if due.volumes {
+        unheld.delete(&*led).await?;
         checkpoints::make(&*led, Instant::now() + SLICE).await?;
     }
     if due.collect {

@@ -12,7 +12,7 @@ use tarbox_rpc::csi::{
     parameters::{self, DATABASE_URL},
     request::{Capacity, capacity, required, volume},
 };
-use tarbox_store::Compression;
+use tarbox_store::{Compression, VolumeRecord};
 use tarbox_types::{ByteSize, HumanDuration, TenantId, database_url};
 use uuid::Uuid;
 
@@ -53,6 +53,10 @@ impl TryFrom<&csi::CreateVolumeRequest> for volumes::Create {
 
     fn try_from(request: &csi::CreateVolumeRequest) -> Result<Self, RequestError> {
         let name = name(&request.name)?;
+        if VolumeRecord::is_reserved(&name) {
+            let allowed = "a name that is not of a volume that a pod asked for itself";
+            return Err(RequestError::value("name", name, allowed));
+        }
         capabilities(&request.volume_capabilities)?;
         let parameters = class_parameters(&request.parameters)?;
         refuse_mutable(&request.mutable_parameters)?;

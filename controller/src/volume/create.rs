@@ -21,10 +21,6 @@ use crate::{
 
 /// Capacity of a volume that is asked for without any.
 const USUAL_BYTES: u64 = 1 << 30;
-/// One inode for so many bytes of capacity.
-const BYTES_PER_INODE: u64 = 16 << 10;
-/// Never fewer inodes.
-const LEAST_INODES: u64 = 1024;
 
 /// CreateVolume.
 #[derive(Clone, Debug)]
@@ -45,11 +41,6 @@ pub(crate) struct Create {
     pub(crate) inodes: Option<u64>,
     /// From the request's secrets.
     pub(crate) database_url: Option<String>,
-}
-
-/// Inodes of a volume of so many bytes, where nothing else is said.
-pub(super) fn inodes_of(bytes: u64) -> u64 {
-    (bytes / BYTES_PER_INODE).max(LEAST_INODES)
 }
 
 /// Makes the volume, unless it is made.
@@ -234,7 +225,7 @@ fn new_tenant(
 ) -> NewTenant {
     let limits = Limits {
         bytes,
-        inodes: request.inodes.unwrap_or_else(|| inodes_of(bytes)),
+        inodes: request.inodes.unwrap_or_else(|| Limits::inodes_of(bytes)),
         file_bytes: request.file_bytes,
     };
     NewTenant {
@@ -286,16 +277,4 @@ async fn check_room(place: &Place, settings: &Settings, bytes: u64) -> Result<()
         return Ok(());
     }
     Err(ControllerError::Exhausted { wanted: ByteSize(bytes), left: ByteSize(left), capacity })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inodes_follow_from_the_capacity() {
-        for (bytes, inodes) in [(0, 1024), (1 << 20, 1024), (16 << 20, 1024), (1 << 30, 65_536)] {
-            assert_eq!(inodes_of(bytes), inodes);
-        }
-    }
 }

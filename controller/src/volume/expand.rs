@@ -4,7 +4,7 @@ use tarbox_rpc::csi::request::Capacity;
 use tarbox_store::Limits;
 use tarbox_types::{ByteSize, TenantId};
 
-use super::{create::inodes_of, find};
+use super::find;
 use crate::{
     databases::Databases,
     failure::{ControllerError, Result},
@@ -46,7 +46,7 @@ pub(crate) async fn expand(
     }
     let bytes = asked.required;
     let is_fixed = now.inodes == 0 || volume.description.parameters.contains_key("inodes");
-    let inodes = if is_fixed { now.inodes } else { now.inodes.max(inodes_of(bytes)) };
+    let inodes = if is_fixed { now.inodes } else { now.inodes.max(Limits::inodes_of(bytes)) };
     let grown = Limits { bytes, inodes, ..now };
     place.database.resize_tenant(id, &grown).await?;
     Ok(Expanded { bytes, is_mounted })

@@ -31,6 +31,8 @@ pub struct FsConfig {
     pub max_lag: Duration,
     /// When a change is acknowledged.
     pub sync_mode: SyncMode,
+    /// How long callers wait for a database that does not answer before they are answered with EIO; `None` = as long as it takes.
+    pub give_up_after: Option<Duration>,
     /// Refuse changes.
     pub read_only: bool,
     /// Of new blocks.
@@ -53,6 +55,7 @@ impl FsConfig {
             flush_interval: Duration::from_secs(1),
             max_lag: Duration::from_secs(5),
             sync_mode: SyncMode::Writeback,
+            give_up_after: None,
             read_only: false,
             compression: Compression::None,
             max_inodes: 100_000,

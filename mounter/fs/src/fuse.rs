@@ -202,7 +202,7 @@ impl FileSystem {
             let core = self.shared.core.lock();
             core.tree.nodes.get(&ino).map_or(0, |node| node.dirty.max(node.xattrs_dirty))
         };
-        Ok(self.shared.commit_to(seq).await.map_err(|error| FsError::Io(error.to_string()))?)
+        Ok(self.shared.commit_for(seq).await?)
     }
 }
 

@@ -30,15 +30,18 @@ pub(crate) struct Health {
     state: watch::Sender<State>,
     /// Until when the lease counts.
     lease_until: Mutex<Instant>,
+    /// How long callers wait while the database does not answer; `None` = as long as it takes.
+    give_up_after: Option<Duration>,
     /// The head is being changed: whoever wants to change something waits.
     is_held: AtomicBool,
 }
 
 impl Health {
-    pub(crate) fn new(lease_until: Instant) -> Self {
+    pub(crate) fn new(lease_until: Instant, give_up_after: Option<Duration>) -> Self {
         Self {
             state: watch::Sender::new(State::Serving),
             lease_until: Mutex::new(lease_until),
+            give_up_after,
             is_held: AtomicBool::new(false),
         }
     }
@@ -117,7 +120,84 @@ impl Health {
     }
 }
 
+impl Health {
+    /// Does what may have to wait for the database, as long as callers are to wait for it. What was acknowledged stays in the journal and is
+    /// committed later all the same: only who waits is answered.
+    ///
+    /// # Cancel safety
+    /// `work` is dropped where it takes too long.
+    pub(crate) async fn or_give_up<T>(
+        &self,
+        work: impl Future<Output = Result<T, FsError>>,
+    ) -> Result<T, FsError> {
+        let Some(patience) = self.give_up_after else { return work.await };
+        tokio::select! {
+            biased;
+            done = work => done,
+            cause = self.outage_of(patience) => {
+                let message = format!("the database has not answered for {} s: {cause}", patience.as_secs_f64());
+                Err(FsError::Io(message))
+            }
+        }
+    }
+
+    /// Returns when an outage has lasted so long; its cause.
+    async fn outage_of(&self, patience: Duration) -> String {
+        let mut state = self.state.subscribe();
+        loop {
+            let seen = state.borrow_and_update().clone();
+            match seen {
+                State::Waiting { since, cause } if since.elapsed() >= patience => return cause,
+                State::Waiting { since, .. } => {
+                    let left = patience.saturating_sub(since.elapsed());
+                    let _ = tokio::time::timeout(left, state.changed()).await;
+                }
+                State::Serving | State::Lost(_) => {
+                    // The sender lives as long as `self`.
+                    let _ = state.changed().await;
+                }
+            }
+        }
+    }
+}
+
 /// An error with its causes, on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     tarbox_types::Chain(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outage() -> StoreError {
+        StoreError::Unavailable { url: "u".into(), source: "gone".into() }
+    }
+
+    async fn waits(health: &Health) -> Result<(), FsError> {
+        health.or_give_up(std::future::pending()).await
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_answered_once_an_outage_has_lasted_as_long_as_was_said() {
+        let patience = Duration::from_millis(80);
+        let health = Health::new(Instant::now(), Some(patience));
+        assert!(tokio::time::timeout(patience * 10, waits(&health)).await.is_err(), "no outage, no error");
+        health.waiting(&outage());
+        let begun = Instant::now();
+        let Err(FsError::Io(why)) = waits(&health).await else { panic!("it is answered") };
+        assert!(why.contains("0.08 s") && why.contains("gone"), "{why}");
+        assert!(begun.elapsed() >= patience / 2);
+        // What needs no database is done all the same.
+        assert!(health.or_give_up(async { Ok(()) }).await.is_ok());
+        health.recovered();
+        assert!(tokio::time::timeout(patience * 10, waits(&health)).await.is_err(), "it is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_gives_up_where_nothing_was_said() {
+        let health = Health::new(Instant::now(), None);
+        health.waiting(&outage());
+        assert!(tokio::time::timeout(Duration::from_secs(3600), waits(&health)).await.is_err());
+    }
 }

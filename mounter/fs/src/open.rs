@@ -192,7 +192,7 @@ impl FileSystem {
             cache: CacheShare::of_head(Arc::new(BlockCache::new(config.cache_bytes as usize))),
             flusher: tokio::sync::Mutex::new(flusher),
             committed: watch::Sender::new(tenant.seq),
-            health: Health::new(Instant::now() + Duration::from_secs(10)),
+            health: Health::new(Instant::now() + Duration::from_secs(10), config.give_up_after),
             store,
             fence: lease.fence.clone(),
             view: lease.head.clone(),

@@ -149,7 +149,7 @@ impl Shared {
             let need = match self.try_change(payload, &plan, &answer)? {
                 Ok(changed) => {
                     if self.config.sync_mode == SyncMode::Writethrough {
-                        self.commit_to(changed.seq).await.map_err(|error| FsError::Io(error.to_string()))?;
+                        self.commit_for(changed.seq).await?;
                     } else if payload.len() >= 4096 {
                         self.throttle().await;
                     }
@@ -160,7 +160,10 @@ impl Shared {
             match need {
                 Some(need) => self.supply(need).await?,
                 // The lease has run out: whoever waits sees nothing fail.
-                None => self.health.changed().await,
+                None => {
+                    let changed = async { Ok(self.health.changed().await) };
+                    self.health.or_give_up(changed).await?;
+                }
             }
         }
     }
@@ -238,8 +241,15 @@ impl Shared {
         self.patiently(|| self.load(&need)).await?
     }
 
-    /// Repeats a query until the database answers.
+    /// Repeats a query until the database answers, or its caller gives up.
     pub(crate) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        query: impl Fn() -> F,
+    ) -> Result<T, FsError> {
+        self.health.or_give_up(self.until_answered(query)).await
+    }
+
+    async fn until_answered<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         query: impl Fn() -> F,
     ) -> Result<T, FsError> {
@@ -371,10 +381,16 @@ impl Shared {
             tokio::time::sleep(Duration::from_millis(1)).await;
             return Ok(());
         }
-        self.commit_to(next).await.map_err(|error| FsError::Io(error.to_string()))
+        self.commit_for(next).await
     }
 
     // === Committing ===
+
+    /// As [`Shared::commit_to`], for somebody who waits no longer than an outage of the database may last.
+    pub(crate) async fn commit_for(&self, seq: Seq) -> Result<(), FsError> {
+        let committed = async { self.commit_to(seq).await.map_err(|error| FsError::Io(error.to_string())) };
+        self.health.or_give_up(committed).await
+    }
 
     /// Returns when the database has everything up to `seq`: commits it, or waits for who does.
     pub(crate) async fn commit_to(&self, seq: Seq) -> Result<(), FlushError> {

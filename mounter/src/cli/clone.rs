@@ -8,9 +8,9 @@ use tarbox_types::{ByteSize, ErrorKind, HumanDuration, TenantId};
 
 use super::{
     context::Context,
-    output::{Table, bytes, show},
+    output::{self, Table, bytes, show},
     reach::BySocket,
-    settle::{self, Left},
+    settle,
     tenant::LimitOptions,
 };
 use crate::{
@@ -113,12 +113,10 @@ impl CloneCommand {
         clone: TenantId,
     ) -> Result<LayerRow, Failure> {
         let left = settle::take_up(context, database, source).await?;
-        let state_dir = context.settings.state_dir.clone();
-        let reach = BySocket { state_dir, tenant: source.id, limit: self.timeout.0 };
-        let sealed = base(&**database, source.id, clone, self.timeout.0, &reach).await;
-        if let Left::TakenUp(directory) = left {
-            directory.clear();
-        }
+        let reach = BySocket::new(context, source.id, self.timeout.0);
+        let sealing = base(&**database, source.id, clone, self.timeout.0, &reach);
+        let sealed = output::while_waiting("waiting for the commit", sealing).await;
+        left.release();
         let sealed = match sealed {
             Ok(record) => record.layer,
             Err(error) => {

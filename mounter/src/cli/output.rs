@@ -1,5 +1,7 @@
 //! Results for people: quantities, limits, progress. Tables and JSON are everybody's: [`tarbox_runtime::output`].
 
+use std::time::Duration;
+
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tarbox_runtime::output;
@@ -83,6 +85,15 @@ pub fn bar(template: &str, total: Option<u64>) -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+/// Awaits `work`; what it is about stands on a terminal meanwhile.
+pub async fn while_waiting<T>(about: &str, work: impl Future<Output = T>) -> T {
+    let bar = bar(&format!("{{spinner}} {about}, {{elapsed}}"), None);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let done = work.await;
+    bar.finish_and_clear();
+    done
 }
 
 #[cfg(test)]

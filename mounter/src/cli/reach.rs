@@ -7,13 +7,21 @@ use tarbox_checkpoints::Reach;
 use tarbox_store::{Holder, Seal};
 use tarbox_types::TenantId;
 
+use super::context::Context;
 use crate::control::client::Mounter;
 
 /// Asks who holds a tenant to seal, where that runs on this machine; elsewhere its heartbeat brings it.
 pub(super) struct BySocket {
-    pub(super) state_dir: PathBuf,
-    pub(super) tenant: TenantId,
-    pub(super) limit: Duration,
+    state_dir: PathBuf,
+    tenant: TenantId,
+    limit: Duration,
+}
+
+impl BySocket {
+    /// `limit`: how long it may take to answer.
+    pub(super) fn new(context: &Context, tenant: TenantId, limit: Duration) -> Self {
+        Self { state_dir: context.settings.state_dir.clone(), tenant, limit }
+    }
 }
 
 #[async_trait]

@@ -32,16 +32,18 @@ pub(super) async fn whole(
     tenant: &Tenant,
 ) -> Result<Option<TenantDir>, Failure> {
     let state_dir = &context.settings.state_dir;
-    if Mounter::flush(FLUSH_WITHIN, || Mounter::writer_of(state_dir, tenant.id)).await?.is_some() {
-        return Ok(None);
-    }
     settings::ensure_state_dir(state_dir)?;
-    match take_up(context, database, tenant).await? {
-        Left::Nothing => TenantDir::lock_writer(state_dir, tenant.id),
-        Left::TakenUp(directory) => Ok(Some(directory)),
-        Left::Served => {
-            Mounter::flush(FLUSH_WITHIN, || Mounter::writer_of(state_dir, tenant.id)).await?;
-            Ok(None)
+    loop {
+        match take_up(context, database, tenant).await? {
+            Left::Nothing => return TenantDir::lock_writer(state_dir, tenant.id),
+            Left::TakenUp(directory) => return Ok(Some(directory)),
+            Left::Served => {
+                let flushed =
+                    Mounter::flush(FLUSH_WITHIN, || Mounter::writer_of(state_dir, tenant.id)).await?;
+                if flushed.is_some() {
+                    return Ok(None);
+                }
+            }
         }
     }
 }
@@ -56,6 +58,15 @@ pub(super) enum Left {
     Served,
 }
 
+impl Left {
+    /// Lets the tenant be mounted again, where that was kept from happening.
+    pub(super) fn release(self) {
+        if let Self::TakenUp(directory) = self {
+            directory.clear();
+        }
+    }
+}
+
 /// Replays what a dead mounter left, unless another one is to go on with it: that one has to answer its requests as well.
 pub(super) async fn take_up(
     context: &Context,
@@ -66,7 +77,7 @@ pub(super) async fn take_up(
     let path = tenant_dir::of(state_dir, tenant.id);
     let deadline = Instant::now() + SUCCESSOR_WITHIN;
     loop {
-        if Mounter::writer_of(state_dir, tenant.id).is_some() {
+        if Mounter::writer_of(state_dir, tenant.id).is_some_and(|mounter| !mounter.is_gone()) {
             return Ok(Left::Served);
         }
         if !offline::has_journal(&path) {

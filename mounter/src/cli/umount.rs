@@ -110,11 +110,7 @@ fn not_mounted(point: &Path) -> Failure {
 }
 
 async fn flush(timeout: Duration, writer: impl Fn() -> Option<Mounter>) -> Result<Option<u64>, Failure> {
-    let bar = output::bar("{spinner} committing, {elapsed}", None);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    let flushed = Mounter::flush(timeout, writer).await;
-    bar.finish_and_clear();
-    flushed
+    output::while_waiting("committing", Mounter::flush(timeout, writer)).await
 }
 
 /// The mounter's lock goes with it: only then is the tenant free to be mounted elsewhere.

@@ -149,6 +149,9 @@ fn arguments(
         format!("--sync-mode={sync_mode}").into(),
         format!("--log-format={format}").into(),
     ];
+    // Only where it was said: a build that is gone back to may not know it.
+    let outage = settings.give_up_after;
+    all.extend(outage.map(|after| format!("--on-database-outage=eio-after={}", HumanDuration(after)).into()));
     all.extend(compression.map(|compression| format!("--compression={compression}").into()));
     all.extend(settings.log_level.as_ref().map(|level| format!("--log-level={level}").into()));
     // Only where it is not what every release does.

@@ -22,6 +22,14 @@ pub struct Limits {
     pub file_bytes: u64,
 }
 
+impl Limits {
+    /// Inodes of a tenant whose capacity is so many bytes, where nothing else is said: one for 16 KiB, and at least 1,024.
+    #[must_use]
+    pub fn inodes_of(bytes: u64) -> u64 {
+        (bytes >> 14).max(1024)
+    }
+}
+
 /// How blocks are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {

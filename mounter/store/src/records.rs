@@ -24,6 +24,29 @@ pub struct VolumeRecord {
     pub description: String,
 }
 
+/// What requests begin with that are no volume's name, but a pod's wish.
+const INLINE: &str = "inline:";
+
+impl VolumeRecord {
+    /// A volume that a pod asks for itself, which the kubelet knows by `id`.
+    #[must_use]
+    pub fn inline(id: &str, description: String) -> Self {
+        Self { id: TenantId::random(), request: format!("{INLINE}{id}"), description }
+    }
+
+    /// Whether it was made by [`VolumeRecord::inline`].
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        Self::is_reserved(&self.request)
+    }
+
+    /// Whether no other request may have this name.
+    #[must_use]
+    pub fn is_reserved(request: &str) -> bool {
+        request.starts_with(INLINE)
+    }
+}
+
 /// Why a layer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {

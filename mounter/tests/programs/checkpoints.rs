@@ -8,8 +8,6 @@ use std::{
     thread,
 };
 
-use nix::mount::{MntFlags, umount2};
-
 use crate::place::{Mounted, Place};
 
 /// Names of checkpoints, newest first.
@@ -127,11 +125,7 @@ fn a_checkpoint_of_a_mounted_tenant_holds_all_that_was_acknowledged_and_stops_no
 #[test]
 fn a_checkpoint_of_a_tenant_whose_mounter_died_holds_what_was_acknowledged() {
     let place = Place::new();
-    let mounted = place.mount(&["--tenant", "t", "--flush-interval", "1h"]);
-    let point = mounted.point.clone();
-    fs::write(point.join("file"), "acknowledged").expect("write");
-    mounted.kill();
-    umount2(&point, MntFlags::MNT_DETACH).expect("umount");
+    place.leave_uncommitted("t", "file", "acknowledged");
     let made = place.tarbox(&["checkpoint", "create", "t", "c", "-o", "json"]).json();
     assert_eq!(made["used_inodes"], 2);
     place.tarbox(&["clone", "t", "copy", "--from", "c"]).expect(0, &[]);

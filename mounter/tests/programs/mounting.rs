@@ -149,11 +149,7 @@ fn an_aborted_connection_ends_it_and_leaves_no_dead_mount() {
 #[test]
 fn an_export_of_a_tenant_whose_mounter_died_has_what_was_acknowledged() {
     let place = Place::new();
-    let mounted = place.mount(&["--tenant", "t", "--flush-interval", "1h"]);
-    let point = mounted.point.clone();
-    fs::write(point.join("file"), "acknowledged").expect("write");
-    mounted.kill();
-    umount2(&point, MntFlags::MNT_DETACH).expect("umount");
+    place.leave_uncommitted("t", "file", "acknowledged");
     let archive = place.path("t.tar");
     place.tarbox(&["export", "t", archive.to_str().expect("utf-8")]).expect(0, &[]);
     let listed = end_of(Command::new("tar").arg("-tf").arg(&archive));

@@ -63,6 +63,15 @@ impl Place {
         fs::canonicalize(self.directory.path()).expect("canonical").join(name)
     }
 
+    /// A tenant with a file that only the journal of a mounter has, that died and whose mount is gone.
+    pub(crate) fn leave_uncommitted(&self, tenant: &str, file: &str, content: &str) {
+        let mounted = self.mount(&["--tenant", tenant, "--flush-interval", "1h"]);
+        let point = mounted.point.clone();
+        fs::write(point.join(file), content).expect("write");
+        mounted.kill();
+        umount2(&point, MntFlags::MNT_DETACH).expect("umount");
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("sqlite://{}", self.path("db").display())
     }

@@ -61,12 +61,34 @@ fn each_missing_field_of_stage_and_publish_is_named() {
     let publish = |change: fn(&mut csi::NodePublishVolumeRequest)| {
         let mut request = publish();
         change(&mut request);
-        Publish::try_from(&request)
+        Publishing::try_from(&request)
     };
     refused(publish(|r| r.volume_id.clear()), invalid, "volume_id");
     refused(publish(|r| r.target_path.clear()), invalid, "target_path");
     refused(publish(|r| r.volume_capability = None), invalid, "volume_capability");
     refused(publish(|r| r.staging_target_path.clear()), ErrorKind::FailedPrecondition, "staging_target_path");
+}
+
+#[test]
+fn a_volume_that_a_pod_asks_for_needs_no_staging_and_is_known_by_the_kubelets_id() {
+    let id = format!("csi-{}", "0a".repeat(32));
+    let mut request = publish();
+    request.staging_target_path.clear();
+    request.volume_id.clone_from(&id);
+    request.volume_context = [("csi.storage.k8s.io/ephemeral", "true"), ("size", "1Gi")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    let Publishing::Inline(read) = Publishing::try_from(&request).expect("complete") else {
+        panic!("it is the pod's own")
+    };
+    assert_eq!((read.id.as_str(), read.asked.bytes), (id.as_str(), Some(1 << 30)));
+    let leave = csi::NodeUnpublishVolumeRequest { volume_id: id.clone(), target_path: "/t".into() };
+    assert_eq!(Leave::try_from(&leave).expect("complete").volume, Some(VolumeRef::Inline(id.clone())));
+    // Ids are no way to somebody's volume, nor anything that reaches out of a name.
+    for other in [ID, "csi-1", "csi-../../etc", &format!("{id}0")] {
+        request.volume_id = other.into();
+        refused(Publishing::try_from(&request), ErrorKind::InvalidArgument, "volume_id");
+    }
 }
 
 #[test]
@@ -83,7 +105,7 @@ fn paths_that_could_lead_elsewhere_are_refused() {
 fn unknown_volumes_can_be_left() {
     let request =
         csi::NodeUnstageVolumeRequest { volume_id: "nobody".into(), staging_target_path: "/s".into() };
-    assert_eq!(Leave::try_from(&request).expect("nothing to do").tenant, None);
+    assert_eq!(Leave::try_from(&request).expect("nothing to do").volume, None);
 }
 
 #[test]

@@ -111,12 +111,7 @@ impl Diff {
         fates: &mut Vec<Fate>,
         changed: FxHashMap<Ino, (InodeRow, InodeRow)>,
     ) -> Result<()> {
-        let mut inos = Vec::new();
-        for (ino, (was, is)) in &changed {
-            if self.content().is_different(was, is).await? || !self.is_same_attributes(was, is).await? {
-                inos.push(*ino);
-            }
-        }
+        let inos: Vec<Ino> = changed.keys().copied().collect();
         if inos.is_empty() {
             return Ok(());
         }

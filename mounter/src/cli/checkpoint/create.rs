@@ -1,6 +1,6 @@
 //! `tarbox checkpoint create`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use tarbox_checkpoints::{Checkpoint, Kind};
@@ -13,7 +13,7 @@ use crate::{
         context::Context,
         output::{self, show},
         reach::BySocket,
-        settle::{self, Left},
+        settle,
     },
     failure::Failure,
 };
@@ -48,18 +48,10 @@ impl CreateCommand {
         let (database, tenant) = context.tenant(&self.tenant).await?;
         let left = settle::take_up(context, &database, &tenant).await?;
         let new = SnapshotRecord::new(tenant.id, name, Purpose::Checkpoint);
-        let reach = BySocket {
-            state_dir: context.settings.state_dir.clone(),
-            tenant: tenant.id,
-            limit: self.timeout.0,
-        };
-        let bar = output::bar("{spinner} waiting for the commit, {elapsed}", None);
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let made = tarbox_checkpoints::create(&*database, &new, self.timeout.0, &reach).await;
-        bar.finish_and_clear();
-        if let Left::TakenUp(directory) = left {
-            directory.clear();
-        }
+        let reach = BySocket::new(context, tenant.id, self.timeout.0);
+        let making = tarbox_checkpoints::create(&*database, &new, self.timeout.0, &reach);
+        let made = output::while_waiting("waiting for the commit", making).await;
+        left.release();
         let record = made?;
         let Some(layer) = record.layer else {
             return Err(Failure::refused(tarbox_types::ErrorKind::Internal, "the checkpoint has no layer"));

@@ -114,18 +114,12 @@ impl DeleteCommand {
         for name in &self.checkpoints {
             found.push(find(&*database, &tenant, name).await?);
         }
-        let bar = output::bar("{spinner} removing history, {elapsed}", None);
-        bar.enable_steady_tick(std::time::Duration::from_millis(200));
         let mut all = Vec::new();
         for checkpoint in found {
-            let deleted = tarbox_checkpoints::delete(&*database, &tenant, &checkpoint).await;
-            if deleted.is_err() {
-                bar.finish_and_clear();
-            }
-            deleted?;
+            let deleting = tarbox_checkpoints::delete(&*database, &tenant, &checkpoint);
+            output::while_waiting("removing history", deleting).await?;
             all.push(Deleted { name: checkpoint.layer.name, deleted: true });
         }
-        bar.finish_and_clear();
         show(context.format, &all, |all| {
             let mut table = Table::new(&["DELETED"]);
             all.iter().for_each(|one| table.row(vec![one.name.clone()]));

@@ -65,7 +65,10 @@ impl RestoreCommand {
         let left = settle::take_up(context, &database, &tenant).await?;
         // As it is when everything is committed: what is sealed before the restore is found by it.
         let (before, mounted) = match left {
-            Left::Served => (self.under_the_work(context, &database, &tenant, &layer).await?, true),
+            Left::Served => {
+                let restoring = self.under_the_work(context, &database, &tenant, &layer);
+                (output::while_waiting("restoring", restoring).await?, true)
+            }
             Left::TakenUp(directory) => (at_rest(&database, &tenant, &layer, directory).await?, false),
             Left::Nothing => {
                 settings::ensure_state_dir(&context.settings.state_dir)?;
@@ -96,8 +99,6 @@ impl RestoreCommand {
     ) -> Result<Tenant, Failure> {
         let state_dir = &context.settings.state_dir;
         let deadline = Instant::now() + self.timeout.0;
-        let bar = output::bar("{spinner} restoring, {elapsed}", None);
-        bar.enable_steady_tick(Duration::from_millis(200));
         Mounter::flush(self.timeout.0, || Mounter::writer_of(state_dir, tenant.id)).await?;
         let store = database.open_tenant(tenant.id).await?;
         let (before, old_view) = store.head().await?;
@@ -117,7 +118,6 @@ impl RestoreCommand {
             let path = mounter.note.mount_point.join(Path::new(std::ffi::OsStr::from_bytes(&path)));
             let _ = tokio::fs::symlink_metadata(path).await;
         }
-        bar.finish_and_clear();
         Ok(before)
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod blocks;
 pub mod checks;
+pub mod constant;
 pub mod history;
 pub mod layers;
 pub mod leases;
@@ -112,6 +113,13 @@ macro_rules! suite {
             checks::rows_that_vanished_are_found
             checks::repair_sets_counters_and_removes_orphans
             checks::a_flipped_bit_is_found
+        }
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        #[ignore = "measures, and asserts nothing: make constant"]
+        async fn constant_time() {
+            let site = $make;
+            $crate::conformance::constant::layers_of_tenants_of(&site, &[1_000, 1_000_000]).await;
+            $crate::conformance::constant::the_head_behind_many_checkpoints(&site).await;
         }
         $crate::conformance::suite! { @sync $make;
             history::kept_views_never_change

@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod identity;
+pub mod inline;
 pub mod native;
 pub mod parameters;
 pub mod request;

@@ -8,7 +8,7 @@ use tarbox_types::{ByteSize, HumanDuration};
 use super::{native, request::RequestError};
 
 /// Where a node finds a volume's parameters.
-const CONTEXT: &str = "volume_context";
+pub(super) const CONTEXT: &str = "volume_context";
 /// Keys that the provisioner and the kubelet add, whatever is asked for.
 const FOREIGN_PREFIXES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
 /// The only key of a secret that is read; others belong to whoever shares the secret.
@@ -67,6 +67,7 @@ enum Kind {
     Size(u64, u64),
     Time(Duration),
     Word(&'static [&'static str]),
+    Outage,
     Count,
     Text,
 }
@@ -87,7 +88,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("syncMode", Meaning::Option("--sync-mode", Kind::Word(&["writeback", "writethrough"]))),
     ("controlDir", Meaning::Option("--control-dir", SWITCH)),
     ("compression", Meaning::Option("--compression", Kind::Word(&["none", "zstd"]))),
-    ("onDatabaseOutage", Meaning::Checked(Kind::Word(&["wait"]))),
+    ("onDatabaseOutage", Meaning::Option("--on-database-outage", Kind::Outage)),
     ("autoCheckpoint", Meaning::Checked(SWITCH)),
     ("checkpointInterval", Meaning::Checked(Kind::Time(YEAR))),
     ("checkpointRetention", Meaning::Checked(Kind::Count)),
@@ -130,13 +131,6 @@ pub fn read(
     for (key, value) in sorted {
         if !is_foreign(key) {
             apply(&mut parameters, CONTEXT, key, value)?;
-        } else if key == "csi.storage.k8s.io/ephemeral" && value == "true" {
-            return Err(bad(
-                CONTEXT,
-                key,
-                value,
-                "`false`: ephemeral volumes are not offered by this release",
-            ));
         }
     }
     if let Some(url) = secret_url(secrets)? {
@@ -209,6 +203,11 @@ fn check_value(field: &str, key: &str, value: &str, kind: &Kind) -> Result<(), R
             (right, format!("a duration from 1ms to {}", HumanDuration(*most)))
         }
         Kind::Word(words) => (words.contains(&value), words.join(" or ")),
+        Kind::Outage => {
+            let after = value.strip_prefix("eio-after=").and_then(|time| time.parse::<HumanDuration>().ok());
+            let is_right = after.is_some_and(|after| (1..=24 * 3600).contains(&after.0.as_secs()));
+            (value == "wait" || is_right, "wait, or eio-after=DURATION from 1s to 24h".to_owned())
+        }
         Kind::Count => (value.parse::<u32>().is_ok(), "a whole number".to_owned()),
         Kind::Text => (!value.is_empty(), "a text".to_owned()),
     };
@@ -247,8 +246,7 @@ mod tests {
             ("maxLag", "2h", ["`2h`", "1ms to 1h"]),
             ("syncMode", "async", ["`async`", "writeback or writethrough"]),
             ("autoCheckpoint", "yes", ["`yes`", "true or false"]),
-            ("onDatabaseOutage", "eio-after=5s", ["eio-after=5s", "wait"]),
-            ("csi.storage.k8s.io/ephemeral", "true", ["ephemeral", "not offered"]),
+            ("onDatabaseOutage", "eio-after=5ms", ["eio-after=5ms", "wait, or eio-after="]),
             ("databaseURL", "mysql://x", ["mysql", "postgresql"]),
         ] {
             let error = read(&map(&[(key, value)]), &map(&[])).expect_err(key);

@@ -79,6 +79,37 @@ pub fn volume(id: &str) -> Result<TenantId, RequestError> {
     id.parse().map_err(|_| RequestError::NoVolume(id.to_owned()))
 }
 
+/// A volume, as a node is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeRef {
+    /// A tenant.
+    Tenant(TenantId),
+    /// What a pod asked for itself: the id that the kubelet made up for it. Which tenant that is the node knows.
+    Inline(String),
+}
+
+impl VolumeRef {
+    /// Reads an id; `None` where no volume of ours can have it. Source: the kubelet's `makeVolumeHandle` (csi-, and a SHA-256 in hexadecimal).
+    #[must_use]
+    pub fn read(id: &str) -> Option<Self> {
+        let is_made_up = |id: &&str| {
+            let digits = id.strip_prefix("csi-").filter(|digits| digits.len() == 64);
+            digits.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+        };
+        let tenant = id.parse().ok().map(Self::Tenant);
+        tenant.or_else(|| Some(id).filter(is_made_up).map(|id| Self::Inline(id.to_owned())))
+    }
+}
+
+impl std::fmt::Display for VolumeRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tenant(tenant) => tenant.fmt(f),
+            Self::Inline(id) => f.write_str(id),
+        }
+    }
+}
+
 /// A path on the node.
 ///
 /// # Errors

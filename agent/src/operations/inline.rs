@@ -1,0 +1,189 @@
+//! Volumes that pods ask for themselves: made, staged and published in one call, ended and deleted in one.
+//!
+//! What is noted in the database is made first, and what is known here goes last: whoever is cut off between is found by one of them, by
+//! the repeated call or, where that never comes, by the controller's leader.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind as Io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tarbox_rpc::csi::{RequestError, capability::MountWish, inline::Inline, request::VolumeRef};
+use tarbox_store::{
+    Compression, Database, InUse, Limits, NewTenant, StoreError, Tenant, TenantState, VolumeRecord,
+};
+use tarbox_types::{ByteSize, TenantId};
+
+use super::{publish, stage, unstage};
+use crate::{
+    csi::request::{Leave, Publish, PublishInline, Stage},
+    failure::AgentError,
+    node::Node,
+    settings::Settings,
+};
+
+/// Capacity where the pod says nothing, as far as the node allows it.
+const USUAL: ByteSize = ByteSize::mib(1 << 10);
+/// As an emptyDir has it: the volume is its pod's alone, whoever runs in that.
+const ROOT_MODE: u32 = 0o777;
+
+/// Makes the volume, unless it is made, and shows it at the target.
+///
+/// # Errors
+/// Where the node does not allow what the pod asks for; those of staging and publishing.
+pub(crate) async fn publish_inline(
+    node: &Arc<Node>,
+    request: PublishInline,
+    limit: Duration,
+) -> Result<(), AgentError> {
+    let PublishInline { id, target_path, wish, asked } = request;
+    let limits = allowed(&node.settings, &asked)?;
+    let deadline = Instant::now() + limit;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let url = database_url(node)?;
+    let tenant = within(left(), url, make(url, &id, limits, &asked.pod)).await?;
+    // Its end was cut off, and the pod is there again.
+    if let Some(earlier) = node.tenant_of(&VolumeRef::Inline(id.clone())).filter(|other| *other != tenant) {
+        end(node, earlier, left()).await?;
+    }
+    let staging_path = staging_path(&node.settings, tenant);
+    fs::create_dir_all(&staging_path).map_err(AgentError::io("make the directory", &staging_path))?;
+    let staged = Stage {
+        tenant,
+        staging_path: staging_path.clone(),
+        wish: MountWish { read_only: false, ..wish.clone() },
+        parameters: asked.parameters,
+        native: Vec::new(),
+        inline: Some(id),
+    };
+    if let Err(error) = stage(node, staged, left()).await {
+        // Nobody will ask for it again where the pod is given up.
+        if node.tenant(tenant).is_none() {
+            within(left(), url, delete(url, tenant)).await?;
+            remove_directory(&staging_path)?;
+        }
+        return Err(error);
+    }
+    publish(node, Publish { tenant, staging_path, target_path, alone: true, wish }, left()).await
+}
+
+/// Ends a volume that is published nowhere any more: its data goes in the background.
+///
+/// # Errors
+/// Where that cannot be done in time: the call can be repeated.
+pub(super) async fn end(node: &Arc<Node>, tenant: TenantId, limit: Duration) -> Result<(), AgentError> {
+    let Some(handle) = node.tenant(tenant) else { return Ok(()) };
+    let staged = handle.snapshot.borrow().staged.clone();
+    if !staged.published.is_empty() {
+        return Ok(());
+    }
+    let deadline = Instant::now() + limit;
+    let url = database_url(node)?;
+    within(limit, url, delete(url, tenant)).await?;
+    let leave = Leave { volume: Some(VolumeRef::Tenant(tenant)), path: staged.staging_path.clone() };
+    unstage(node, leave, deadline.saturating_duration_since(Instant::now())).await?;
+    remove_directory(&staged.staging_path)
+}
+
+/// What the volume may hold. Pure.
+fn allowed(settings: &Settings, asked: &Inline) -> Result<Limits, AgentError> {
+    if !settings.ephemeral {
+        return Err(AgentError::Denied(
+            "this node offers no volumes that pods ask for themselves (ephemeral = `false`)".to_owned(),
+        ));
+    }
+    let most = |key: &str, bytes: u64, most: ByteSize| match bytes <= most.bytes() {
+        true => Ok(()),
+        false => {
+            let allowed = format!("at most {most} on this node");
+            Err(RequestError::value(format!("volume_context.{key}"), ByteSize(bytes), allowed))
+        }
+    };
+    let bytes = asked.bytes.unwrap_or(USUAL.min(settings.ephemeral_max_size).bytes());
+    most("size", bytes, settings.ephemeral_max_size)?;
+    most("cacheSize", asked.parameters.cache_bytes.unwrap_or(0), settings.ephemeral_max_cache)?;
+    Ok(Limits { bytes, inodes: Limits::inodes_of(bytes), file_bytes: 0 })
+}
+
+/// On the host, seen by nobody else, and there after a restart of the machine.
+fn staging_path(settings: &Settings, tenant: TenantId) -> PathBuf {
+    settings.state_dir.join("inline").join(tenant.to_string())
+}
+
+fn remove_directory(path: &Path) -> Result<(), AgentError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != Io::NotFound => Err(AgentError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn database_url(node: &Node) -> Result<&str, AgentError> {
+    node.settings.database_url.as_deref().ok_or_else(|| {
+        AgentError::Precondition(
+            "a volume of a pod lies in the driver's database, and the agent's databaseURL names none"
+                .to_owned(),
+        )
+    })
+}
+
+async fn within<T>(
+    limit: Duration,
+    url: &str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, AgentError> {
+    let done = tokio::time::timeout(limit, work).await;
+    let late = |_| {
+        let url = tarbox_types::database_url::public(url).0;
+        Err(StoreError::Unavailable { url, source: "it does not answer in time".into() })
+    };
+    done.unwrap_or_else(late).map_err(AgentError::from)
+}
+
+/// Notes the volume, and makes its tenant.
+async fn make(
+    url: &str,
+    id: &str,
+    limits: Limits,
+    pod: &BTreeMap<String, String>,
+) -> Result<TenantId, StoreError> {
+    let database = tarbox_store::open(url).await?;
+    let description = serde_json::json!({ "parameters": pod }).to_string();
+    let new = VolumeRecord::inline(id, description);
+    loop {
+        let record = database.note_volume(&new).await?;
+        match database.tenant(record.id).await? {
+            // Its deletion was cut off before the name was free.
+            Some(Tenant { state: TenantState::Deleted, .. }) => database.forget_volume(record.id).await?,
+            Some(tenant) => return Ok(tenant.id),
+            None => return make_tenant(&*database, record.id, limits).await,
+        }
+    }
+}
+
+async fn make_tenant(database: &dyn Database, id: TenantId, limits: Limits) -> Result<TenantId, StoreError> {
+    let new = NewTenant {
+        id,
+        name: format!("inline-{}", id.0.simple()),
+        limits,
+        block_size: 128 << 10,
+        compression: Compression::None,
+        root_uid: 0,
+        root_gid: 0,
+        root_mode: ROOT_MODE,
+    };
+    database.create_tenant(&new).await.map(|tenant| tenant.id)
+}
+
+/// Marks the tenant deleted; its holder goes on until it gives the lease back.
+async fn delete(url: &str, tenant: TenantId) -> Result<(), StoreError> {
+    let database = tarbox_store::open(url).await?;
+    match database.delete_tenant(tenant, InUse::GoOn).await {
+        Ok(()) | Err(StoreError::NoTenant(_)) => {}
+        Err(error) => return Err(error),
+    }
+    database.forget_volume(tenant).await
+}
