@@ -429,6 +429,8 @@ on_each_database! {
     fn a_checkpoint_ordered_while_the_mounter_is_killed_is_made_once_and_answered_once(on) {
         let volume = Volume::new(on);
         let root = volume.path();
+        // Until the first process has said that it serves, its end is that of the mount.
+        wait_for("the mount", LIMIT, || volume.mount().said().contains("serves at").then_some(())).expect("it serves");
         let rounds = 8;
         for round in 0..rounds {
             let name = format!("c{round}");

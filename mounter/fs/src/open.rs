@@ -259,6 +259,17 @@ impl FileSystem {
         sealing::now(&self.shared, seal).await
     }
 
+    /// Does what may have to wait for the database, as long as callers are to wait for it.
+    ///
+    /// # Errors
+    /// Where an outage has lasted too long.
+    ///
+    /// # Cancel safety
+    /// `work` is dropped then.
+    pub async fn for_caller<T>(&self, work: impl Future<Output = T>) -> Result<T, FsError> {
+        self.shared.health.or_give_up(async { Ok(work.await) }).await
+    }
+
     /// Removes unlinked files that nobody has open any more; how many. (In the background it happens by itself.)
     ///
     /// # Errors

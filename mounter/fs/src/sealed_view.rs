@@ -76,7 +76,7 @@ impl FileSystem {
             cache: head.cache.of_view(number),
             flusher: tokio::sync::Mutex::new(Flusher::idle(head, view.clone(), block_size)),
             committed: watch::Sender::new(0),
-            health: Health::new(Instant::now()),
+            health: Health::new(Instant::now(), head.config.give_up_after),
             config: FsConfig {
                 read_only: true,
                 max_inodes: head.config.max_inodes / INODES_SHARE,

@@ -161,7 +161,10 @@ impl Shared {
                 Some(need) => self.supply(need).await?,
                 // The lease has run out: whoever waits sees nothing fail.
                 None => {
-                    let changed = async { Ok(self.health.changed().await) };
+                    let changed = async {
+                        self.health.changed().await;
+                        Ok(())
+                    };
                     self.health.or_give_up(changed).await?;
                 }
             }
@@ -256,7 +259,13 @@ impl Shared {
         let mut pause = Duration::from_millis(20);
         loop {
             match query().await {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    // Nothing else tells a view: it has neither heartbeats nor commits.
+                    if self.layer.is_some() {
+                        self.health.recovered();
+                    }
+                    return Ok(value);
+                }
                 Err(error @ StoreError::Unavailable { .. }) => {
                     self.health.waiting(&error);
                     tokio::time::sleep(pause).await;

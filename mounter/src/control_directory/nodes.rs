@@ -164,7 +164,12 @@ impl ControlDirectory {
     pub(super) async fn write(&self, unique: u64, ino: Ino, data: &[u8]) -> Result<u32> {
         let file = File::of_code(code_of(ino)).filter(|_| Directory::of_ino(ino).is_none());
         let file = file.filter(|file| file.is_command()).ok_or_else(errno::no_command)?;
-        let done = self.command(file, self.request(unique), data).await;
+        let work = self.command(file, self.request(unique), data);
+        let done = match file {
+            // Not to be given up half way: the head may have changed.
+            File::Switch => work.await,
+            _ => self.head.for_caller(work).await?,
+        };
         done.map_err(|failure| errno::of_failure(&failure))?;
         Ok(data.len() as u32)
     }

@@ -57,7 +57,7 @@ impl WholeTenant {
 
     /// The checkpoint that a node is of.
     async fn view(&self, node: u64) -> Result<FileSystem> {
-        self.control()?.views.get(view_of(node)).await
+        self.head.for_caller(self.control()?.views.get(view_of(node))).await?
     }
 
     /// Fails unless the name can be changed at all.
@@ -78,7 +78,7 @@ impl WholeTenant {
             return self.control()?.top().await;
         }
         if view_of(parent) == CONTROL {
-            return self.control()?.lookup(ino_of(parent), name).await;
+            return self.head.for_caller(self.control()?.lookup(ino_of(parent), name)).await?;
         }
         let mut entry = self.view(parent).await?.lookup(req, ino_of(parent), name).await?;
         entry.attr.ino = node(view_of(parent), entry.attr.ino);
@@ -129,7 +129,8 @@ impl WholeTenant {
         offset: i64,
     ) -> Result<Vec<Result<DirectoryEntry>>> {
         if view_of(parent) == CONTROL {
-            let entries = self.control()?.entries(ino_of(parent), offset.cast_unsigned()).await?;
+            let entries = self.control()?.entries(ino_of(parent), offset.cast_unsigned());
+            let entries = self.head.for_caller(entries).await??;
             let entry = |entry: super::nodes::Entry| DirectoryEntry {
                 inode: entry.node,
                 kind: entry.kind,
@@ -153,7 +154,7 @@ impl WholeTenant {
         offset: u64,
     ) -> Result<Vec<Result<DirectoryEntryPlus>>> {
         if view_of(parent) == CONTROL {
-            let entries = self.control()?.entries(ino_of(parent), offset).await?;
+            let entries = self.head.for_caller(self.control()?.entries(ino_of(parent), offset)).await??;
             let attr = self.getattr_elsewhere(req, root_of(CONTROL)).await?.attr;
             // Node id 0: the kernel caches nothing, and asks when it has to know.
             let entry = |entry: super::nodes::Entry| DirectoryEntryPlus {
