@@ -20,11 +20,15 @@ use tarbox_types::{Ino, fuse::DOCUMENT_BITS};
 /// Numbers begin with the milliseconds since 2020, so that none is used twice, whatever is forgotten: enough until 2054.
 const NUMBERS_SINCE: u64 = 1_577_836_800;
 
+/// Documents may take so many bytes together: they lie in memory, and whoever may read can keep many of them open.
+const BYTES_MAX: u64 = 64 << 20;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Documents {
     directory: PathBuf,
     next: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// What a document is of, from its inode's number.
@@ -46,14 +50,25 @@ impl Documents {
         fs::create_dir_all(&directory)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = now.saturating_sub(Duration::from_secs(NUMBERS_SINCE)).as_millis() as u64;
-        let documents = Self { directory, next: AtomicU64::new(0) };
-        let last = documents.all().into_iter().map(number_of).max().unwrap_or(0);
+        let documents = Self { directory, next: AtomicU64::new(0), bytes: AtomicU64::new(0) };
+        let all = documents.all();
+        let last = all.iter().copied().map(number_of).max().unwrap_or(0);
+        let bytes = all.iter().filter_map(|ino| documents.look(*ino).ok()).map(|(size, _)| size).sum();
+        documents.bytes.store(bytes, Ordering::Relaxed);
         documents.next.store((last + 1).max(number_of(now)), Ordering::Relaxed);
         Ok(documents)
     }
 
     /// Keeps a text; the number of its inode.
+    ///
+    /// # Errors
+    /// `StorageFull` where those that are open take too much already.
     pub(super) fn add(&self, code: u8, text: &[u8]) -> io::Result<Ino> {
+        let len = text.len() as u64;
+        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > BYTES_MAX {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let ino = u64::from(code) << DOCUMENT_BITS | number_of(self.next.fetch_add(1, Ordering::Relaxed));
         fs::write(self.path(ino), text)?;
         Ok(ino)
@@ -82,7 +97,10 @@ impl Documents {
 
     /// The kernel has forgotten the inode.
     pub(super) fn remove(&self, ino: Ino) {
-        let _ = fs::remove_file(self.path(ino));
+        let size = self.look(ino).map_or(0, |(size, _)| size);
+        if fs::remove_file(self.path(ino)).is_ok() {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+        }
     }
 
     /// Removes documents that are older than `age` and that the kernel does not know: of lookups that a process died over.
@@ -129,6 +147,20 @@ mod tests {
         assert!(number_of(successor.add(9, b"third").expect("add")) > number_of(other));
         successor.remove(one);
         assert_eq!(successor.read(one, 0, 1).expect_err("gone").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_open_takes_no_more_than_its_bound_and_gives_it_back() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let documents = Documents::open(directory.path().to_owned()).expect("open");
+        let text = vec![b'x'; BYTES_MAX as usize / 2];
+        let first = documents.add(1, &text).expect("add");
+        documents.add(1, &text).expect("add");
+        for documents in [&documents, &Documents::open(directory.path().to_owned()).expect("open")] {
+            assert_eq!(documents.add(1, b"x").expect_err("full").kind(), io::ErrorKind::StorageFull);
+        }
+        documents.remove(first);
+        documents.add(1, b"x").expect("there is room again");
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Prepared {
         let subject = Subject::new(note, epoch, move || shown.clone(), database, sender);
         let control = service::serve(directory.socket(), Arc::clone(&subject))?;
         steps.done("note");
-        let control_directory = self.control_directory(&file_system, &subject, directory, nonce)?;
+        let control_directory = self.control_directory(&file_system, &subject, directory, nonce);
         let whole = WholeTenant::new(Arc::clone(&file_system), control_directory.clone());
         let attach = |session: &Session| {
             subject.observe(session.observer());
@@ -200,16 +200,16 @@ impl Prepared {
         Ok(Parts { file_system, session, subject, control, orders, replayed, recovered })
     }
 
-    /// The control directory, unless it is switched off.
+    /// The control directory, unless it is switched off. Where it cannot be had the tenant is served without it: applications need that more.
     fn control_directory(
         &self,
         head: &Arc<FileSystem>,
         subject: &Arc<Subject>,
         directory: &TenantDir,
         nonce: u64,
-    ) -> Result<Option<Arc<ControlDirectory>>, Failure> {
+    ) -> Option<Arc<ControlDirectory>> {
         if !self.settings.control_dir {
-            return Ok(None);
+            return None;
         }
         let parts = control_directory::Parts {
             head: Arc::clone(head),
@@ -220,7 +220,12 @@ impl Prepared {
             nonce,
             cache_bytes: self.settings.cache_bytes,
         };
-        ControlDirectory::open(parts).map(Some)
+        let opened = ControlDirectory::open(parts);
+        opened
+            .inspect_err(
+                |failure| tracing::error!(reason = %failure.report(), "there is no control directory"),
+            )
+            .ok()
     }
 }
 
