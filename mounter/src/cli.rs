@@ -1,7 +1,7 @@
 //! The command line of `tarbox`.
 
 mod archive;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod clone;
 pub mod context;
 mod doctor;

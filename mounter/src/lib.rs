@@ -5,6 +5,7 @@ pub mod archive;
 pub mod cli;
 pub mod confinement;
 pub mod control;
+pub mod control_directory;
 pub mod daemon;
 pub mod engine;
 pub mod failure;

@@ -111,6 +111,11 @@ pub struct MountCommand {
     #[arg(long, value_name = "QUANTITY", help_heading = "Storage")]
     journal_size: Option<String>,
 
+    /// true or false: whether there is a control directory `/.tarbox` with history, state and orders as files
+    /// [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Storage")]
+    control_dir: Option<String>,
+
     /// Where journals and control sockets lie; in memory by default, so that they outlive a crash but not the machine
     /// [default: $XDG_RUNTIME_DIR/tarbox, /run/tarbox for root, or /dev/shm/tarbox-UID where those are on a disk]
     #[arg(long, value_name = "DIR", help_heading = "Process")]
@@ -223,6 +228,7 @@ impl MountCommand {
             ("flushInterval", self.flush_interval),
             ("maxLag", self.max_lag),
             ("journalSize", self.journal_size),
+            ("controlDir", self.control_dir),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ];

@@ -37,6 +37,7 @@ pub const KEYS: &[&str] = &[
     "flushInterval",
     "maxLag",
     "journalSize",
+    "controlDir",
     "logLevel",
     "logFormat",
 ];
@@ -119,6 +120,8 @@ pub struct Settings {
     pub max_lag: Duration,
     /// Bound of the journal.
     pub journal_bytes: u64,
+    /// Whether there is a control directory.
+    pub control_dir: bool,
     /// Which messages are logged; `None` where nothing was said.
     pub log_level: Option<LogLevel>,
     /// How.
@@ -184,6 +187,7 @@ impl Settings {
             journal_bytes: layers
                 .read("journalSize", |text| size(text, 8 << 20, 1 << 46))
                 .unwrap_or(256 << 20),
+            control_dir: layers.read("controlDir", config::boolean).unwrap_or(true),
             log_level,
             log_format: log_format.unwrap_or(LogFormat::Text),
         };
@@ -430,6 +434,7 @@ mod tests {
         assert_eq!(settings.tenant, TenantChoice::OfMountPoint);
         assert_eq!(settings.limits.over(UNLIMITED), UNLIMITED);
         assert_eq!((settings.cache_bytes, settings.journal_bytes), (256 << 20, 256 << 20));
+        assert!(settings.control_dir);
         assert_eq!((settings.flush_interval.as_secs(), settings.max_lag.as_secs()), (1, 5));
     }
 
@@ -470,6 +475,7 @@ mod tests {
             ("tenantId", "42", "a UUID"),
             ("flushInterval", "0s", "a duration from 1ms to 1h"),
             ("journalSize", "1Mi", "a size from 8Mi"),
+            ("controlDir", "maybe", "true or false"),
             ("logLevel", "loud", "error, warn, info"),
             ("logFormat", "xml", "text or json"),
         ] {

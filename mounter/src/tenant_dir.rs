@@ -142,6 +142,7 @@ impl TenantDir {
         for name in ["mounter.json", "control.sock", "restoring.json"] {
             let _ = fs::remove_file(self.path.join(name));
         }
+        let _ = fs::remove_dir_all(crate::control_directory::directory(&self.path));
         // The lock file stays while anything else does: removing it under a waiting locker would split the lock.
         let others = fs::read_dir(&self.path)
             .map_or(1, |entries| entries.flatten().filter(|entry| entry.file_name() != "lock").count());

@@ -57,6 +57,7 @@ const COMMAND_LINES: &[Case] = &[
     (&["--cache-size", "lots", "{}/mnt"], USAGE, &["cacheSize", "lots"]),
     (&["--quota-bytes", "-5", "{}/mnt"], USAGE, &["-5"]),
     (&["--sync-mode", "never", "{}/mnt"], USAGE, &["syncMode", "never", "writethrough"]),
+    (&["--control-dir", "maybe", "{}/mnt"], USAGE, &["controlDir", "maybe", "true or false"]),
     (&["--flush-interval", "1", "{}/mnt"], USAGE, &["flushInterval", "1"]),
     (&["--config", "{}/missing.toml", "{}/mnt"], CONFIGURATION, &["missing.toml"]),
     (&["--config", "{}/bad.toml", "{}/mnt"], CONFIGURATION, &["cacheSzie"]),

@@ -9,6 +9,7 @@ use fuse3::raw::reply::{
     ReplyLSeek, ReplyLock, ReplyOpen, ReplyStatFs, ReplyWrite, ReplyXAttr,
 };
 use fuse3::{Errno, FileType, mode_from_kind_and_perm};
+use tarbox_types::fuse::shown_ino;
 
 use crate::abi::{self, OUT_HEADER_SIZE};
 
@@ -247,7 +248,7 @@ impl Writer<'_> {
     }
 
     fn attr(&mut self, attr: &FileAttr) {
-        for number in [attr.ino, attr.size, attr.blocks] {
+        for number in [shown_ino(attr.ino), attr.size, attr.blocks] {
             self.u64(number);
         }
         for time in [attr.atime, attr.mtime, attr.ctime] {

@@ -121,6 +121,16 @@ impl BlockCache {
         }
     }
 
+    /// Takes the blocks of a range of contents out.
+    pub fn remove_range(&self, dids: std::ops::RangeInclusive<DataId>) {
+        let mut state = self.state.lock();
+        let (first, last) = dids.into_inner();
+        let keys = state.entries.range((first, 0)..=(last, BlockIndex::MAX)).map(|(key, _)| *key);
+        for key in keys.collect::<Vec<_>>() {
+            state.remove(&key);
+        }
+    }
+
     /// Pushes blocks out until at most `bytes` are in use. The capacity stays.
     pub fn shrink(&self, bytes: usize) {
         self.state.lock().make_room(bytes);

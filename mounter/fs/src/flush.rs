@@ -93,6 +93,21 @@ impl Flusher {
         }
     }
 
+    /// Of a view that nothing is ever committed to.
+    pub(crate) fn idle(of: &Shared, view: View, block_size: u64) -> Self {
+        Self {
+            store: Arc::clone(&of.store),
+            fence: of.fence.clone(),
+            view,
+            counters: Counters { used_bytes: 0, used_inodes: 0, next_ino: u64::MAX },
+            first_number: u64::MAX,
+            committed: 0,
+            free_blocks: 0..0,
+            block_size,
+            compression: of.config.compression,
+        }
+    }
+
     /// Where the database stands.
     pub(crate) fn committed(&self) -> Seq {
         self.committed

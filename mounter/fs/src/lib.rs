@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod block_cache;
+mod cache_share;
 mod compose;
 pub mod config;
 pub mod effect;
@@ -19,6 +20,7 @@ pub mod range_map;
 mod read_ahead;
 mod reading;
 mod restoring;
+mod sealed_view;
 mod sealing;
 mod shell;
 mod small_map;
@@ -34,3 +36,4 @@ pub use flush::FlushError;
 pub use fuse::FileSystem;
 pub use open::{FsOpenError, FsStatus, Recovery};
 pub use restoring::RestoreError;
+pub use sealed_view::Sealed;

@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use crate::{
     block_cache::{BlockCache, CacheStatistics},
+    cache_share::CacheShare,
     config::FsConfig,
     effect::Counters,
     error::FsError,
@@ -116,6 +117,8 @@ pub struct FsStatus {
     pub commits: Counted,
     /// Changes refused for the tenant's limits.
     pub refusals: u64,
+    /// Unlinked files that are kept because they may be open, as far as memory has them.
+    pub unlinked: u64,
     /// What is waited for; `None` = all is well.
     pub waiting_for: Option<String>,
     /// Why nothing is acknowledged any more.
@@ -186,13 +189,14 @@ impl FileSystem {
         );
         let shared = Arc::new(Shared {
             journal: opened.journal.reader(),
-            cache: BlockCache::new(config.cache_bytes as usize),
+            cache: CacheShare::of_head(Arc::new(BlockCache::new(config.cache_bytes as usize))),
             flusher: tokio::sync::Mutex::new(flusher),
             committed: watch::Sender::new(tenant.seq),
             health: Health::new(Instant::now() + Duration::from_secs(10), config.give_up_after),
             store,
             fence: lease.fence.clone(),
             view: lease.head.clone(),
+            layer: None,
             work: Arc::default(),
             is_watched: AtomicBool::new(false),
             on_their_way: OnTheirWay::default(),
@@ -255,6 +259,25 @@ impl FileSystem {
         sealing::now(&self.shared, seal).await
     }
 
+    /// Does what may have to wait for the database, as long as callers are to wait for it.
+    ///
+    /// # Errors
+    /// Where an outage has lasted too long.
+    ///
+    /// # Cancel safety
+    /// `work` is dropped then.
+    pub async fn for_caller<T>(&self, work: impl Future<Output = T>) -> Result<T, FsError> {
+        self.shared.health.or_give_up(async { Ok(work.await) }).await
+    }
+
+    /// Removes unlinked files that nobody has open any more; how many. (In the background it happens by itself.)
+    ///
+    /// # Errors
+    /// Where nothing is acknowledged any more.
+    pub async fn remove_unlinked(&self) -> Result<usize, FsError> {
+        self.shared.reap_all().await
+    }
+
     /// Commits nothing more as long as the returned value lives; returns once a commit under way has ended.
     ///
     /// # Cancel safety
@@ -289,6 +312,7 @@ impl FileSystem {
             cache: shared.cache.statistics(),
             commits: shared.commits.counted(),
             refusals: shared.refusals.load(Ordering::Relaxed),
+            unlinked: core.tree.orphans.len() as u64,
             waiting_for,
             lost,
         }
@@ -399,7 +423,7 @@ async fn commit_some(shared: &Shared) {
 }
 
 /// Removes closed orphans, keeps memory bounded, gives back what an idle journal does not need.
-async fn keep_house(weak: std::sync::Weak<Shared>) {
+pub(crate) async fn keep_house(weak: std::sync::Weak<Shared>) {
     let mut swept = Instant::now();
     loop {
         let Some(reap) = weak.upgrade().map(|shared| Arc::clone(&shared.reap)) else { return };

@@ -18,7 +18,7 @@ use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq, latency::L
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    block_cache::BlockCache,
+    cache_share::CacheShare,
     config::{FsConfig, SyncMode},
     effect::{Outcome, Record},
     error::FsError,
@@ -27,6 +27,7 @@ use crate::{
     journal::{Journal, JournalReader},
     plan::Planned,
     read_ahead::OnTheirWay,
+    sealed_view::Sealed,
     told::ToldTable,
     tree::{Need, Stop, Tree},
 };
@@ -52,7 +53,7 @@ pub(crate) struct Core {
 pub(crate) struct Shared {
     pub core: Mutex<Core>,
     pub journal: JournalReader,
-    pub cache: BlockCache,
+    pub cache: CacheShare,
     pub flusher: tokio::sync::Mutex<Flusher>,
     /// Journal position of the database.
     pub committed: watch::Sender<Seq>,
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     /// Of the lease that is held; one for the life of the mount.
     pub fence: Fence,
     pub view: View,
+    /// The layer that is looked at; `None` = the head.
+    pub layer: Option<Sealed>,
     /// There is something to commit.
     pub work: Arc<Notify>,
     /// Whether who commits in the background looks again within the flush interval: waking it costs a writer more than its record.
@@ -158,7 +161,10 @@ impl Shared {
                 Some(need) => self.supply(need).await?,
                 // The lease has run out: whoever waits sees nothing fail.
                 None => {
-                    let changed = async { Ok(self.health.changed().await) };
+                    let changed = async {
+                        self.health.changed().await;
+                        Ok(())
+                    };
                     self.health.or_give_up(changed).await?;
                 }
             }
@@ -253,12 +259,20 @@ impl Shared {
         let mut pause = Duration::from_millis(20);
         loop {
             match query().await {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    // Nothing else tells a view: it has neither heartbeats nor commits.
+                    if self.layer.is_some() {
+                        self.health.recovered();
+                    }
+                    return Ok(value);
+                }
                 Err(error @ StoreError::Unavailable { .. }) => {
                     self.health.waiting(&error);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
+                // Of the checkpoint that is looked at: it has been deleted.
+                Err(StoreError::NoLayer { .. }) => return Err(FsError::Stale),
                 Err(error) => {
                     tracing::error!(error = crate::health::chain(&error), "a query failed");
                     return Err(FsError::from(&error));
@@ -279,7 +293,7 @@ impl Shared {
         let current = |core: &Core| core.tree.evictions == evictions;
         match need {
             Need::Inode(ino) => {
-                let Some(row) = self.store.inode(&self.view, *ino).await? else {
+                let Some(row) = self.trusted(self.store.inode(&self.view, *ino).await).await? else {
                     return Ok(Err(FsError::Stale));
                 };
                 let mut core = self.core.lock();
@@ -288,7 +302,7 @@ impl Shared {
                 }
             }
             Need::Name(parent, name) => {
-                let found = self.store.lookup(&self.view, *parent, name).await?;
+                let found = self.trusted(self.store.lookup(&self.view, *parent, name).await).await?;
                 let mut core = self.core.lock();
                 if current(&core) {
                     match found {
@@ -305,7 +319,7 @@ impl Shared {
                 self.load_page(*ino, *after, LIST_PAGE).await?;
             }
             Need::Xattrs(ino) => {
-                let value = self.store.xattrs(&self.view, *ino).await?;
+                let value = self.trusted(self.store.xattrs(&self.view, *ino).await).await?;
                 let mut core = self.core.lock();
                 if current(&core) {
                     core.tree.load_xattrs(*ino, value);
@@ -322,7 +336,7 @@ impl Shared {
         let evictions = self.core.lock().tree.evictions;
         let mut after = 0;
         loop {
-            let rows = self.store.list(&self.view, ino, after, LIST_PAGE).await?;
+            let rows = self.trusted(self.store.list(&self.view, ino, after, LIST_PAGE).await).await?;
             let is_last = rows.len() < LIST_PAGE;
             after = rows.last().map_or(after, |(entry, _)| entry.cookie);
             let mut core = self.core.lock();
@@ -348,7 +362,7 @@ impl Shared {
     ) -> Result<(Vec<(EntryRow, InodeRow)>, u64, Query<'_>), StoreError> {
         let query = self.query();
         let evictions = self.core.lock().tree.evictions;
-        let rows = self.store.list(&self.view, ino, after, limit).await?;
+        let rows = self.trusted(self.store.list(&self.view, ino, after, limit).await).await?;
         let mut core = self.core.lock();
         if core.tree.evictions == evictions {
             for (_, row) in &rows {
@@ -361,7 +375,7 @@ impl Shared {
 
     async fn load_extents(&self, did: DataId, range: std::ops::Range<BlockIndex>) -> Result<(), StoreError> {
         let Some((data, version)) = self.data_ref(did) else { return Ok(()) };
-        let extents = self.store.extents(&self.view, data, range.clone()).await?;
+        let extents = self.trusted(self.store.extents(&self.view, data, range.clone()).await).await?;
         let mut core = self.core.lock();
         if let Some(content) = core.tree.contents.get_mut(&did).filter(|content| content.version == version) {
             content.load(range, extents);
@@ -425,7 +439,7 @@ impl Shared {
         self.committed.send_replace(found);
     }
 
-    fn forget_kernel_caches(&self) {
+    pub(crate) fn forget_kernel_caches(&self) {
         let inos: Vec<Ino> = self.core.lock().tree.nodes.keys().copied().collect();
         if let Some(kernel) = self.kernel.get().cloned() {
             // On a thread of its own: a notification may wait for pages that requests hold.

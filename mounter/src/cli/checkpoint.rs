@@ -62,7 +62,7 @@ impl CheckpointCommand {
 
 /// A checkpoint as it is printed.
 #[derive(Debug, Serialize)]
-pub(super) struct CheckpointView {
+pub(crate) struct CheckpointView {
     pub(super) name: String,
     pub(super) kind: &'static str,
     /// By which CSI knows it, too.
@@ -78,7 +78,12 @@ pub(super) struct CheckpointView {
 }
 
 impl CheckpointView {
-    pub(super) fn new(checkpoint: Checkpoint) -> Self {
+    /// The tenant's present has come from there.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.in_line
+    }
+
+    pub(crate) fn new(checkpoint: Checkpoint) -> Self {
         let Checkpoint { layer, kind, id, tags, is_in_line } = checkpoint;
         Self {
             kind: kind.word(),

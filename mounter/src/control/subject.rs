@@ -109,7 +109,7 @@ impl Subject {
         self.observer.get().map(Observer::statistics).unwrap_or_default()
     }
 
-    pub(super) fn statistics(&self) -> StatisticsResponse {
+    pub(crate) fn statistics(&self) -> StatisticsResponse {
         let now = self.file_system().status();
         let file_system = wire::FileSystemStatistics {
             cache_hits: now.cache.hits,

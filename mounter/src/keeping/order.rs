@@ -154,6 +154,8 @@ fn arguments(
     all.extend(outage.map(|after| format!("--on-database-outage=eio-after={}", HumanDuration(after)).into()));
     all.extend(compression.map(|compression| format!("--compression={compression}").into()));
     all.extend(settings.log_level.as_ref().map(|level| format!("--log-level={level}").into()));
+    // Only where it is not what every release does.
+    all.extend((!settings.control_dir).then(|| b"--control-dir=false".to_vec()));
     all.extend(settings.read_only.then(|| b"--read-only".to_vec()));
     if let Output::File(path) = output {
         // Opened by itself, so that it stays of bounded size.

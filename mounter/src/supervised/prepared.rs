@@ -27,6 +27,7 @@ use crate::{
         service,
         subject::{ORDERS, Subject},
     },
+    control_directory::{self, ControlDirectory, WholeTenant},
     engine,
     failure::{Chain, Failure},
     lease, restore,
@@ -158,23 +159,31 @@ impl Prepared {
         steps.done("lease");
         let epoch = lease.fence.epoch.cast_unsigned();
         let note = note(&lease.tenant, session, self.mount_point.clone(), false);
+        let nonce = connection.nonce;
         let opening = Opening { store: Arc::clone(&self.store), connection };
         let opened = serve::open_on(database, &self.settings, lease, session, directory, opening).await;
         let (file_system, recovery) = opened?;
         steps.done("journal");
         directory.write_note(&note)?;
+        // Of a predecessor: as soon as anything can be ordered here, it may be of a restore that this process has begun itself.
+        let unfinished = restore::left_unfinished(directory.path());
         let (sender, orders) = mpsc::channel(ORDERS);
         let (shown, database) = (FileSystem::clone(&file_system), Arc::clone(&self.database));
         let subject = Subject::new(note, epoch, move || shown.clone(), database, sender);
         let control = service::serve(directory.socket(), Arc::clone(&subject))?;
         steps.done("note");
+        let control_directory = self.control_directory(&file_system, &subject, directory, nonce);
+        let whole = WholeTenant::new(Arc::clone(&file_system), control_directory.clone());
         let attach = |session: &Session| {
             subject.observe(session.observer());
             file_system.keep_for(session.unanswered());
             file_system.attach(session.kernel_cache());
+            if let Some(control_directory) = &control_directory {
+                control_directory.attach(session.kernel_cache());
+            }
         };
         let parts = SessionParts { devices: kept.devices, slots: kept.slots, init: None };
-        let begun = engine::begin(&file_system, attach, parts, self.session_config).await;
+        let begun = engine::begin(&Arc::new(whole), attach, parts, self.session_config).await;
         let (session, recovered) = begun.map_err(|source| Failure::Part {
             kind: ErrorKind::Internal,
             doing: format!("serve {}", self.mount_point.display()),
@@ -184,11 +193,39 @@ impl Prepared {
         steps.done("requests");
         steps.tell();
         subject.enter(Phase::Serving);
-        if let Some(before) = restore::left_unfinished(directory.path()) {
+        if let Some(before) = unfinished {
             tokio::spawn(restore::finish(Arc::clone(&file_system), directory.path().to_owned(), before));
         }
         let replayed = recovery.replayed;
         Ok(Parts { file_system, session, subject, control, orders, replayed, recovered })
+    }
+
+    /// The control directory, unless it is switched off. Where it cannot be had the tenant is served without it: applications need that more.
+    fn control_directory(
+        &self,
+        head: &Arc<FileSystem>,
+        subject: &Arc<Subject>,
+        directory: &TenantDir,
+        nonce: u64,
+    ) -> Option<Arc<ControlDirectory>> {
+        if !self.settings.control_dir {
+            return None;
+        }
+        let parts = control_directory::Parts {
+            head: Arc::clone(head),
+            subject: Arc::clone(subject),
+            store: Arc::clone(&self.store),
+            database: Arc::clone(&self.database),
+            directory: directory.path().to_owned(),
+            nonce,
+            cache_bytes: self.settings.cache_bytes,
+        };
+        let opened = ControlDirectory::open(parts);
+        opened
+            .inspect_err(
+                |failure| tracing::error!(reason = %failure.report(), "there is no control directory"),
+            )
+            .ok()
     }
 }
 

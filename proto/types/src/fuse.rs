@@ -29,3 +29,34 @@ pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 
 /// `setattr`: this value in `lock_owner` is `FATTR_KILL_SUIDGID` (truncation by a caller without CAP_FSETID).
 pub const SETATTR_KILL_SUIDGID: u64 = u64::MAX;
+
+/// Bits of an inode number in a node id; the view of the tenant that it is seen in stands above: 0 the head.
+pub const INO_BITS: u32 = 48;
+/// The view of the control directory.
+pub const CONTROL_VIEW: u16 = 1;
+/// Bits that tell documents of one file of the control directory from each other; which file it is stands above (0: a directory).
+pub const DOCUMENT_BITS: u32 = 40;
+
+/// The inode number that programs are shown for a node id. Each document of the control directory is an inode of its own, so
+/// that what was opened does not change; yet to who looks at a name twice, as cp(1) does, it is one file.
+#[must_use]
+pub fn shown_ino(node: u64) -> u64 {
+    let is_document = node >> INO_BITS == u64::from(CONTROL_VIEW) && node >> DOCUMENT_BITS & 0xff != 0;
+    if is_document { node >> DOCUMENT_BITS << DOCUMENT_BITS } else { node }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_of_a_file_are_shown_as_one_and_everything_else_as_it_is() {
+        let control = u64::from(CONTROL_VIEW) << INO_BITS;
+        let document = |file: u64, number: u64| control | file << DOCUMENT_BITS | number;
+        assert_eq!(shown_ino(document(7, 1)), shown_ino(document(7, 2)));
+        assert_ne!(shown_ino(document(7, 1)), shown_ino(document(8, 1)));
+        for node in [1, 1 << 47 | 5, control | 3, 2 << INO_BITS | 1 << 44 | 9] {
+            assert_eq!(shown_ino(node), node);
+        }
+    }
+}

@@ -86,6 +86,7 @@ const KEYS: &[(&str, Meaning)] = &[
     ("maxLag", Meaning::Option("--max-lag", Kind::Time(HOUR))),
     ("flushInterval", Meaning::Option("--flush-interval", Kind::Time(HOUR))),
     ("syncMode", Meaning::Option("--sync-mode", Kind::Word(&["writeback", "writethrough"]))),
+    ("controlDir", Meaning::Option("--control-dir", SWITCH)),
     ("compression", Meaning::Option("--compression", Kind::Word(&["none", "zstd"]))),
     ("onDatabaseOutage", Meaning::Option("--on-database-outage", Kind::Outage)),
     ("autoCheckpoint", Meaning::Checked(SWITCH)),
@@ -225,6 +226,7 @@ mod tests {
     fn what_concerns_a_node_becomes_an_option_of_the_mounter() {
         let context = map(&[
             ("cacheSize", "1Gi"),
+            ("controlDir", "false"),
             ("syncMode", "writethrough"),
             ("auditLevel", "full"),
             ("csi.storage.k8s.io/pod.name", "p"),
@@ -232,7 +234,7 @@ mod tests {
             ("tenant_name", "work"),
         ]);
         let read = read(&context, &map(&[])).expect("known keys");
-        let expected = [("--cache-size", "1Gi"), ("--sync-mode", "writethrough")];
+        let expected = [("--cache-size", "1Gi"), ("--control-dir", "false"), ("--sync-mode", "writethrough")];
         assert_eq!(read.options, expected.map(|(flag, value)| (flag.to_owned(), value.to_owned())));
         assert_eq!((read.cache_bytes, read.tenant_name.as_deref()), (Some(1 << 30), Some("work")));
     }
@@ -244,6 +246,7 @@ mod tests {
             ("cacheSize", "1K", ["`1K`", "a size from 1Mi"]),
             ("maxLag", "2h", ["`2h`", "1ms to 1h"]),
             ("syncMode", "async", ["`async`", "writeback or writethrough"]),
+            ("controlDir", "off", ["`off`", "true or false"]),
             ("autoCheckpoint", "yes", ["`yes`", "true or false"]),
             ("onDatabaseOutage", "eio-after=5ms", ["eio-after=5ms", "wait, or eio-after="]),
             ("databaseURL", "mysql://x", ["mysql", "postgresql"]),
