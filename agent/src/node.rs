@@ -103,6 +103,7 @@ impl Node {
 
     /// Takes up every tenant of the state files.
     fn take_up(self: &Arc<Self>) -> Result<(), AgentError> {
+        self.clear_recent()?;
         let directory = self.tenants_dir();
         let files = state::load_all::<StateFile>(&directory)?;
         let mut tenants = self.tenants.lock();
@@ -127,6 +128,19 @@ impl Node {
                 Err(error) => {
                     tracing::error!(%error, "a tenant cannot be taken up; its mounter goes on unattended")
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes records of this boot that stand for nothing on the disk any more: whoever forgot a tenant was cut off in the middle.
+    fn clear_recent(&self) -> Result<(), AgentError> {
+        let recent = self.recent_dir();
+        let entries = fs::read_dir(&recent).map_err(AgentError::io("list", &recent))?;
+        for name in entries.flatten().map(|entry| entry.file_name()) {
+            if !self.tenants_dir().join(&name).exists() {
+                let path = recent.join(&name);
+                fs::remove_file(&path).map_err(AgentError::io("remove", &path))?;
             }
         }
         Ok(())
