@@ -396,6 +396,7 @@ impl Node {
             for group in node.groups(tenant) {
                 group.remove(GROUP_ENDS_WITHIN)?;
             }
+            crate::operations::forget_inline(&node.settings, tenant)?;
             // The one that says that there is something to be looked for goes first: without it nobody reads the other.
             state::remove(&node.tenants_dir(), &tenant.to_string())?;
             state::remove(&node.recent_dir(), &tenant.to_string())?;

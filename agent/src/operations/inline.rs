@@ -24,7 +24,7 @@ use crate::{
     failure::AgentError,
     node::Node,
     settings::Settings,
-    tenant::mounter_dir,
+    tenant::{clear_stale, mounter_dir},
 };
 
 /// Capacity where the pod says nothing, as far as the node allows it.
@@ -86,8 +86,7 @@ pub(super) async fn end(node: &Arc<Node>, tenant: TenantId, limit: Duration) -> 
     let url = database_url(node)?;
     within(limit, url, delete(url, tenant)).await?;
     let leave = Leave { volume: Some(VolumeRef::Tenant(tenant)), path: staged.staging_path.clone() };
-    unstage(node, leave, deadline.saturating_duration_since(Instant::now())).await?;
-    forget(&node.settings, tenant)
+    unstage(node, leave, deadline.saturating_duration_since(Instant::now())).await
 }
 
 /// What the volume may hold. Pure.
@@ -115,18 +114,20 @@ fn staging_path(settings: &Settings, tenant: TenantId) -> PathBuf {
     settings.state_dir.join("inline").join(tenant.to_string())
 }
 
-/// Removes directories of volumes that are gone: whoever ended them was cut off before the last step. Only for who does not serve yet.
+/// Removes directories of volumes that never came to be staged: whoever made them was cut off. Only for who does not serve yet.
 pub(crate) fn clear(node: &Node) {
-    let entries = fs::read_dir(node.settings.state_dir.join("inline")).into_iter().flatten().flatten();
-    for entry in entries {
-        let tenant = entry.file_name().to_str().and_then(|name| name.parse::<TenantId>().ok());
-        if let Some(tenant) = tenant.filter(|tenant| node.tenant(*tenant).is_none()) {
-            // What something is mounted on is not removed by this.
-            let removed = forget(&node.settings, tenant);
-            let _ =
-                removed.inspect_err(|error| tracing::warn!(error = error.report(), "a directory is left"));
+    for tenant in all(&node.settings).into_iter().filter(|tenant| node.tenant(*tenant).is_none()) {
+        // What something is mounted on is not removed by this.
+        if let Err(error) = forget(&node.settings, tenant) {
+            tracing::warn!(%tenant, error = error.report(), "a directory is left");
         }
     }
+}
+
+/// The volumes that have a directory. What is mounted there is not looked at: it may not answer.
+fn all(settings: &Settings) -> Vec<TenantId> {
+    let entries = fs::read_dir(settings.state_dir.join("inline")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Makes a directory where it is missing, and looks at nothing: what is mounted there may not answer.
@@ -143,8 +144,17 @@ fn make_directory(path: &Path) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Removes what is left of a volume that is gone, a journal as well: what is in it is nobody's. The directory by which it is found goes last.
-fn forget(settings: &Settings, tenant: TenantId) -> Result<(), AgentError> {
+/// Removes what is left of a volume of a pod that is gone, a journal as well: what is in it is nobody's. The directory by which it is known
+/// goes last. Of another volume nothing is removed.
+///
+/// # Errors
+/// As rmdir(2).
+pub(crate) fn forget(settings: &Settings, tenant: TenantId) -> Result<(), AgentError> {
+    if !all(settings).contains(&tenant) {
+        return Ok(());
+    }
+    // What an agent that was cut off had put under a mount that never came.
+    clear_stale(&staging_path(settings, tenant))?;
     let (journal, staging) = (mounter_dir(&settings.run_dir, tenant), staging_path(settings, tenant));
     for (path, removed) in [(&journal, fs::remove_dir_all(&journal)), (&staging, fs::remove_dir(&staging))] {
         match removed {

@@ -7,7 +7,7 @@ mod stage;
 mod stats;
 
 pub(crate) use expand::expand;
-pub(crate) use inline::{clear as clear_inline, publish_inline};
+pub(crate) use inline::{clear as clear_inline, forget as forget_inline, publish_inline};
 pub(crate) use publish::{publish, unpublish};
 pub(crate) use stage::{stage, unstage};
 pub(crate) use stats::{VolumeStats, stats};
