@@ -3,9 +3,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TOOLS ?= $(or $(TESTS_TOOLS),$(HOME)/.cache/tarbox/tools)
 WHOLE = cargo test -p tarbox-tests --no-fail-fast
 
-.PHONY: sanity build run test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd volumes constant test-kernels clean deps-run deps-test
+.PHONY: sanity build run demo test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd volumes constant test-kernels clean deps-run deps-test
 build: ; cargo build --release --bins -p tarbox-mounter -p tarbox-keeper -p tarbox-agent -p tarbox-controller
 run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" agent/demo/run.sh
+demo: build ; tests/deps.sh demo && PATH="$(CURDIR)/target/release:$$PATH" agent/demo/day.sh
 test: deps-test lint ; cargo test --workspace --no-fail-fast
 fmt: ; cargo fmt --all
 lint: ; cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet -- -D warnings

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels
+# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|demo
 # Debian and Ubuntu packages through apt; cargo tools once into $TESTS_TOOLS.
 set -eu
 TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
@@ -72,6 +72,7 @@ suites() {
 }
 case "${1:-}" in
     run) run ;;
+    demo) run; packages jq:jq setpriv:util-linux pgrep:procps ;;
     test) suites; promtool; tool pjdfstest 0.2.2; tool fsx 0.3.2 ;;
     sanity)
         packages go:golang-go
@@ -84,5 +85,5 @@ case "${1:-}" in
     kernels)
         packages cc:gcc strip:binutils python3:python3 qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap modprobe:kmod xz:xz-utils \
             busybox:busybox-static mkfs.ext4:e2fsprogs column:bsdextrautils /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring ;;
-    *) echo "usage: $0 run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
+    *) echo "usage: $0 run|demo|test|sanity|bench|chaos|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
 esac
