@@ -280,6 +280,7 @@ impl Tenant {
                 server.stage = Stage::Serving;
                 server.since = now;
                 self.record.kills = 0;
+                self.run.watch.begins_to_serve();
             }
             Some(_) => {}
             // A stand-by that nobody told to serve, or somebody unknown.

@@ -40,6 +40,11 @@ impl Watch {
         }
     }
 
+    /// Pings that it did not answer while it was starting say nothing of how it serves.
+    pub(crate) fn begins_to_serve(&mut self) {
+        self.missed = 0;
+    }
+
     pub(crate) fn is_suspicious(&self, policy: &Policy) -> bool {
         self.missed >= 2 || self.executing >= policy.hang_executing / 2
     }

@@ -219,6 +219,19 @@ fn a_start_that_hangs_is_ended_after_its_limit() {
 }
 
 #[test]
+fn one_that_was_slow_to_start_is_not_suspected_once_it_serves() {
+    let mut world = World::new(Policy::default());
+    world.manners.insert(build("a"), Manner::HangsAtStart);
+    world.stage("a");
+    // Several pings go unanswered meanwhile.
+    world.run(7 * SECOND);
+    world.manners.clear();
+    world.server().expect("a server").hung = false;
+    world.run_until(2 * SECOND, "it serves", World::is_serving);
+    assert_eq!(world.agent.as_ref().expect("an agent").condition(), Condition::Serving);
+}
+
+#[test]
 fn a_stopped_mounter_is_reported_dumped_and_replaced() {
     let mut world = serving();
     world.server().expect("a server").hung = true;
