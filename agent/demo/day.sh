@@ -93,10 +93,10 @@ attempt() {
 }
 attempts=()
 for n in 1 2 3; do attempt "$n" & attempts+=($!); done
-served=$(tarbox usage try-2 -o json | jq -r '.[0].pid // empty' 2>/dev/null || true)
-parent=$(pgrep -f -- "tarbox-mount --tenant try-2 --daemon" | sed -n 1p || true)
-[ -n "$served" ] || served=$(pgrep -P "${parent:-0}" | sed -n 1p || true)
-if [ -n "$served" ]; then kill -9 "$served" && echo "killed the mounter of try-2 (pid $served)"; fi
+parent=$(pgrep -f -- "tarbox-mount --tenant try-2 --daemon $day/try-2" | sed -n 1p)
+served=$(pgrep -P "$parent" | sed -n 1p)
+kill -9 "$served"
+echo "killed the mounter of try-2 (pid $served)"
 for pid in "${attempts[@]}"; do wait "$pid" || fail "an attempt failed"; done
 for n in 1 2 3; do
     [ "$(wc -l <"$day/try-$n/result-$n")" -eq 40 ] && [ "$(cat "$day/try-$n"/e*/f | wc -w)" -ge 1 ] || fail "try-$n lost something"

@@ -229,7 +229,7 @@ fn families_of(told: &[(TenantId, Option<StatisticsResponse>)]) -> Vec<MetricFam
     vec![
         UP.gauge(asked().map(|(id, told)| ([id], f64::from(u8::from(told.is_some()))))),
         OPERATIONS.durations(operations().map(|(labels, operation)| {
-            (labels, counted(operation.count, operation.total_ns, &operation.latencies))
+            (labels, Counted::of(operation.count, operation.total_ns, &operation.latencies))
         })),
         OPERATION_COUNT.counter(operations().map(|(labels, operation)| (labels, operation.count))),
         OPERATION_ERRORS.counter(operations().map(|(labels, operation)| (labels, operation.errors))),
@@ -240,14 +240,10 @@ fn families_of(told: &[(TenantId, Option<StatisticsResponse>)]) -> Vec<MetricFam
         JOURNAL_AGE.gauge(systems().map(|(id, system)| (id, system.journal_age_ms as f64 / 1e3))),
         COMMITS.durations(systems().filter_map(|(id, system)| {
             let Latencies { count, total_ns, classes } = system.commits.as_ref()?;
-            Some((id, counted(*count, *total_ns, classes)))
+            Some((id, Counted::of(*count, *total_ns, classes)))
         })),
         REFUSALS.counter(systems().map(|(id, system)| (id, system.quota_refusals))),
     ]
-}
-
-fn counted(count: u64, total_ns: u64, classes: &[u64]) -> Counted {
-    Counted::of(count, Duration::from_nanos(total_ns), classes)
 }
 
 #[cfg(test)]

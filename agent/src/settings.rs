@@ -157,12 +157,16 @@ impl Settings {
             mounter: layers.read("mounter", path).unwrap_or_else(|| beside_us("tarbox-mount")),
             max_volumes: layers.read("maxVolumes", count).unwrap_or(0),
             topology,
-            memory: layers.read("memory", memory).unwrap_or(ByteSize::mib(256)),
+            memory: layers.read("memory", at_least(ByteSize::mib(64))).unwrap_or(ByteSize::mib(256)),
             memory_budget: layers.read("memoryBudget", memory_budget).unwrap_or(None),
             native_sources: layers.read("nativeSources", native_sources).unwrap_or_default(),
             ephemeral: layers.read("ephemeral", config::boolean).unwrap_or(true),
-            ephemeral_max_size: layers.read("ephemeralMaxSize", one_mib).unwrap_or(ByteSize::mib(10 << 10)),
-            ephemeral_max_cache: layers.read("ephemeralMaxCache", one_mib).unwrap_or(ByteSize::mib(256)),
+            ephemeral_max_size: layers
+                .read("ephemeralMaxSize", at_least(ByteSize::mib(1)))
+                .unwrap_or(ByteSize::mib(10 << 10)),
+            ephemeral_max_cache: layers
+                .read("ephemeralMaxCache", at_least(ByteSize::mib(1)))
+                .unwrap_or(ByteSize::mib(256)),
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
             metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
@@ -215,22 +219,20 @@ fn count(text: &str) -> Result<u32, String> {
     text.parse().ok().filter(|count| i32::try_from(*count).is_ok()).ok_or_else(|| allowed.to_owned())
 }
 
-fn memory(text: &str) -> Result<ByteSize, String> {
-    let size = text.parse::<ByteSize>().ok().filter(|size| *size >= ByteSize::mib(64));
-    size.ok_or_else(|| "a size of 64Mi or more".to_owned())
-}
-
-fn one_mib(text: &str) -> Result<ByteSize, String> {
-    let size = text.parse::<ByteSize>().ok().filter(|size| *size >= ByteSize::mib(1));
-    size.ok_or_else(|| "a size of 1Mi or more".to_owned())
+/// A size that is no smaller.
+fn at_least(least: ByteSize) -> impl Fn(&str) -> Result<ByteSize, String> {
+    move |text| {
+        let size = text.parse::<ByteSize>().ok().filter(|size| *size >= least);
+        size.ok_or_else(|| format!("a size of {least} or more"))
+    }
 }
 
 fn memory_budget(text: &str) -> Result<Option<ByteSize>, String> {
     if text == "unlimited" {
         return Ok(None);
     }
-    let size = text.parse::<ByteSize>().ok().filter(|size| *size >= ByteSize::mib(64));
-    size.map(Some).ok_or_else(|| "a size of 64Mi or more, or unlimited".to_owned())
+    let size = at_least(ByteSize::mib(64))(text);
+    size.map(Some).map_err(|allowed| format!("{allowed}, or unlimited"))
 }
 
 /// `/directory=rw,/directory=ro`.

@@ -3,12 +3,12 @@
 use std::{path::Path, sync::Arc};
 
 use nix::unistd::{Gid, Uid};
-use tarbox_store::{Database, NewTenant, StoreError, Tenant, TenantState};
+use tarbox_store::{DEFAULT_BLOCK_SIZE, Database, NewTenant, StoreError, Tenant, TenantState};
 use tarbox_types::{ByteSize, ErrorKind, TenantId};
 
 use crate::{
     failure::Failure,
-    settings::{DEFAULT_BLOCK_SIZE, Settings, TenantChoice, UNLIMITED},
+    settings::{Settings, TenantChoice, UNLIMITED},
     tenant_name,
 };
 

@@ -144,7 +144,7 @@ pub(crate) fn fs_config(settings: &Settings, tenant: &Tenant, directory: &Tenant
             SyncMode::Writeback => FsSyncMode::Writeback,
             SyncMode::Writethrough => FsSyncMode::Writethrough,
         },
-        give_up_after: settings.give_up_after,
+        give_up_after: settings.on_database_outage.patience(),
         read_only: settings.read_only,
         compression: settings.compression.unwrap_or(tenant.compression),
         max_inodes: 100_000,

@@ -14,7 +14,7 @@ use tarbox_runtime::{
     telemetry::{LogFormat, LogLevel},
 };
 use tarbox_store::{Compression, Limits};
-use tarbox_types::{ByteSize, HumanDuration, TenantId};
+use tarbox_types::{ByteSize, HumanDuration, OutagePolicy, TenantId};
 
 use crate::{failure::Failure, places};
 
@@ -41,9 +41,6 @@ pub const KEYS: &[&str] = &[
     "logLevel",
     "logFormat",
 ];
-
-/// Bytes per block of a tenant that nothing else was said for.
-pub const DEFAULT_BLOCK_SIZE: u32 = 128 << 10;
 
 /// Which tenant is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,8 +109,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// When a change is acknowledged.
     pub sync_mode: SyncMode,
-    /// How long callers wait for a database that does not answer; `None` = as long as it takes.
-    pub give_up_after: Option<Duration>,
+    /// What becomes of calls that wait for a database which does not answer.
+    pub on_database_outage: OutagePolicy,
     /// How long a change waits for its commit while the database keeps up.
     pub flush_interval: Duration,
     /// How long at most.
@@ -181,7 +178,7 @@ impl Settings {
             compression: layers.read("compression", compression),
             cache_bytes: layers.read("cacheSize", |text| size(text, 1 << 20, 1 << 50)).unwrap_or(256 << 20),
             sync_mode: layers.read("syncMode", sync_mode).unwrap_or(SyncMode::Writeback),
-            give_up_after: layers.read("onDatabaseOutage", on_database_outage).unwrap_or(None),
+            on_database_outage: layers.read("onDatabaseOutage", config::parsed).unwrap_or_default(),
             flush_interval: flush_interval.unwrap_or(Duration::from_secs(1)),
             max_lag: max_lag.unwrap_or(Duration::from_secs(5)),
             journal_bytes: layers
@@ -382,16 +379,6 @@ fn sync_mode(text: &str) -> Result<SyncMode, String> {
         "writethrough" => Ok(SyncMode::Writethrough),
         _ => Err("writeback or writethrough".to_owned()),
     }
-}
-
-fn on_database_outage(text: &str) -> Result<Option<Duration>, String> {
-    let allowed = || "wait, or eio-after=DURATION from 1s to 24h".to_owned();
-    if text == "wait" {
-        return Ok(None);
-    }
-    let time = text.strip_prefix("eio-after=").and_then(|time| time.parse::<HumanDuration>().ok());
-    let is_right = |time: &Duration| (1..=24 * 3600).contains(&time.as_secs());
-    time.map(|time| time.0).filter(is_right).map(Some).ok_or_else(allowed)
 }
 
 /// The state directory, made where it is missing: it must be this user's own, for others could read what is in it.

@@ -14,7 +14,8 @@ use std::{
 
 use tarbox_rpc::csi::{RequestError, capability::MountWish, inline::Inline, request::VolumeRef};
 use tarbox_store::{
-    Compression, Database, InUse, Limits, NewTenant, StoreError, Tenant, TenantState, VolumeRecord,
+    Compression, DEFAULT_BLOCK_SIZE, InUse, Limits, NewTenant, StoreError, VolumeRecord, mark_deleted,
+    note_volume,
 };
 use tarbox_types::{ByteSize, TenantId};
 
@@ -197,23 +198,15 @@ async fn make(
     let database = tarbox_store::open(url).await?;
     let description = serde_json::json!({ "parameters": pod }).to_string();
     let new = VolumeRecord::inline(id, description);
-    loop {
-        let record = database.note_volume(&new).await?;
-        match database.tenant(record.id).await? {
-            // Its deletion was cut off before the name was free.
-            Some(Tenant { state: TenantState::Deleted, .. }) => database.forget_volume(record.id).await?,
-            Some(tenant) => return Ok(tenant.id),
-            None => return make_tenant(&*database, record.id, limits).await,
-        }
+    let (VolumeRecord { id, .. }, made) = note_volume(&*database, &new).await?;
+    if made.is_some() {
+        return Ok(id);
     }
-}
-
-async fn make_tenant(database: &dyn Database, id: TenantId, limits: Limits) -> Result<TenantId, StoreError> {
     let new = NewTenant {
         id,
         name: format!("inline-{}", id.0.simple()),
         limits,
-        block_size: 128 << 10,
+        block_size: DEFAULT_BLOCK_SIZE,
         compression: Compression::None,
         root_uid: 0,
         root_gid: 0,
@@ -225,9 +218,6 @@ async fn make_tenant(database: &dyn Database, id: TenantId, limits: Limits) -> R
 /// Marks the tenant deleted; its holder goes on until it gives the lease back.
 async fn delete(url: &str, tenant: TenantId) -> Result<(), StoreError> {
     let database = tarbox_store::open(url).await?;
-    match database.delete_tenant(tenant, InUse::GoOn).await {
-        Ok(()) | Err(StoreError::NoTenant(_)) => {}
-        Err(error) => return Err(error),
-    }
+    mark_deleted(&*database, tenant, InUse::GoOn).await?;
     database.forget_volume(tenant).await
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tarbox_checkpoints::{ByHeartbeat, Checkpoint, CheckpointError, Kind};
-use tarbox_store::{Database, Purpose, SnapshotRecord, Tenant, TenantState, VolumeRecord, all};
+use tarbox_store::{Database, Purpose, SnapshotRecord, Tenant, TenantState, VolumeRecord};
 use tarbox_types::{HumanDuration, TenantId};
 use tokio::time::Instant;
 
@@ -72,10 +72,8 @@ fn plan(wish: Wish, now: Duration, there: &[Checkpoint]) -> Plan {
     }
 }
 
-/// Looks at the volumes that ask for it, until all were or the time is over.
-pub(super) async fn make(database: &dyn Database, until: Instant) -> Result<()> {
-    let records =
-        all(|record: &VolumeRecord| record.id, |after, limit| database.volumes(after, limit)).await?;
+/// Looks at those of the volumes that ask for it, until all were or the time is over.
+pub(super) async fn make(database: &dyn Database, records: &[VolumeRecord], until: Instant) -> Result<()> {
     let wish = |record: &VolumeRecord| Some((record.id, Wish::of(&Description::read(&record.description))?));
     for (volume, wish) in records.iter().filter_map(wish) {
         of_one(volume, make_one(database, volume, wish).await)?;

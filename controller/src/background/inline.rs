@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tarbox_store::{Database, InUse, StoreError, TenantState, VolumeRecord, all};
+use tarbox_store::{Database, InUse, StoreError, TenantState, VolumeRecord, mark_deleted};
 use tarbox_types::TenantId;
 use tokio::time::Instant;
 
@@ -31,9 +31,7 @@ impl Unheld {
     }
 
     /// Deletes those that nobody has held for as long as that.
-    pub(super) async fn delete(&mut self, database: &dyn Database) -> Result<()> {
-        let records =
-            all(|record: &VolumeRecord| record.id, |after, limit| database.volumes(after, limit)).await?;
+    pub(super) async fn delete(&mut self, database: &dyn Database, records: &[VolumeRecord]) -> Result<()> {
         let seen = self.since.entry(database.display_url()).or_default();
         let mut unheld = HashMap::new();
         for record in records.iter().filter(|record| record.is_inline()) {
@@ -54,11 +52,10 @@ impl Unheld {
 }
 
 async fn delete(database: &dyn Database, id: TenantId) -> Result<()> {
-    match database.delete_tenant(id, InUse::Refuse).await {
+    match mark_deleted(database, id, InUse::Refuse).await {
         // It is held again.
         Err(StoreError::Held { .. }) => return Ok(()),
-        Ok(()) | Err(StoreError::NoTenant(_)) => {}
-        Err(error) => return Err(error.into()),
+        marked => marked?,
     }
     database.forget_volume(id).await?;
     tracing::info!(volume_id = %id, "a volume that a pod asked for, and that its node left behind, is deleted");

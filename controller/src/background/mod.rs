@@ -12,7 +12,7 @@ mod volumes;
 
 use std::{sync::Arc, time::Duration};
 
-use tarbox_store::{Database, Lead};
+use tarbox_store::{Database, Lead, VolumeRecord, all};
 use tarbox_types::{ErrorKind, TenantId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -101,8 +101,10 @@ async fn round(database: &dyn Database, who: Uuid, due: Due, unheld: &mut Unheld
     layers::clear(&*led, Instant::now() + SLICE).await?;
     volumes::reap(&*led, Instant::now() + SLICE).await?;
     if due.volumes {
-        unheld.delete(&*led).await?;
-        checkpoints::make(&*led, Instant::now() + SLICE).await?;
+        let records =
+            all(|record: &VolumeRecord| record.id, |after, limit| led.volumes(after, limit)).await?;
+        unheld.delete(&*led, &records).await?;
+        checkpoints::make(&*led, &records, Instant::now() + SLICE).await?;
     }
     if due.collect {
         blocks::collect(&*led, || renewed(database, lead)).await?;

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use tarbox_checkpoints::ByHeartbeat;
 use tarbox_rpc::csi::{RequestError, parameters::DATABASE_URL, request::Capacity};
 use tarbox_store::{
-    Compression, Database, LayerRow, Limits, NewTenant, SnapshotRecord, StoreError, Tenant, TenantState,
-    TenantStore, VolumeRecord,
+    Compression, DEFAULT_BLOCK_SIZE, Database, LayerRow, Limits, NewTenant, SnapshotRecord, StoreError,
+    Tenant, TenantStore, VolumeRecord, note_volume,
 };
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 
@@ -97,29 +97,18 @@ async fn note(database: &dyn Database, request: &Create) -> Result<(VolumeRecord
         request: request.name.clone(),
         description: request.description.text(),
     };
-    loop {
-        let record = database.note_volume(&new).await?;
-        let tenant = database.tenant(record.id).await?;
-        // Its deletion was cut off before the name was free.
-        if tenant.as_ref().is_some_and(|tenant| tenant.state == TenantState::Deleted) {
-            database.forget_volume(record.id).await?;
-            continue;
-        }
-        let differs = |differs: String| ControllerError::Differs {
-            name: request.name.clone(),
-            what: "volume",
-            differs,
-        };
-        if let Some(difference) = Description::read(&record.description).difference(&request.description) {
-            return Err(differs(difference));
-        }
-        if let Some(tenant) = &tenant
-            && !request.capacity.admits(tenant.limits.bytes)
-        {
-            return Err(differs(format!("`capacity_range`: it has {}", ByteSize(tenant.limits.bytes))));
-        }
-        return Ok((record, tenant));
+    let (record, tenant) = note_volume(database, &new).await?;
+    let differs =
+        |differs: String| ControllerError::Differs { name: request.name.clone(), what: "volume", differs };
+    if let Some(difference) = Description::read(&record.description).difference(&request.description) {
+        return Err(differs(difference));
     }
+    if let Some(tenant) = &tenant
+        && !request.capacity.admits(tenant.limits.bytes)
+    {
+        return Err(differs(format!("`capacity_range`: it has {}", ByteSize(tenant.limits.bytes))));
+    }
+    Ok((record, tenant))
 }
 
 /// Home knows of a volume that parameters put elsewhere: later requests name no database.
@@ -162,7 +151,7 @@ async fn make(
         None => {
             let bytes = request.capacity.wanted().unwrap_or(USUAL_BYTES);
             check_room(place, settings, bytes).await?;
-            let block_size = request.block_size.unwrap_or(128 << 10);
+            let block_size = request.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
             let new = new_tenant(request, id, bytes, block_size, Compression::None);
             Origin::Nothing(database).make_named(request, new).await
         }

@@ -1,6 +1,6 @@
 //! Deleting a volume: it is marked, so that nobody can begin to use it; its data goes in the background.
 
-use tarbox_store::{InUse, StoreError};
+use tarbox_store::{InUse, mark_deleted};
 use tarbox_types::TenantId;
 
 use super::create;
@@ -12,10 +12,7 @@ use crate::{databases::Databases, failure::Result};
 /// Where the database cannot be reached.
 pub(crate) async fn delete(databases: &Databases, id: TenantId, named: Option<&str>) -> Result<()> {
     let place = databases.of_volume(id, named).await?;
-    match place.database.delete_tenant(id, InUse::GoOn).await {
-        Ok(()) | Err(StoreError::NoTenant(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
+    mark_deleted(&*place.database, id, InUse::GoOn).await?;
     // Last: until now the same request's name would have found the tenant that goes.
     create::forget(databases, &place, id).await
 }

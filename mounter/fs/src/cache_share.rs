@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tarbox_types::{BlockIndex, DataId};
+use tarbox_types::{BlockIndex, DataId, fuse::INO_BITS};
 
 use crate::block_cache::{BlockCache, CacheStatistics};
 
-/// Bits of a data id: it comes from the counter of inode numbers.
-const DATA_ID_BITS: u32 = 48;
-
-/// See the module's documentation. A content differs from view to view, so the view stands in the upper bits of its id.
+/// See the module's documentation. A content differs from view to view, so the view stands above the bits of its id, which comes from the
+/// counter of inode numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheShare {
     cache: Arc<BlockCache>,
@@ -24,7 +22,7 @@ impl CacheShare {
 
     /// The share of another view; 0 is the head's.
     pub(crate) fn of_view(&self, view: u16) -> Self {
-        Self { cache: Arc::clone(&self.cache), view: u64::from(view) << DATA_ID_BITS }
+        Self { cache: Arc::clone(&self.cache), view: u64::from(view) << INO_BITS }
     }
 
     pub(crate) fn get(&self, did: DataId, blk: BlockIndex) -> Option<Bytes> {
@@ -49,7 +47,7 @@ impl CacheShare {
 
     /// Takes all blocks of this view out.
     pub(crate) fn clear(&self) {
-        self.cache.remove_range(self.view..=self.view | ((1 << DATA_ID_BITS) - 1));
+        self.cache.remove_range(self.view..=self.view | ((1 << INO_BITS) - 1));
     }
 
     /// Of all views together.
@@ -71,7 +69,7 @@ mod tests {
     fn views_share_the_room_and_nothing_else() {
         let head = CacheShare::of_head(Arc::new(BlockCache::new(1 << 20)));
         let (one, other) = (head.of_view(2), head.of_view(u16::MAX));
-        let did = (1 << DATA_ID_BITS) - 1;
+        let did = (1 << INO_BITS) - 1;
         for (share, text) in [(&head, "head"), (&one, "one"), (&other, "other")] {
             share.insert(did, 7, Bytes::from_static(text.as_bytes()));
         }

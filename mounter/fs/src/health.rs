@@ -118,22 +118,17 @@ impl Health {
         let mut receiver = self.state.subscribe();
         let _ = tokio::time::timeout(Duration::from_secs(1), receiver.changed()).await;
     }
-}
 
-impl Health {
     /// Does what may have to wait for the database, as long as callers are to wait for it. What was acknowledged stays in the journal and is
     /// committed later all the same: only who waits is answered.
     ///
     /// # Cancel safety
     /// `work` is dropped where it takes too long.
-    pub(crate) async fn or_give_up<T>(
-        &self,
-        work: impl Future<Output = Result<T, FsError>>,
-    ) -> Result<T, FsError> {
-        let Some(patience) = self.give_up_after else { return work.await };
+    pub(crate) async fn or_give_up<T>(&self, work: impl Future<Output = T>) -> Result<T, FsError> {
+        let Some(patience) = self.give_up_after else { return Ok(work.await) };
         tokio::select! {
             biased;
-            done = work => done,
+            done = work => Ok(done),
             cause = self.outage_of(patience) => {
                 let message = format!("the database has not answered for {} s: {cause}", patience.as_secs_f64());
                 Err(FsError::Io(message))
@@ -189,7 +184,7 @@ mod tests {
         assert!(why.contains("0.08 s") && why.contains("gone"), "{why}");
         assert!(begun.elapsed() >= patience / 2);
         // What needs no database is done all the same.
-        assert!(health.or_give_up(async { Ok(()) }).await.is_ok());
+        assert!(health.or_give_up(async {}).await.is_ok());
         health.recovered();
         assert!(tokio::time::timeout(patience * 10, waits(&health)).await.is_err(), "it is over");
     }

@@ -267,7 +267,7 @@ impl FileSystem {
     /// # Cancel safety
     /// `work` is dropped then.
     pub async fn for_caller<T>(&self, work: impl Future<Output = T>) -> Result<T, FsError> {
-        self.shared.health.or_give_up(async { Ok(work.await) }).await
+        self.shared.health.or_give_up(work).await
     }
 
     /// Removes unlinked files that nobody has open any more; how many. (In the background it happens by itself.)

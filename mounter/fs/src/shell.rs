@@ -160,13 +160,7 @@ impl Shared {
             match need {
                 Some(need) => self.supply(need).await?,
                 // The lease has run out: whoever waits sees nothing fail.
-                None => {
-                    let changed = async {
-                        self.health.changed().await;
-                        Ok(())
-                    };
-                    self.health.or_give_up(changed).await?;
-                }
+                None => self.health.or_give_up(self.health.changed()).await?,
             }
         }
     }
@@ -249,7 +243,7 @@ impl Shared {
         &self,
         query: impl Fn() -> F,
     ) -> Result<T, FsError> {
-        self.health.or_give_up(self.until_answered(query)).await
+        self.health.or_give_up(self.until_answered(query)).await?
     }
 
     async fn until_answered<T, F: Future<Output = Result<T, StoreError>>>(
@@ -397,8 +391,8 @@ impl Shared {
 
     /// As [`Shared::commit_to`], for somebody who waits no longer than an outage of the database may last.
     pub(crate) async fn commit_for(&self, seq: Seq) -> Result<(), FsError> {
-        let committed = async { self.commit_to(seq).await.map_err(|error| FsError::Io(error.to_string())) };
-        self.health.or_give_up(committed).await
+        let committed = self.health.or_give_up(self.commit_to(seq)).await?;
+        committed.map_err(|error| FsError::Io(error.to_string()))
     }
 
     /// Returns when the database has everything up to `seq`: commits it, or waits for who does.

@@ -10,24 +10,16 @@ use crate::failure::Failure;
 
 /// Source: errno(3).
 pub(super) fn of_failure(failure: &Failure) -> Errno {
-    let number = match failure {
-        Failure::Checkpoint(error) => of_checkpoint(error),
-        failure => of_kind(failure.kind()),
-    };
-    number.into()
-}
-
-fn of_checkpoint(error: &CheckpointError) -> i32 {
-    match error {
+    match failure {
         // Snapshots of CSI are deleted by who made them, whoever asks.
-        CheckpointError::IsSnapshot { .. } => libc::EPERM,
-        CheckpointError::InUse { .. } => libc::EBUSY,
-        error => of_kind(error.kind()),
+        Failure::Checkpoint(CheckpointError::IsSnapshot { .. }) => libc::EPERM.into(),
+        Failure::Checkpoint(CheckpointError::InUse { .. }) => libc::EBUSY.into(),
+        failure => of_kind(failure.kind()),
     }
 }
 
-fn of_kind(kind: ErrorKind) -> i32 {
-    match kind {
+pub(super) fn of_kind(kind: ErrorKind) -> Errno {
+    let number = match kind {
         ErrorKind::NotFound => libc::ENOENT,
         ErrorKind::AlreadyExists => libc::EEXIST,
         ErrorKind::InvalidArgument => libc::EINVAL,
@@ -38,7 +30,8 @@ fn of_kind(kind: ErrorKind) -> i32 {
         ErrorKind::Unsupported => libc::EOPNOTSUPP,
         ErrorKind::OutOfRange => libc::ERANGE,
         ErrorKind::Fenced | ErrorKind::Damaged | ErrorKind::Incompatible | ErrorKind::Internal => libc::EIO,
-    }
+    };
+    number.into()
 }
 
 /// A document that cannot be read; one that is gone has no inode any more.

@@ -35,6 +35,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tarbox_checkpoints::Checkpoint;
 use tarbox_fs::FileSystem;
+use tarbox_runtime::Backoff;
 use tarbox_store::{Database, StoreError, TenantStore};
 use tarbox_types::{KernelCache, TenantId};
 
@@ -193,13 +194,10 @@ async fn keep_house(weak: Weak<ControlDirectory>) {
 async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
     query: impl Fn() -> F,
 ) -> Result<T, StoreError> {
-    let mut pause = Duration::from_millis(20);
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     loop {
         match query().await {
-            Err(StoreError::Unavailable { .. }) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
+            Err(StoreError::Unavailable { .. }) => tokio::time::sleep(backoff.delay()).await,
             answer => return answer,
         }
     }

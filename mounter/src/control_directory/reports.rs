@@ -104,14 +104,14 @@ impl ControlDirectory {
         let statistics = self.subject.statistics();
         let commits = statistics.file_system.and_then(|file_system| file_system.commits);
         let of_operation = |operation: &OperationStatistics| {
-            let counted = counted(operation.count, operation.total_ns, &operation.latencies);
+            let counted = Counted::of(operation.count, operation.total_ns, &operation.latencies);
             let mut value = latencies(&counted);
             value["name"] = json!(operation.name);
             value["errors"] = json!(operation.errors);
             value
         };
         let commits = commits
-            .map(|Latencies { count, total_ns, classes }| latencies(&counted(count, total_ns, &classes)));
+            .map(|Latencies { count, total_ns, classes }| latencies(&Counted::of(count, total_ns, &classes)));
         json!({
             "operations": statistics.operations.iter().map(of_operation).collect::<Vec<_>>(),
             "commits": commits,
@@ -165,10 +165,6 @@ fn parent_of<'l>(layers: &'l [LayerRow], begins: &Begins, mut point: (BranchId, 
         }
         point = (*begins.get(&point.0)?)?;
     }
-}
-
-fn counted(count: u64, total_ns: u64, classes: &[u64]) -> Counted {
-    Counted::of(count, std::time::Duration::from_nanos(total_ns), classes)
 }
 
 /// Microseconds; percentiles are the bounds of their classes, powers of two.

@@ -116,11 +116,7 @@ impl Views {
             return errno::stale();
         }
         tracing::error!(%error, branch = sealed.branch, layer = sealed.layer, "a checkpoint cannot be looked at");
-        errno::of_failure(&crate::failure::Failure::Part {
-            kind: error.kind(),
-            doing: "look at a checkpoint".to_owned(),
-            source: error.to_string().into(),
-        })
+        errno::of_kind(error.kind())
     }
 
     /// A checkpoint has been deleted: nothing more is shown of it, and the kernel keeps nothing of it.

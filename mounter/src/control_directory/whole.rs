@@ -51,6 +51,17 @@ impl WholeTenant {
         parent == ROOT_INO && self.control.is_some() && name == NAME
     }
 
+    /// Entries of a directory of the head, without what the tenant itself has under the control directory's name.
+    fn without_own<T: Send>(
+        &self,
+        parent: u64,
+        entries: impl Stream<Item = Result<T>> + Send,
+        name: fn(&T) -> &OsStr,
+    ) -> impl Stream<Item = Result<T>> + Send {
+        let hides = parent == ROOT_INO && self.control.is_some();
+        entries.filter(move |entry| ready(!(hides && entry.as_ref().is_ok_and(|entry| name(entry) == NAME))))
+    }
+
     fn control(&self) -> Result<&ControlDirectory> {
         self.control.as_deref().ok_or_else(errno::stale)
     }
@@ -417,13 +428,7 @@ impl Filesystem for WholeTenant {
             return Ok(ReplyDirectory { entries: Either::Left(stream::iter(entries)) });
         }
         let entries = self.head.readdir(req, parent, fh, offset).await?.entries;
-        let entries = if parent == ROOT_INO && self.control.is_some() {
-            let is_own =
-                |entry: &Result<DirectoryEntry>| entry.as_ref().is_ok_and(|entry| entry.name == NAME);
-            Either::Left(entries.filter(move |entry| ready(!is_own(entry))))
-        } else {
-            Either::Right(entries)
-        };
+        let entries = self.without_own(parent, entries, |entry| &entry.name);
         Ok(ReplyDirectory { entries: Either::Right(entries) })
     }
 
@@ -440,13 +445,7 @@ impl Filesystem for WholeTenant {
             return Ok(ReplyDirectoryPlus { entries: Either::Left(stream::iter(entries)) });
         }
         let entries = self.head.readdirplus(req, parent, fh, offset, lock_owner).await?.entries;
-        let entries = if parent == ROOT_INO && self.control.is_some() {
-            let is_own =
-                |entry: &Result<DirectoryEntryPlus>| entry.as_ref().is_ok_and(|entry| entry.name == NAME);
-            Either::Left(entries.filter(move |entry| ready(!is_own(entry))))
-        } else {
-            Either::Right(entries)
-        };
+        let entries = self.without_own(parent, entries, |entry| &entry.name);
         Ok(ReplyDirectoryPlus { entries: Either::Right(entries) })
     }
 

@@ -13,7 +13,7 @@ use tarbox_handover::{CONTROL_FD, SpawnSpec};
 use tarbox_keeper::Started;
 use tarbox_runtime::telemetry::LogFormat;
 use tarbox_store::Compression;
-use tarbox_types::{ByteSize, HumanDuration, TenantId};
+use tarbox_types::{ByteSize, HumanDuration, OutagePolicy, TenantId};
 
 use crate::{
     failure::Failure,
@@ -150,8 +150,8 @@ fn arguments(
         format!("--log-format={format}").into(),
     ];
     // Only where it was said: a build that is gone back to may not know it.
-    let outage = settings.give_up_after;
-    all.extend(outage.map(|after| format!("--on-database-outage=eio-after={}", HumanDuration(after)).into()));
+    let outage = Some(settings.on_database_outage).filter(|policy| *policy != OutagePolicy::Wait);
+    all.extend(outage.map(|policy| format!("--on-database-outage={policy}").into()));
     all.extend(compression.map(|compression| format!("--compression={compression}").into()));
     all.extend(settings.log_level.as_ref().map(|level| format!("--log-level={level}").into()));
     // Only where it is not what every release does.

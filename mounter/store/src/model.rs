@@ -22,6 +22,9 @@ pub struct Limits {
     pub file_bytes: u64,
 }
 
+/// Bytes per block of a tenant for which nothing else is said.
+pub const DEFAULT_BLOCK_SIZE: u32 = 128 << 10;
+
 impl Limits {
     /// Inodes of a tenant whose capacity is so many bytes, where nothing else is said: one for 16 KiB, and at least 1,024.
     #[must_use]

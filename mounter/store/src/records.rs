@@ -9,8 +9,9 @@ use tarbox_types::{BranchId, Layer, TenantId};
 use uuid::Uuid;
 
 use crate::{
-    error::Result,
-    model::{LayerRow, Tenant},
+    api::Database,
+    error::{Result, StoreError},
+    model::{InUse, LayerRow, Tenant, TenantState},
 };
 
 /// Which tenant a request for a volume became, or is to become.
@@ -131,6 +132,35 @@ where
         if is_last {
             return Ok(found);
         }
+    }
+}
+
+/// Notes a request for a volume; the record that stands, and its tenant, where that is made. One whose deletion was cut off before the
+/// request's name was free gives way.
+///
+/// # Errors
+/// Those of the database.
+pub async fn note_volume(
+    database: &dyn Database,
+    new: &VolumeRecord,
+) -> Result<(VolumeRecord, Option<Tenant>)> {
+    loop {
+        let record = database.note_volume(new).await?;
+        match database.tenant(record.id).await? {
+            Some(tenant) if tenant.state == TenantState::Deleted => database.forget_volume(record.id).await?,
+            tenant => return Ok((record, tenant)),
+        }
+    }
+}
+
+/// Marks the tenant of a volume deleted. One that is not there is no error.
+///
+/// # Errors
+/// [`StoreError::Held`] while it is held and `in_use` says so.
+pub async fn mark_deleted(database: &dyn Database, id: TenantId, in_use: InUse) -> Result<()> {
+    match database.delete_tenant(id, in_use).await {
+        Ok(()) | Err(StoreError::NoTenant(_)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

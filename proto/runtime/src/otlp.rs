@@ -154,7 +154,7 @@ mod tests {
     fn each_family_is_what_it_is_to_prometheus() {
         let labels = &["volume_id"];
         let table = |name| Table { name, help: "Says.", labels };
-        let durations = Counted::of(4, Duration::from_secs(3), &[1; 3]);
+        let durations = Counted::of(4, 3_000_000_000, &[1; 3]);
         let families = [
             table("a_total").counter([(["v"], 7)]),
             table("b").gauge([(["v"], 0.5)]),

@@ -28,9 +28,10 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// What somebody else has counted: classes that it does not have are empty.
+    /// What somebody else has counted, `total_ns` nanoseconds together: classes that it does not have are empty.
     #[must_use]
-    pub fn of(count: u64, total: Duration, classes: &[u64]) -> Self {
+    pub fn of(count: u64, total_ns: u64, classes: &[u64]) -> Self {
+        let total = Duration::from_nanos(total_ns);
         Self { count, total, classes: std::array::from_fn(|class| classes.get(class).copied().unwrap_or(0)) }
     }
 }

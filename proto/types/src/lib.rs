@@ -7,10 +7,12 @@ pub mod fuse;
 pub mod id;
 pub mod kernel;
 pub mod latency;
+pub mod outage;
 pub mod quantity;
 
 pub use error::{Chain, ErrorKind};
 pub use format::Format;
 pub use id::*;
 pub use kernel::{Connection, KernelCache, Unanswered};
+pub use outage::OutagePolicy;
 pub use quantity::{ByteSize, HumanDuration, QuantityError};

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tarbox_types::{ByteSize, HumanDuration};
+use tarbox_types::{ByteSize, HumanDuration, OutagePolicy};
 
 use super::{native, request::RequestError};
 
@@ -203,11 +203,7 @@ fn check_value(field: &str, key: &str, value: &str, kind: &Kind) -> Result<(), R
             (right, format!("a duration from 1ms to {}", HumanDuration(*most)))
         }
         Kind::Word(words) => (words.contains(&value), words.join(" or ")),
-        Kind::Outage => {
-            let after = value.strip_prefix("eio-after=").and_then(|time| time.parse::<HumanDuration>().ok());
-            let is_right = after.is_some_and(|after| (1..=24 * 3600).contains(&after.0.as_secs()));
-            (value == "wait" || is_right, "wait, or eio-after=DURATION from 1s to 24h".to_owned())
-        }
+        Kind::Outage => (value.parse::<OutagePolicy>().is_ok(), OutagePolicy::ALLOWED.to_owned()),
         Kind::Count => (value.parse::<u32>().is_ok(), "a whole number".to_owned()),
         Kind::Text => (!value.is_empty(), "a text".to_owned()),
     };
