@@ -12,7 +12,7 @@ use tarbox_runtime::{
     monitoring::{self, Listening},
     otlp,
 };
-use tarbox_store::{Database, StoreError};
+use tarbox_store::{Database, Isolation, StoreError};
 use tonic::transport::Server;
 
 use crate::{
@@ -108,8 +108,9 @@ async fn watch_database(node: Arc<Node>) {
     let mut again = Backoff::new(ASKED_AGAIN, ASKED_AGAIN);
     loop {
         match ask(&mut opened, &url).await {
-            Ok(()) => {
+            Ok(isolation) => {
                 node.database().answered();
+                node.found_isolation(isolation);
                 failing.reset();
                 tokio::time::sleep(again.delay()).await;
             }
@@ -123,10 +124,11 @@ async fn watch_database(node: Arc<Node>) {
 }
 
 /// The connection is not kept: a database has many nodes.
-async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str) -> Result<(), StoreError> {
+async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str) -> Result<Isolation, StoreError> {
     let database = match opened {
         Some(database) => database,
         None => opened.insert(tarbox_store::open(url).await?),
     };
-    database.schema_version().await.map(drop)
+    database.schema_version().await?;
+    database.isolation().await
 }

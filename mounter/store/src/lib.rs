@@ -7,6 +7,7 @@ pub mod codec;
 #[allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 pub mod conformance;
 pub mod error;
+pub mod logins;
 pub mod model;
 mod postgres;
 mod proof;
@@ -16,6 +17,7 @@ mod trace;
 
 pub use api::*;
 pub use error::{Result, StoreError};
+pub use logins::*;
 pub use model::*;
 #[cfg(any(test, feature = "testing"))]
 pub use postgres::testing;

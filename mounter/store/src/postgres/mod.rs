@@ -8,6 +8,7 @@ mod commit;
 mod failure;
 mod layers;
 mod leases;
+mod logins;
 mod pool;
 mod reads;
 mod records;
@@ -15,6 +16,7 @@ mod restore;
 mod rows;
 mod scan;
 mod schema;
+mod scram;
 mod statement;
 mod tenants;
 #[cfg(any(test, feature = "testing"))]
@@ -44,7 +46,7 @@ use crate::{
 pub(crate) async fn open(url: &str) -> Result<Arc<dyn Database>> {
     let target = url::parse(url)?;
     let pool = Pool::new(&target);
-    schema::migrate(&pool).await?;
+    pool.is_of(schema::migrate(&pool).await?);
     Ok(Arc::new(Postgres { pool, lease: target.lease }))
 }
 
