@@ -216,14 +216,16 @@ async fn remove_in(
     if transaction.row(forks).await?.is_some() {
         return Err(StoreError::LayerInUse { branch, layer }.into());
     }
-    let gone = key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3");
-    // Of a login, the server looks for what it cannot see.
+    let gone = key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3 RETURNING 1");
     match transaction.rows(gone).await {
+        // A login sees layers of an ancestor, which are not its tenant's to delete.
+        Ok(gone) if gone.is_empty() => return Err(no_layer(branch, layer).into()),
+        // And it does not see who begins at one of its own: the server looks.
         Err(failure) if failure.would_break("layer_in_use") => {
             return Err(StoreError::LayerInUse { branch, layer }.into());
         }
-        done => done?,
-    };
+        done => drop(done?),
+    }
     // What a head writes from now on into its history is younger than this: a later checkpoint may need it.
     let open = match &head {
         Some(row) => row.try_get("cur_layer")?,
