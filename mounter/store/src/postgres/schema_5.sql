@@ -300,11 +300,12 @@ CREATE POLICY line_lock ON tarbox.layer FOR UPDATE
 CREATE POLICY own_drop ON tarbox.layer FOR DELETE USING (tenant = tarbox.own_tenant());
 
 -- Rows: what is reached may be read, what is own may be written. A version that was moved to the history stays as it is.
+-- IS TRUE keeps the planner from taking an index for the family alone, where a statement names a row by its place (ctid).
 DO $$
 DECLARE
     kind name;
-    own constant text := 'family = tarbox.own_family() AND (branch = tarbox.own_head() OR tarbox.owns(family, branch))';
-    reached constant text := 'family = tarbox.own_family() AND (branch = tarbox.own_head()
+    own constant text := '(family = tarbox.own_family()) IS TRUE AND (branch = tarbox.own_head() OR tarbox.owns(family, branch))';
+    reached constant text := '(family = tarbox.own_family()) IS TRUE AND (branch = tarbox.own_head()
         OR born <= (tarbox.own_reach() ->> branch::text)::bigint OR tarbox.sees(family, branch, born))';
 BEGIN
     FOREACH kind IN ARRAY ARRAY['inode', 'dentry', 'xattr', 'ext', 'patch', 'inode_h', 'dentry_h', 'xattr_h', 'ext_h'] LOOP
@@ -321,22 +322,22 @@ END $$;
 
 GRANT SELECT, INSERT ON tarbox.dead_data TO PUBLIC;
 CREATE POLICY line_read ON tarbox.dead_data FOR SELECT
-    USING (family = tarbox.own_family() AND (branch = tarbox.own_head() OR tarbox.sees(family, branch, died)));
+    USING ((family = tarbox.own_family()) IS TRUE AND (branch = tarbox.own_head() OR tarbox.sees(family, branch, died)));
 CREATE POLICY own_add ON tarbox.dead_data FOR INSERT
-    WITH CHECK (family = tarbox.own_family() AND (branch = tarbox.own_head() OR tarbox.owns(family, branch)));
+    WITH CHECK ((family = tarbox.own_family()) IS TRUE AND (branch = tarbox.own_head() OR tarbox.owns(family, branch)));
 
 -- What is to be pruned and collected is noted by a login, and done by the owner, who sees all that may still be needed.
 GRANT INSERT ON tarbox.prune, tarbox.dropped TO PUBLIC;
-CREATE POLICY own_add ON tarbox.prune FOR INSERT WITH CHECK (family = tarbox.own_family() AND tarbox.owns(family, branch));
-CREATE POLICY own_add ON tarbox.dropped FOR INSERT WITH CHECK (family = tarbox.own_family());
+CREATE POLICY own_add ON tarbox.prune FOR INSERT WITH CHECK ((family = tarbox.own_family()) IS TRUE AND tarbox.owns(family, branch));
+CREATE POLICY own_add ON tarbox.dropped FOR INSERT WITH CHECK ((family = tarbox.own_family()) IS TRUE);
 
 -- Blocks are shared in a family: read by all, made by whom the number was handed out to, changed by nobody.
 GRANT SELECT, INSERT, UPDATE (codec) ON tarbox.block TO PUBLIC;
 GRANT SELECT ON tarbox.block_part TO PUBLIC;
-CREATE POLICY family_read ON tarbox.block FOR SELECT USING (family = tarbox.own_family());
-CREATE POLICY own_add ON tarbox.block FOR INSERT WITH CHECK (family = tarbox.own_family() AND tarbox.is_reserved(family, block));
-CREATE POLICY family_lock ON tarbox.block FOR UPDATE USING (family = tarbox.own_family()) WITH CHECK (false);
-CREATE POLICY family_read ON tarbox.block_part FOR SELECT USING (family = tarbox.own_family());
+CREATE POLICY family_read ON tarbox.block FOR SELECT USING ((family = tarbox.own_family()) IS TRUE);
+CREATE POLICY own_add ON tarbox.block FOR INSERT WITH CHECK ((family = tarbox.own_family()) IS TRUE AND tarbox.is_reserved(family, block));
+CREATE POLICY family_lock ON tarbox.block FOR UPDATE USING ((family = tarbox.own_family()) IS TRUE) WITH CHECK (false);
+CREATE POLICY family_read ON tarbox.block_part FOR SELECT USING ((family = tarbox.own_family()) IS TRUE);
 
 -- Checkpoints are a mounter's to make; snapshots of CSI it only settles, and on layers of its tenant.
 GRANT SELECT, INSERT, DELETE, UPDATE (branch, layer, name, sealed_at, used_bytes, used_inodes) ON tarbox.snapshot TO PUBLIC;
