@@ -56,6 +56,7 @@ pub(crate) async fn publish_inline(
     make_directory(&staging_path)?;
     let staged = Stage {
         tenant,
+        attached_to: None,
         staging_path: staging_path.clone(),
         wish: MountWish { read_only: false, ..wish.clone() },
         parameters: asked.parameters,
@@ -70,7 +71,8 @@ pub(crate) async fn publish_inline(
         }
         return Err(error);
     }
-    publish(node, Publish { tenant, staging_path, target_path, alone: true, wish }, left()).await
+    let published = Publish { tenant, attached_to: None, staging_path, target_path, alone: true, wish };
+    publish(node, published, left()).await
 }
 
 /// Ends a volume that is published nowhere any more: its data goes in the background.

@@ -26,6 +26,7 @@ const UNDO_WITHIN: Duration = Duration::from_secs(10);
 /// The mounter's own last words; [`AgentError::Unfinished`] where the time does not suffice: it goes on then.
 pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> Result<(), AgentError> {
     let tenant = request.tenant;
+    super::check_attached(node, tenant, request.attached_to.as_deref())?;
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
     blocking(move || check_native(&allowed, &native)).await?;

@@ -12,7 +12,7 @@ use tarbox_rpc::csi::{
     parameters::{self, DATABASE_URL},
     request::{Capacity, capacity, required, volume},
 };
-use tarbox_store::{Compression, VolumeRecord};
+use tarbox_store::{Compression, Publication, VolumeRecord};
 use tarbox_types::{ByteSize, HumanDuration, TenantId, database_url};
 use uuid::Uuid;
 
@@ -145,7 +145,7 @@ pub(super) fn snapshot_id(id: &str) -> Result<Uuid, RequestError> {
     id.parse().map_err(|_| RequestError::NoSnapshot(id.to_owned()))
 }
 
-/// DeleteVolume: a volume; `None` where no volume of ours can have this id.
+/// DeleteVolume and ControllerUnpublishVolume: a volume; `None` where no volume of ours can have this id.
 pub(super) fn any_volume(id: &str) -> Result<Option<TenantId>, RequestError> {
     required("volume_id", id)?;
     Ok(id.parse().ok())
@@ -179,6 +179,65 @@ impl TryFrom<&csi::ControllerExpandVolumeRequest> for Expand {
         }
         let database_url = parameters::secret_url(&request.secrets)?;
         Ok(Self { volume: volume(&request.volume_id)?, capacity: asked, database_url })
+    }
+}
+
+/// ControllerPublishVolume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Publish {
+    pub(super) publication: Publication,
+    pub(super) database_url: Option<String>,
+}
+
+/// Names of nodes have at most so many bytes. Source: CSI "NodeGetInfoResponse.node_id".
+const NODE_MOST: usize = 256;
+
+fn node(id: &str) -> Result<String, RequestError> {
+    required("node_id", id)?;
+    if id.len() <= NODE_MOST && !id.contains(char::is_control) {
+        return Ok(id.to_owned());
+    }
+    Err(RequestError::value("node_id", id, format!("1 to {NODE_MOST} bytes without control characters")))
+}
+
+impl TryFrom<&csi::ControllerPublishVolumeRequest> for Publish {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::ControllerPublishVolumeRequest) -> Result<Self, RequestError> {
+        required("volume_id", &request.volume_id)?;
+        let node = node(&request.node_id)?;
+        let capability =
+            request.volume_capability.as_ref().ok_or(RequestError::Missing("volume_capability"))?;
+        capability::read(Some(capability), request.readonly)?;
+        let publication = Publication {
+            tenant: volume(&request.volume_id)?,
+            node,
+            mode: capability::mode(capability)?,
+            read_only: request.readonly,
+        };
+        Ok(Self { publication, database_url: parameters::secret_url(&request.secrets)? })
+    }
+}
+
+/// ControllerUnpublishVolume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unpublish {
+    /// Nothing where no volume of ours can have this id.
+    pub(super) volume: Option<TenantId>,
+    /// Nothing: all nodes.
+    pub(super) node: Option<String>,
+    pub(super) database_url: Option<String>,
+}
+
+impl TryFrom<&csi::ControllerUnpublishVolumeRequest> for Unpublish {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::ControllerUnpublishVolumeRequest) -> Result<Self, RequestError> {
+        Ok(Self {
+            volume: any_volume(&request.volume_id)?,
+            node: Some(request.node_id.clone()).filter(|node| !node.is_empty()),
+            database_url: parameters::secret_url(&request.secrets)?,
+        })
     }
 }
 
