@@ -15,9 +15,9 @@ use nix::{
     unistd::Pid,
 };
 use tarbox_proto::csi::v1::{
-    CapacityRange, ControllerPublishVolumeRequest, ControllerUnpublishVolumeRequest, CreateSnapshotRequest,
-    CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeRequest, Snapshot, Volume, VolumeCapability,
-    VolumeContentSource,
+    CapacityRange, ControllerModifyVolumeRequest, ControllerPublishVolumeRequest,
+    ControllerUnpublishVolumeRequest, CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest,
+    DeleteVolumeRequest, Snapshot, Volume, VolumeCapability, VolumeContentSource,
     controller_client::ControllerClient,
     volume_capability::{AccessMode, AccessType, MountVolume},
     volume_content_source::{SnapshotSource, Type, VolumeSource},
@@ -232,6 +232,19 @@ impl Caller {
             ..Default::default()
         };
         self.client.controller_unpublish_volume(request).await.map(drop)
+    }
+
+    /// ControllerModifyVolume.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn modify(&mut self, id: &str, parameters: &[(&str, &str)]) -> Result<(), Status> {
+        let request = ControllerModifyVolumeRequest {
+            volume_id: id.to_owned(),
+            mutable_parameters: map(parameters),
+            ..Default::default()
+        };
+        self.client.controller_modify_volume(request).await.map(drop)
     }
 
     /// CreateSnapshot.

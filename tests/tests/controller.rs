@@ -17,13 +17,11 @@ use tarbox_proto::csi::v1::{
     ListVolumesRequest,
 };
 use tarbox_tests::{
-    cluster::{cluster, run, world},
+    cluster::{Cluster, cluster, run, world},
     command::succeed,
     controller::{Caller, Controller, from_snapshot, from_volume, map, volume},
     deadline::wait_for,
-    node::{Node, NodePlan},
     on_each_database,
-    postgres::PostgresServer,
     process::{go_on, stop},
     product::tool,
     scratch::Scratch,
@@ -463,8 +461,7 @@ on_each_database! {
     }
 }
 
-/// csi-sanity against controller and agent together, with real mounts. Skipped is what the driver does not offer: volume groups, volume health,
-/// ControllerModifyVolume.
+/// csi-sanity against controller and agent together, with real mounts. Skipped is what the driver does not offer: volume groups, volume health.
 fn sanity(database: Database) {
     let cluster = cluster(database);
     let scratch = Scratch::on_disk().expect("a directory");

@@ -27,6 +27,8 @@ pub struct Stage {
     pub wish: MountWish,
     /// What the mounter is told.
     pub parameters: Parameters,
+    /// What of that has been changed since the volume was made, by a VolumeAttributesClass: the database says.
+    pub changed: Parameters,
     /// Directories of the host that are shown in it.
     pub native: Vec<NativeMount>,
     /// The id of a volume that a pod asked for itself: it goes with its publication.
@@ -128,7 +130,8 @@ impl TryFrom<&csi::NodeStageVolumeRequest> for Stage {
         let parameters = parameters::read(&request.volume_context, &request.secrets)?;
         let tenant = volume(&request.volume_id)?;
         let native = native::read(&request.volume_context, tenant)?;
-        Ok(Self { tenant, attached_to, staging_path, wish, parameters, native, inline: None })
+        let changed = Parameters::default();
+        Ok(Self { tenant, attached_to, staging_path, wish, parameters, changed, native, inline: None })
     }
 }
 

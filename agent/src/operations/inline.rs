@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tarbox_rpc::csi::{RequestError, capability::MountWish, inline::Inline, request::VolumeRef};
+use tarbox_rpc::csi::{
+    RequestError, capability::MountWish, inline::Inline, parameters::Parameters, request::VolumeRef,
+};
 use tarbox_store::{
     Compression, DEFAULT_BLOCK_SIZE, InUse, Limits, NewTenant, StoreError, VolumeRecord, mark_deleted,
     note_volume,
@@ -60,6 +62,7 @@ pub(crate) async fn publish_inline(
         staging_path: staging_path.clone(),
         wish: MountWish { read_only: false, ..wish.clone() },
         parameters: asked.parameters,
+        changed: Parameters::default(),
         native: Vec::new(),
         inline: Some(id),
     };
@@ -177,7 +180,7 @@ fn database_url(node: &Node) -> Result<&str, AgentError> {
     })
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     limit: Duration,
     url: &str,
     work: impl Future<Output = Result<T, StoreError>>,

@@ -9,7 +9,6 @@ use tarbox_rpc::{
     csi::{RequestError, request::volume as volume_id},
     trace,
 };
-use tarbox_types::ErrorKind;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -85,11 +84,6 @@ fn wrong(error: RequestError) -> Status {
     refuse(&error.into())
 }
 
-/// What is not in `capabilities` is not there.
-fn not_offered(call: &str) -> Status {
-    tarbox_rpc::status(ErrorKind::Unsupported, format!("{call} is not offered by this driver"))
-}
-
 fn secret(secrets: &std::collections::HashMap<String, String>) -> Result<Option<String>, Status> {
     tarbox_rpc::csi::parameters::secret_url(secrets).map_err(wrong)
 }
@@ -109,6 +103,7 @@ fn capabilities() -> Vec<csi::ControllerServiceCapability> {
         Can::CloneVolume,
         Can::ExpandVolume,
         Can::GetVolume,
+        Can::ModifyVolume,
         Can::VolumeCondition,
         Can::SingleNodeMultiWriter,
     ]
@@ -369,8 +364,12 @@ impl Controller for ControllerService {
 
     async fn controller_modify_volume(
         &self,
-        _: Request<csi::ControllerModifyVolumeRequest>,
+        request: Request<csi::ControllerModifyVolumeRequest>,
     ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
-        Err(not_offered("ControllerModifyVolume"))
+        let (asked, _) = read::<_, volume::Modify>(&request)?;
+        trace::about(asked.volume);
+        let work = move |databases: Arc<Databases>, _| async move { volume::modify(&databases, asked).await };
+        self.in_turn(&request.get_ref().volume_id, work).await?;
+        Ok(Response::new(csi::ControllerModifyVolumeResponse {}))
     }
 }

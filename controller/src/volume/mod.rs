@@ -6,6 +6,7 @@ mod delete;
 mod description;
 mod expand;
 mod list;
+mod modify;
 mod publish;
 mod tenant_name;
 
@@ -15,6 +16,7 @@ pub(crate) use delete::delete;
 pub(crate) use description::{Description, Source};
 pub(crate) use expand::expand;
 pub(crate) use list::{Page, find, page};
+pub(crate) use modify::{Modify, modify};
 pub(crate) use publish::{nodes, publish, unpublish};
 pub(crate) use tenant_name::namespace;
 
