@@ -107,7 +107,7 @@ async fn watch_database(node: Arc<Node>) {
     // Of many nodes, each by itself.
     let mut again = Backoff::new(ASKED_AGAIN, ASKED_AGAIN);
     loop {
-        match ask(&mut opened, &url).await {
+        match ask(&mut opened, &url, &node.settings.node_id).await {
             Ok(isolation) => {
                 node.database().answered();
                 node.found_isolation(isolation);
@@ -123,12 +123,21 @@ async fn watch_database(node: Arc<Node>) {
     }
 }
 
-/// The connection is not kept: a database has many nodes.
-async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str) -> Result<Isolation, StoreError> {
+/// Asks the database, and tells it that the node is there; how tenants are kept apart in it. The connection is not kept: a database has
+/// many nodes.
+async fn ask(
+    opened: &mut Option<Arc<dyn Database>>,
+    url: &str,
+    node_id: &str,
+) -> Result<Isolation, StoreError> {
     let database = match opened {
         Some(database) => database,
         None => opened.insert(tarbox_store::open(url).await?),
     };
     database.schema_version().await?;
+    // One that answers and takes nothing in for the moment (a standby, a full disk) is there all the same.
+    if let Err(error) = database.note_node(node_id).await {
+        tracing::warn!(error = %Chain(&error), "the database does not take in that this node is there");
+    }
     database.isolation().await
 }

@@ -189,6 +189,7 @@ mod tests {
             database_url: String::new(),
             login: None,
             options: vec![],
+            changed: Default::default(),
             user: None,
             native: vec![],
             memory: tarbox_types::ByteSize(0),

@@ -12,12 +12,13 @@ use crate::{
     error::{Result, StoreError},
     logins::Logins,
     model::*,
+    publications::Publications,
     records::Records,
 };
 
 /// A database that holds tenants.
 #[async_trait]
-pub trait Database: Records + Logins + Send + Sync {
+pub trait Database: Records + Publications + Logins + Send + Sync {
     /// The URL it was opened with, without its password, for messages.
     fn display_url(&self) -> String;
 

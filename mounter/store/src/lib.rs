@@ -11,6 +11,7 @@ pub mod logins;
 pub mod model;
 mod postgres;
 mod proof;
+mod publications;
 pub mod records;
 mod sqlite;
 mod trace;
@@ -21,4 +22,5 @@ pub use logins::*;
 pub use model::*;
 #[cfg(any(test, feature = "testing"))]
 pub use postgres::testing;
+pub use publications::{Publication, Publications};
 pub use records::*;

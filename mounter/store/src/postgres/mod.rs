@@ -10,6 +10,7 @@ mod layers;
 mod leases;
 mod logins;
 mod pool;
+mod publications;
 mod reads;
 mod records;
 mod restore;

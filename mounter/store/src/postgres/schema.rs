@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What this program migrates to.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 
 /// Steps by the version they lead to; each only adds.
 const STEPS: &[(u32, &str)] = &[
@@ -17,6 +17,7 @@ const STEPS: &[(u32, &str)] = &[
     (2, include_str!("schema_2.sql")),
     (3, include_str!("schema_3.sql")),
     (5, include_str!("schema_5.sql")),
+    (6, include_str!("schema_6.sql")),
 ];
 
 /// Any number that is ours: the key of the advisory lock under which migrations run.

@@ -24,6 +24,7 @@ mod fault;
 mod fork;
 mod layers;
 mod logins;
+mod publications;
 mod read;
 mod records;
 mod rows;

@@ -95,10 +95,19 @@ delegate! { Logins for Split {
     remove_login(tenant: TenantId, node: &str) -> () = owner;
 } }
 
+delegate! { Publications for Split {
+    publish(new: &Publication) -> () = owner;
+    unpublish(tenant: TenantId, node: Option<&str>) -> () = owner;
+    publications(from: TenantId, upto: TenantId) -> Vec<Publication> = owner;
+    note_node(node: &str) -> () = owner;
+    may_be_node(node: &str) -> bool = owner;
+} }
+
 delegate! { Records for Split {
     note_volume(new: &VolumeRecord) -> VolumeRecord = owner;
     volume(id: TenantId) -> Option<VolumeRecord> = owner;
     volumes(after: Option<TenantId>, limit: usize) -> Vec<VolumeRecord> = owner;
+    describe_volume(old: &VolumeRecord, description: &str) -> bool = owner;
     forget_volume(id: TenantId) -> () = owner;
     live_tenants(after: Option<TenantId>, limit: usize) -> Vec<Tenant> = owner;
     deleted_tenants() -> Vec<TenantId> = owner;

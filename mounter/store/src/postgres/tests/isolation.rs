@@ -94,6 +94,9 @@ async fn keep_records(owner: &Arc<dyn Database>, tenant: TenantId) {
         .unwrap();
     owner.note_snapshot(&SnapshotRecord::new(tenant, name, Purpose::Snapshot)).await.unwrap();
     let layer = owner.open_tenant(tenant).await.unwrap().own_layers().await.unwrap().remove(0);
+    let mode = tarbox_types::AccessMode::SingleNodeWriter;
+    owner.publish(&Publication { tenant, node: "node-7".into(), mode, read_only: false }).await.unwrap();
+    owner.note_node("node-7").await.unwrap();
     owner.tag(tenant, "good", layer.branch, layer.layer).await.unwrap();
 }
 
