@@ -136,8 +136,8 @@ impl Node {
     /// What keeps tenants apart, for people; and what is lacking.
     pub(crate) fn isolation(&self) -> (String, String) {
         let staged = self.all().into_iter().filter(|(_, handle)| {
-            let staged = &handle.snapshot.borrow().staged;
-            database_url::has_users(&staged.database_url) && staged.login.is_none()
+            let seen = handle.snapshot.borrow();
+            database_url::has_users(&seen.staged.database_url) && seen.staged.login.is_none()
         });
         let without = staged.count();
         let roles = self.settings.tenant_roles;
