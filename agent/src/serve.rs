@@ -114,7 +114,7 @@ async fn watch_database(node: Arc<Node>) {
     // Of many nodes, each by itself.
     let mut again = Backoff::new(ASKED_AGAIN, ASKED_AGAIN);
     loop {
-        match ask(&mut opened, &url).await {
+        match ask(&mut opened, &url, &node.settings.node_id).await {
             Ok(()) => {
                 node.database().answered();
                 failing.reset();
@@ -129,11 +129,16 @@ async fn watch_database(node: Arc<Node>) {
     }
 }
 
-/// The connection is not kept: a database has many nodes.
-async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str) -> Result<(), StoreError> {
+/// Asks the database, and tells it that the node is there. The connection is not kept: a database has many nodes.
+async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str, node_id: &str) -> Result<(), StoreError> {
     let database = match opened {
         Some(database) => database,
         None => opened.insert(tarbox_store::open(url).await?),
     };
-    database.schema_version().await.map(drop)
+    database.schema_version().await?;
+    // One that answers and takes nothing in for the moment (a standby, a full disk) is there all the same.
+    if let Err(error) = database.note_node(node_id).await {
+        tracing::warn!(error = %Chain(&error), "the database does not take in that this node is there");
+    }
+    Ok(())
 }
