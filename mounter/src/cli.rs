@@ -7,6 +7,7 @@ pub mod context;
 mod doctor;
 mod fsck;
 mod gc;
+pub mod kubectl;
 mod log;
 mod manual;
 pub mod output;
@@ -106,6 +107,8 @@ enum Command {
     Import(archive::ImportCommand),
     /// Tell what on this machine is fine, what is not, and what to do about it
     Doctor(doctor::DoctorCommand),
+    /// Volumes in Kubernetes; the same as `kubectl tarbox`
+    Kubectl(kubectl::KubectlCommand),
     /// Print a completion script for a shell
     Completions(manual::CompletionsCommand),
     /// Print the manual page, or write all of them into a directory
@@ -121,6 +124,7 @@ impl Cli {
         let global = self.global;
         match self.command {
             Command::Completions(command) => command.run(),
+            Command::Kubectl(command) => command.run(global.output),
             Command::Man(command) => command.run(),
             Command::Tenant(command) => {
                 let flags = command.flags();

@@ -10,6 +10,8 @@ mod command_line;
 mod control;
 #[path = "programs/garbage.rs"]
 mod garbage;
+#[path = "programs/kubectl.rs"]
+mod kubectl;
 #[path = "programs/mounting.rs"]
 mod mounting;
 #[path = "programs/place.rs"]
