@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! admit, mount ─► child: Start ─► Serving ─┬─► it dies, it hangs ─┐
-//!                     │ cannot             ├─► SIGHUP ────────────┴─► the state machine of `tarbox-supervisor` decides
+//!                     │ says it cannot     ├─► SIGHUP ────────────┴─► the state machine of `tarbox-supervisor` decides
 //!                     └► unmount, say why  ├─► unmounted: it commits and ends; so does this process
 //!                                          └─► SIGINT, SIGTERM: unmount, Stop, wait; a second one gives up
 //! ```
 //! This process holds nothing that a child could not do without: if it is killed, the child goes on serving.
 
+mod beginning;
 mod effects;
 mod ending;
 mod life;
