@@ -30,6 +30,7 @@ use crate::{
     admission, engine,
     failure::Failure,
     mount_point::{self, Health},
+    native::Native,
     secrets, serve, settings,
     settings::Settings,
 };
@@ -72,6 +73,8 @@ pub async fn run(
     let point = mount_point::check(&mount_point)?;
     settings::ensure_state_dir(&settings.state_dir)?;
     let (tenant, database) = admit(&settings, &point).await?;
+    let native = Native::of(&settings, tenant.id)?;
+    let native_paths = native.paths();
     let order = Order::new(&settings, tenant.id, &database, &point, output)?;
     let kept = mount(&settings, &tenant, &point)?;
     let mounted = Mounted {
@@ -82,10 +85,10 @@ pub async fn run(
     };
     let what = (tenant, point.clone(), settings.state_dir);
     let keeping = Keeping::new((order, kept), what, (shutdown, hangup));
-    let outcome = keeping.run(|| ready(&mounted)).await;
+    let outcome = keeping.run(native, || ready(&mounted)).await;
     if outcome.is_err() || mount_point::health(&point) == Health::Dead {
         // Nobody would ever answer there. Also where all went well, but somebody aborted the connection (fusectl).
-        ending::take_away_if_mounted(point).await;
+        ending::take_away_if_mounted(point, native_paths).await;
     }
     outcome
 }

@@ -14,7 +14,7 @@ use crate::{
     failure::AgentError,
     host::mountinfo::Mount,
     node::Node,
-    tenant::{Command, Handle, Snapshot, blocking, check_native, clear_stale, compose, resolve, table},
+    tenant::{Command, Handle, Snapshot, blocking, clear_stale, compose, resolve, table},
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -28,7 +28,7 @@ pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> 
     let tenant = request.tenant;
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
-    blocking(move || check_native(&allowed, &native)).await?;
+    blocking(move || Ok(tarbox_native::check(&allowed, &native)?)).await?;
     let (begun, has_to_mount) = (Instant::now(), node.tenant(tenant).is_none());
     let Handle { mut snapshot, .. } = node.begin_stage(request).await?;
     let settled = wait_until(&mut snapshot, limit, |seen| seen.is_serving() || seen.refusal.is_some()).await;

@@ -6,6 +6,7 @@ use std::{
     fs::File,
     future::pending,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -27,7 +28,7 @@ use super::{
     order::Order,
     responding::Responding,
 };
-use crate::{engine, failure::Failure};
+use crate::{engine, failure::Failure, native::Native};
 
 /// Messages and events that may wait: those of a handful of processes. Who has one waits for room.
 const WAITING: usize = 64;
@@ -41,6 +42,8 @@ pub(super) struct Keeping {
     pub(super) state_dir: PathBuf,
     pub(super) shutdown: Shutdown,
     hangup: Signal,
+    /// Paths in the tenant where directories of this machine are mounted.
+    pub(super) native: Vec<PathBuf>,
     pub(super) machine: Machine,
     pub(super) lives: BTreeMap<Process, Life>,
     /// What is executed, by the name that the machine has for it.
@@ -79,6 +82,7 @@ impl Keeping {
             state_dir,
             shutdown,
             hangup,
+            native: Vec::new(),
             machine: Machine::new(Policy::default()),
             lives: BTreeMap::new(),
             executables,
@@ -91,16 +95,27 @@ impl Keeping {
         }
     }
 
-    /// Keeps the mount served until it is gone. `ready` is called once, when it is served for the first time.
-    pub(super) async fn run(mut self, ready: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    /// Keeps the mount served until it is gone. `ready` is called once, when it is served for the first time and `native` is there.
+    pub(super) async fn run(
+        mut self,
+        native: Native,
+        ready: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         if !self.begin().await? {
             return Ok(());
         }
         engine::widen_read_ahead(&self.point);
-        ready()?;
+        self.native = native.paths();
+        let mut ready = Some(ready);
+        // Beside all else: who is asked for the mount points may have to be replaced before he answers.
+        let mut composed = pin!(native.compose(self.point.clone()));
         loop {
             let rings = rings(self.alarm.map(|at| self.began + at));
             tokio::select! {
+                outcome = &mut composed, if ready.is_some() => {
+                    outcome?;
+                    ready.take().map_or(Ok(()), |ready| ready())?;
+                }
                 inbound = self.events.recv() => {
                     // This process holds a sender itself: there is always one more.
                     if let Some(outcome) = inbound.and_then(|inbound| self.take(inbound)) {
