@@ -11,6 +11,7 @@ use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, Ino, Layer,
 use crate::{
     error::{Result, StoreError},
     flatten::{Flattened, Flattening},
+    logins::Logins,
     model::*,
     publications::Publications,
     records::Records,
@@ -18,7 +19,7 @@ use crate::{
 
 /// A database that holds tenants.
 #[async_trait]
-pub trait Database: Records + Publications + Send + Sync {
+pub trait Database: Records + Publications + Logins + Send + Sync {
     /// The URL it was opened with, without its password, for messages.
     fn display_url(&self) -> String;
 
@@ -268,10 +269,12 @@ pub struct Fault {
     pub repaired: bool,
 }
 
-/// Opens a database by its URL and brings its schema up to date: `sqlite:///absolute/directory` or `postgresql://…`.
+/// Opens a database by its URL and brings its schema up to date, which the login of a tenant leaves to others:
+/// `sqlite:///absolute/directory` or `postgresql://…`.
 ///
 /// # Errors
-/// [`StoreError::Url`], [`StoreError::Schema`] where its `min_version` is newer than this program, [`StoreError::Unavailable`].
+/// [`StoreError::Url`], [`StoreError::Schema`] where its `min_version` is newer than this program, [`StoreError::SchemaOld`],
+/// [`StoreError::Unavailable`].
 pub async fn open(url: &str) -> Result<Arc<dyn Database>> {
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("sqlite") => crate::sqlite::open(url).await,

@@ -8,6 +8,7 @@ pub mod codec;
 pub mod conformance;
 pub mod error;
 pub mod flatten;
+pub mod logins;
 pub mod model;
 mod postgres;
 mod proof;
@@ -19,6 +20,7 @@ mod trace;
 pub use api::*;
 pub use error::{Result, StoreError};
 pub use flatten::{Flattened, Flattening};
+pub use logins::*;
 pub use model::*;
 #[cfg(any(test, feature = "testing"))]
 pub use postgres::testing;

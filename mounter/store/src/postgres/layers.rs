@@ -181,6 +181,10 @@ impl TenantRows {
 
     pub(super) async fn remove_layer(&self, branch: BranchId, layer: Layer) -> Result<()> {
         remove(&self.pool, self.family, branch, layer).await?;
+        // A login notes what is to be pruned: what relatives still need it does not see.
+        if self.pool.is_of_login() {
+            return Ok(());
+        }
         while collect::prune(&self.pool, self.family).await?.is_some() {}
         Ok(())
     }
@@ -236,9 +240,16 @@ async fn remove_in(
     if transaction.row(forks).await?.is_some() {
         return Err(StoreError::LayerInUse { branch, layer }.into());
     }
-    transaction
-        .rows(key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3"))
-        .await?;
+    let gone = key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3 RETURNING 1");
+    match transaction.rows(gone).await {
+        // A login sees layers of an ancestor, which are not its tenant's to delete.
+        Ok(gone) if gone.is_empty() => return Err(no_layer(branch, layer).into()),
+        // And it does not see who begins at one of its own: the server looks.
+        Err(failure) if failure.would_break("layer_in_use") => {
+            return Err(StoreError::LayerInUse { branch, layer }.into());
+        }
+        done => drop(done?),
+    }
     // What a head writes from now on into its history is younger than this: a later checkpoint may need it.
     let open = match &head {
         Some(row) => row.try_get("cur_layer")?,

@@ -10,6 +10,7 @@ mod flatten;
 mod history;
 mod layers;
 mod leases;
+mod logins;
 mod pool;
 mod publications;
 mod reads;
@@ -18,6 +19,7 @@ mod restore;
 mod rows;
 mod scan;
 mod schema;
+mod scram;
 mod statement;
 mod tenants;
 #[cfg(any(test, feature = "testing"))]
@@ -48,7 +50,7 @@ use crate::{
 pub(crate) async fn open(url: &str) -> Result<Arc<dyn Database>> {
     let target = url::parse(url)?;
     let pool = Pool::new(&target);
-    schema::migrate(&pool).await?;
+    pool.is_of(schema::migrate(&pool).await?);
     Ok(Arc::new(Postgres { pool, lease: target.lease }))
 }
 

@@ -25,6 +25,7 @@ mod flatten;
 mod fork;
 mod history;
 mod layers;
+mod logins;
 mod publications;
 mod read;
 mod records;
