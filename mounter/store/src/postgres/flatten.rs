@@ -99,6 +99,10 @@ const TABLES: [Table; 4] = [
 
 /// One step: chooses a link, moves a batch of it, or ends it.
 pub(super) async fn step(pool: &Pool, family: i64, from: Option<Flattening>) -> Result<Flattened> {
+    // A login sees too little of what others look through: the owner does it in the background.
+    if pool.is_of_login() {
+        return Ok(Flattened::Nothing);
+    }
     let at = match from {
         Some(at) => at,
         None => match choose(pool, family).await? {
@@ -301,7 +305,7 @@ fn cuts() -> String {
      earlier AS (UPDATE tarbox.ext_h c SET block = LEAST(c.block, cut.block) FROM cut
        WHERE c.family = $1 AND c.branch = $2 AND c.did = cut.did AND c.blk = -1),
      now AS (INSERT INTO tarbox.ext (family, branch, born, did, blk, kind, block, alloc)
-       SELECT $1, $2, 1, o.did, -1, 3, o.block, '' FROM own o WHERE o.own IS NULL ON CONFLICT DO NOTHING)
+       SELECT $1, $2, 1, o.did, -1, 3, o.block, '' FROM own o WHERE o.own IS NULL ON CONFLICT DO NOTHING),
      past AS (INSERT INTO tarbox.ext_h AS t (family, branch, born, did, blk, kind, block, alloc, patches, patch_bytes, died)
        SELECT $1, $2, 1, o.did, -1, 3, o.block, '', 0, 0, o.own FROM own o WHERE EXISTS (SELECT FROM tarbox.layer y
          WHERE y.family = $1 AND y.branch = $2 AND y.layer < o.own) ON CONFLICT DO NOTHING

@@ -18,6 +18,10 @@ CREATE TABLE tarbox.node (
 ALTER TABLE tarbox.publication ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tarbox.node ENABLE ROW LEVEL SECURITY;
 
+-- Neither is for mounters.
+ALTER TABLE tarbox.publication ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tarbox.node ENABLE ROW LEVEL SECURITY;
+
 -- What versions take that died up to a layer; and, of a branch that is no head any more, its present rows (NULL: not counted yet).
 ALTER TABLE tarbox.branch ADD COLUMN history_bytes bigint NOT NULL DEFAULT 0;
 ALTER TABLE tarbox.branch ADD COLUMN history_upto bigint NOT NULL DEFAULT 0;
