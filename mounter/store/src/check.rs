@@ -118,8 +118,8 @@ pub(crate) async fn check(
     check.links();
     check.reachability();
     check.contents().await?;
-    check.histories().await?;
-    let fix = check.counters(repair);
+    let is_miscounted = check.histories().await?;
+    let fix = check.counters(repair, is_miscounted);
     check.blocks().await?;
     if let Some(fix) = fix {
         scan.repair(&fix).await?;
@@ -197,19 +197,18 @@ impl Check<'_> {
         (self.progress)(CheckProgress { phase, done, total: total.max(done) });
     }
 
-    /// What a missing row or block would have taken is no other fault.
-    async fn histories(&mut self) -> Result<()> {
-        if !self.report.faults.is_empty() {
-            return Ok(());
-        }
+    /// Whether what is known of a branch's history is not what its rows take.
+    async fn histories(&mut self) -> Result<bool> {
+        let mut is_miscounted = false;
         for (branch, known, found) in self.scan.histories().await? {
             if known != found {
+                is_miscounted = true;
                 self.fault(format!(
                     "history bytes of branch {branch} are counted as {known}, its rows take {found}"
                 ));
             }
         }
-        Ok(())
+        Ok(is_miscounted)
     }
 
     async fn read_inodes(&mut self) -> Result<()> {
@@ -491,7 +490,7 @@ impl Check<'_> {
     }
 
     /// Compares the counters; returns what to set right, if anything and if asked.
-    fn counters(&mut self, repair: bool) -> Option<Repair> {
+    fn counters(&mut self, repair: bool, is_miscounted: bool) -> Option<Repair> {
         let tenant = &self.start.tenant;
         let (used_bytes, used_inodes) = (tenant.used_bytes, tenant.used_inodes);
         let is_held = tenant.holder.is_some();
@@ -517,7 +516,7 @@ impl Check<'_> {
                 self.fault(format!("orphan: inode {ino} has neither links nor a name, and {charge} bytes"));
             }
         }
-        (repair && self.report.faults.len() > before).then(|| Repair {
+        (repair && (is_miscounted || self.report.faults.len() > before)).then(|| Repair {
             used_bytes: bytes - orphans.iter().map(|(_, _, charge)| charge).sum::<u64>(),
             used_inodes: self.report.inodes - orphans.len() as u64,
             orphans: orphans.into_iter().map(|(ino, did, _)| (ino, did)).collect(),
