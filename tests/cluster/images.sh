@@ -18,9 +18,9 @@ changed() {
     [ -e "$IMAGES/$name.tar" ] && [ "$(cat "$IMAGES/.$name" 2>/dev/null)" = "$stamp" ] && return 1
     echo "$stamp" >"$IMAGES/.$name.new"
 }
-# done_with NAME DIRECTORY ENTRYPOINT
+# done_with NAME DIRECTORY ENTRYPOINT [STOP-SIGNAL]
 done_with() {
-    "$pack" "$IMAGES/$1.tar" "cluster.local/$1:1" "$2" "{\"Entrypoint\": $3, \"Env\": [\"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\"], \"WorkingDir\": \"/\"}" 2>/dev/null
+    "$pack" "$IMAGES/$1.tar" "cluster.local/$1:1" "$2" "{\"Entrypoint\": $3, \"StopSignal\": \"${4:-SIGTERM}\", \"Env\": [\"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\"], \"WorkingDir\": \"/\"}" 2>/dev/null
     mv "$IMAGES/.$1.new" "$IMAGES/.$1"
     rm -rf "$2"
 }
@@ -64,7 +64,8 @@ if changed postgres "$postgres/postgres" "$here/postgres.sh"; then
     cp -rL --parents /usr/lib/locale/C.utf8 /usr/share/zoneinfo/UTC "$work/postgres"
     sed "s#@POSTGRES@#$postgres#" "$here/postgres.sh" >"$work/postgres/bin/postgres.sh"
     chmod 755 "$work/postgres/bin/postgres.sh"
-    done_with postgres "$work/postgres" '["/bin/postgres.sh"]'
+    # Fast: by SIGTERM it would wait for its clients to go.
+    done_with postgres "$work/postgres" '["/bin/postgres.sh"]' SIGINT
 fi
 
 for program in csi-provisioner csi-attacher csi-resizer csi-snapshotter snapshot-controller registrar; do

@@ -17,7 +17,7 @@ k label namespace "$SYSTEM" pod-security.kubernetes.io/enforce=privileged >/dev/
 k -n "$SYSTEM" create secret generic database \
     --from-literal=databaseURL="postgresql://tarbox:$password@$DATABASE_NAME/tarbox?sslmode=verify-full&sslrootcert=/etc/tarbox/ca/ca.crt" >/dev/null
 k -n "$SYSTEM" create configmap database-ca --from-file=ca.crt="$PKI/ca.crt" >/dev/null
-k -n database rollout status deployment/postgres --timeout=120s >/dev/null
+k -n database rollout status statefulset/postgres --timeout=120s >/dev/null
 step "PostgreSQL answers after $((SECONDS - began)) s"
 began=$SECONDS
 helm_in install "$RELEASE" "$CHART" --values "$here/manifests/values.yaml" --wait --timeout 5m >/dev/null

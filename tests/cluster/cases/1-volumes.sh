@@ -49,7 +49,7 @@ a_volume_that_is_not_kept_goes_with_its_claim() {
 pv_is_gone() { [ -z "$(k get pv "$1" --ignore-not-found -o name)" ]; }
 # Of the database of all volumes.
 tenants() {
-    k -n database exec deploy/postgres -- psql -h /tmp -U tarbox -d tarbox -Atc "SELECT id, name FROM tarbox.tenant"
+    k -n database exec statefulset/postgres -- psql -h /tmp -U tarbox -d tarbox -Atc "SELECT id, name FROM tarbox.tenant"
 }
 tenant_is_gone() { local all; all=$(tenants) && ! grep -q "$1" <<<"$all"; }
 

@@ -145,13 +145,13 @@ the_database_is_restarted_under_load() {
     local before
     before=$(restart_counts)
     k -n database delete pod -l app=postgres --wait >/dev/null
-    k -n database rollout status deployment/postgres --timeout=120s >/dev/null
+    k -n database rollout status statefulset/postgres --timeout=120s >/dev/null
     load_goes_on work
     # Long enough for every probe to have failed, were it to fail for this.
-    k -n database scale deployment/postgres --replicas=0 >/dev/null
+    k -n database scale statefulset/postgres --replicas=0 >/dev/null
     sleep 60
-    k -n database scale deployment/postgres --replicas=1 >/dev/null
-    k -n database rollout status deployment/postgres --timeout=120s >/dev/null
+    k -n database scale statefulset/postgres --replicas=1 >/dev/null
+    k -n database rollout status statefulset/postgres --timeout=120s >/dev/null
     load_goes_on work
     load_ends work
     expect "$before" restart_counts
