@@ -286,29 +286,45 @@ impl Node {
         wanted.min(ByteSize(budget.bytes().saturating_sub(others.bytes())).max(least))
     }
 
-    fn staged(&self, request: &Stage) -> Result<(Staged, Option<String>), AgentError> {
-        let parameters = &request.parameters;
-        let url = parameters.database_url.as_ref().or(self.settings.database_url.as_ref()).ok_or_else(|| {
+    /// How a tenant is staged, unless it is over.
+    pub(crate) fn staged_as(&self, tenant: TenantId) -> Option<Staged> {
+        let handle = self.tenant(tenant)?;
+        let seen = handle.snapshot.borrow();
+        (!seen.is_gone()).then(|| seen.staged.clone())
+    }
+
+    /// The database of a volume that is to be staged, with its password.
+    pub(crate) fn database_of<'r>(&'r self, request: &'r Stage) -> Result<&'r str, AgentError> {
+        let named = request.parameters.database_url.as_deref().or(self.settings.database_url.as_deref());
+        named.ok_or_else(|| {
             AgentError::Precondition(
                 "no database: neither a secret `databaseURL`, nor volume_context.databaseURL, nor the agent's databaseURL names one"
                     .to_owned(),
             )
-        })?;
+        })
+    }
+
+    fn staged(&self, request: &Stage) -> Result<(Staged, Option<String>), AgentError> {
+        // Who is staged already stays as it is.
+        let changed = self.staged_as(request.tenant).map_or(request.changed.clone(), |staged| staged.changed);
+        let parameters = request.parameters.clone().changed_by(changed.clone());
+        let url = self.database_of(request)?;
         let (public, had_secret) = database_url::public(url);
         let staged = Staged {
             tenant: request.tenant,
             staging_path: request.staging_path.clone(),
             wish: request.wish.clone(),
+            changed,
             name: parameters.tenant_name.clone().unwrap_or_else(|| request.tenant.to_string()),
             user: user(request.tenant, url),
             database_url: public,
-            options: parameters.options.clone(),
+            options: parameters.options,
             native: request.native.clone(),
-            memory: ByteSize(self.settings.memory.bytes() + request.parameters.working_bytes()),
+            memory: ByteSize(self.settings.memory.bytes() + parameters.working_bytes()),
             published: BTreeMap::new(),
             inline: request.inline.clone(),
         };
-        Ok((staged, had_secret.then(|| url.clone())))
+        Ok((staged, had_secret.then(|| url.to_owned())))
     }
 
     /// The control socket of the mounter that serves the tenant.

@@ -98,6 +98,8 @@ impl Agent for OperatorService {
             agent_pid: std::process::id(),
             launcher: self.node.keeper.launcher().to_owned(),
             launcher_proof: self.proof.clone(),
+            keeper_socket: self.node.settings.keeper_socket.to_string_lossy().into_owned(),
+            run_dir: self.node.settings.run_dir.to_string_lossy().into_owned(),
         }))
     }
 

@@ -6,6 +6,7 @@ mod clone;
 pub mod context;
 mod doctor;
 mod fsck;
+pub mod kubectl;
 mod log;
 mod manual;
 pub mod output;
@@ -103,6 +104,8 @@ enum Command {
     Import(archive::ImportCommand),
     /// Tell what on this machine is fine, what is not, and what to do about it
     Doctor(doctor::DoctorCommand),
+    /// Volumes in Kubernetes; the same as `kubectl tarbox`
+    Kubectl(kubectl::KubectlCommand),
     /// Print a completion script for a shell
     Completions(manual::CompletionsCommand),
     /// Print the manual page, or write all of them into a directory
@@ -118,6 +121,7 @@ impl Cli {
         let global = self.global;
         match self.command {
             Command::Completions(command) => command.run(),
+            Command::Kubectl(command) => command.run(global.output),
             Command::Man(command) => command.run(),
             Command::Tenant(command) => {
                 let flags = command.flags();

@@ -1,14 +1,16 @@
 //! Staging: the tenant is mounted, and a mounter serves it. Unstaging: nothing of it is left.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use tarbox_rpc::csi::parameters::{self, Parameters};
 use tarbox_types::TenantId;
 
-use super::wait_until;
+use super::{inline::within, wait_until};
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
@@ -24,12 +26,16 @@ const UNDO_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The mounter's own last words; [`AgentError::Unfinished`] where the time does not suffice: it goes on then.
-pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> Result<(), AgentError> {
+pub(crate) async fn stage(node: &Arc<Node>, mut request: Stage, limit: Duration) -> Result<(), AgentError> {
     let tenant = request.tenant;
+    super::check_attached(node, tenant, request.attached_to.as_deref())?;
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
     blocking(move || check_native(&allowed, &native)).await?;
-    let (begun, has_to_mount) = (Instant::now(), node.tenant(tenant).is_none());
+    let (begun, has_to_mount) = (Instant::now(), node.staged_as(tenant).is_none());
+    if has_to_mount && request.inline.is_none() {
+        request.changed = changed(node, &request, limit).await?;
+    }
     let Handle { mut snapshot, .. } = node.begin_stage(request).await?;
     let settled = wait_until(&mut snapshot, limit, |seen| seen.is_serving() || seen.refusal.is_some()).await;
     match settled {
@@ -44,6 +50,15 @@ pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> 
         Some(None) => Err(crate::node::ending()),
         None => Err(unfinished(tenant, "staging", &snapshot.borrow())),
     }
+}
+
+/// What the volume's parameters say by now, other than when it was made: its context says what they were then.
+async fn changed(node: &Node, request: &Stage, limit: Duration) -> Result<Parameters, AgentError> {
+    let url = node.database_of(request)?;
+    let asked = async { tarbox_store::open(url).await?.volume(request.tenant).await };
+    let record = within(limit, url, asked).await?;
+    let said = record.map(|record| record.mutable_parameters()).unwrap_or_default();
+    Ok(parameters::read(&said.into_iter().collect(), &HashMap::new())?)
 }
 
 /// Mounts the tenant's native mounts. Where that is refused, a tenant that nobody uses yet is not left staged without them.

@@ -188,6 +188,7 @@ mod tests {
             name: String::new(),
             database_url: String::new(),
             options: vec![],
+            changed: Default::default(),
             user: None,
             native: vec![],
             memory: tarbox_types::ByteSize(0),

@@ -155,6 +155,7 @@ mod tests {
             name: "work".into(),
             database_url: "postgresql://u@h/d".into(),
             options: vec![("--cache-size".into(), "1Gi".into())],
+            changed: Default::default(),
             user: Some(1_900_000_000),
             native: vec![],
             memory: tarbox_types::ByteSize(0),

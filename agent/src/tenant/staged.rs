@@ -8,7 +8,7 @@ use std::{
 
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
-use tarbox_rpc::csi::{capability::MountWish, native::NativeMount};
+use tarbox_rpc::csi::{capability::MountWish, native::NativeMount, parameters::Parameters};
 use tarbox_supervisor::{Connection, Record, State, Stopping};
 use tarbox_types::{ByteSize, TenantId};
 
@@ -28,6 +28,9 @@ pub(crate) struct Staged {
     pub(crate) database_url: String,
     /// Further options of the mounter: flag and value.
     pub(crate) options: Vec<(String, String)>,
+    /// Those of them that were changed since the volume was made.
+    #[serde(default)]
+    pub(crate) changed: Parameters,
     /// Who the mounter runs as; `None` = as the agent does.
     pub(crate) user: Option<u32>,
     /// Directories of the host that are shown in it, in the order in which they are mounted.

@@ -104,13 +104,8 @@ async fn open(database: &dyn Database, tenant: TenantId) -> Result<std::sync::Ar
 /// Those of the database.
 pub async fn allowed(database: &dyn Database, tenant: TenantId) -> Result<usize> {
     let asked = database.volume(tenant).await?;
-    Ok(asked.and_then(|record| max_checkpoints(&record.description)).unwrap_or(MOST))
-}
-
-/// What a volume's description, as the controller keeps it, says. Pure.
-fn max_checkpoints(description: &str) -> Option<usize> {
-    let description: serde_json::Value = serde_json::from_str(description).ok()?;
-    description.get("parameters")?.get("maxCheckpoints")?.as_str()?.parse().ok()
+    let most = asked.and_then(|record| record.parameter("maxCheckpoints")?.parse().ok());
+    Ok(most.unwrap_or(MOST))
 }
 
 /// Whether the tenant may have one more.
@@ -124,17 +119,4 @@ pub async fn check_number(database: &dyn Database, tenant: TenantId) -> Result<(
         return Ok(());
     }
     Err(CheckpointError::TooMany { tenant, found, most })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::max_checkpoints;
-
-    #[test]
-    fn the_limit_is_read_from_what_was_asked_for() {
-        assert_eq!(max_checkpoints(r#"{"parameters":{"maxCheckpoints":"7"}}"#), Some(7));
-        for none in ["", "{}", r#"{"parameters":{}}"#, r#"{"parameters":{"maxCheckpoints":"x"}}"#] {
-            assert_eq!(max_checkpoints(none), None, "{none}");
-        }
-    }
 }

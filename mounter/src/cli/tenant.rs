@@ -285,11 +285,8 @@ async fn list(context: &Context) -> Result<(), Failure> {
 /// Those that are deleted while they are mounted count as well: somebody works in them.
 async fn idle(context: &Context) -> Result<(), Failure> {
     let tenants = context.database().await?.tenants().await?;
-    let mounted: Vec<TenantView> = tenants
-        .iter()
-        .filter(|tenant| tenant.holder.is_some())
-        .map(|tenant| view(context, tenant))
-        .collect();
+    let mounted: Vec<TenantView> =
+        tenants.iter().filter(|tenant| tenant.holder.is_some()).map(|tenant| view(context, tenant)).collect();
     output::show(context.format, &mounted, table_of_all)?;
     match mounted.len() {
         0 => Ok(()),

@@ -11,12 +11,13 @@ use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, Ino, Layer,
 use crate::{
     error::{Result, StoreError},
     model::*,
+    publications::Publications,
     records::Records,
 };
 
 /// A database that holds tenants.
 #[async_trait]
-pub trait Database: Records + Send + Sync {
+pub trait Database: Records + Publications + Send + Sync {
     /// The URL it was opened with, without its password, for messages.
     fn display_url(&self) -> String;
 

@@ -2,7 +2,7 @@
 
 use tarbox_types::{BranchId, ErrorKind, Layer, Seq, TenantId};
 
-use crate::model::Holder;
+use crate::{model::Holder, publications::Publication};
 
 /// Result of the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -120,6 +120,18 @@ pub enum StoreError {
         /// Layer.
         layer: Layer,
     },
+    /// Another node has the volume, in a way that leaves no room for one more.
+    #[error(
+        "the volume {} is published to node `{}` ({}{}): unpublish it there first",
+        .0.tenant, .0.node, .0.mode.name(), if .0.read_only { ", read-only" } else { "" }
+    )]
+    PublishedElsewhere(Publication),
+    /// The node has the volume already, otherwise.
+    #[error(
+        "the volume {} is published to node `{}` already, as {}{}",
+        .0.tenant, .0.node, .0.mode.name(), if .0.read_only { ", read-only" } else { "" }
+    )]
+    Published(Publication),
     /// Another does the background work now; nothing was written.
     #[error("the lead of the background work is no longer ours")]
     NotLeading,
@@ -150,8 +162,9 @@ impl StoreError {
             | Self::Position { .. }
             | Self::BlocksGone(_)
             | Self::LayerInUse { .. }
+            | Self::PublishedElsewhere(_)
             | Self::Refused(_) => ErrorKind::FailedPrecondition,
-            Self::NameTaken(_) => ErrorKind::AlreadyExists,
+            Self::NameTaken(_) | Self::Published(_) => ErrorKind::AlreadyExists,
             Self::Held { .. } => ErrorKind::Busy,
             Self::Fenced { .. } | Self::NotLeading => ErrorKind::Fenced,
             Self::Damaged { .. } => ErrorKind::Damaged,

@@ -10,6 +10,7 @@ pub mod error;
 pub mod model;
 mod postgres;
 mod proof;
+mod publications;
 pub mod records;
 mod sqlite;
 mod trace;
@@ -19,4 +20,5 @@ pub use error::{Result, StoreError};
 pub use model::*;
 #[cfg(any(test, feature = "testing"))]
 pub use postgres::testing;
+pub use publications::{Publication, Publications};
 pub use records::*;

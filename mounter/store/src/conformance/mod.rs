@@ -8,6 +8,7 @@ pub mod constant;
 pub mod history;
 pub mod layers;
 pub mod leases;
+pub mod publications;
 pub mod records;
 pub mod rows;
 pub mod tenants;
@@ -65,6 +66,10 @@ macro_rules! suite {
             records::tags_name_layers_and_are_moved_and_go
             records::what_was_left_behind_is_listed
             records::one_leads_until_it_steps_down_or_dies
+            publications::a_volume_is_published_to_whom_its_access_mode_allows
+            publications::two_nodes_at_the_same_moment_get_a_volume_of_one_node_once
+            publications::what_is_deleted_is_published_to_nobody_and_its_publications_go
+            publications::any_node_may_be_until_one_has_said_that_it_is_there
             tenants::what_was_committed_is_there_for_another_process
             leases::a_held_lease_is_refused_and_names_its_holder
             leases::a_closed_session_frees_its_leases

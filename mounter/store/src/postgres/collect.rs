@@ -336,10 +336,11 @@ async fn check_reapable(pool: &Pool, tenant: Tenant) -> Result<()> {
     Err(StoreError::Refused(format!("snapshots of tenant {id} are kept, which need its rows")))
 }
 
-/// Removes a tenant's row, and what is noted of its checkpoints: they went with it.
+/// Removes a tenant's row, and what is noted of its checkpoints and of its nodes: they went with it.
 const REMOVED: &str = "WITH t AS (DELETE FROM tarbox.tenant WHERE id = $1 AND deleted RETURNING id, family),
      n AS (DELETE FROM tarbox.snapshot n USING t WHERE n.tenant = t.id AND n.purpose = 3),
-     g AS (DELETE FROM tarbox.tag g USING t WHERE g.tenant = t.id)";
+     g AS (DELETE FROM tarbox.tag g USING t WHERE g.tenant = t.id),
+     p AS (DELETE FROM tarbox.publication p USING t WHERE p.tenant = t.id)";
 
 /// Removes some of a deleted tenant's data; `true` when its row is gone.
 pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {

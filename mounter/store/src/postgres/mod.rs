@@ -9,6 +9,7 @@ mod failure;
 mod layers;
 mod leases;
 mod pool;
+mod publications;
 mod reads;
 mod records;
 mod restore;

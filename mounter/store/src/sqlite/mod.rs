@@ -23,6 +23,7 @@ mod family;
 mod fault;
 mod fork;
 mod layers;
+mod publications;
 mod read;
 mod records;
 mod rows;

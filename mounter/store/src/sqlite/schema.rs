@@ -6,7 +6,7 @@
 //! `*_h` holds what was replaced and a kept view still sees, from `born` to before `died`.
 
 /// What a database is brought to, and what this program knows.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 6;
 
 pub(super) const CONTROL: &[&str] = &[
     "
@@ -38,6 +38,13 @@ UPDATE schema SET version = max(version, 3);
 CREATE UNIQUE INDEX IF NOT EXISTS snapshot_checkpoint ON snapshot(tenant, request) WHERE purpose = 3;
 CREATE TABLE IF NOT EXISTS tag(tenant BLOB NOT NULL, name TEXT NOT NULL, branch INTEGER NOT NULL,
     layer INTEGER NOT NULL, PRIMARY KEY(tenant, name)) WITHOUT ROWID;
+",
+    "
+UPDATE schema SET version = max(version, 6);
+-- Where volumes may be mounted, as whoever attaches them has said (mode: CSI's number of the access mode); which nodes there are.
+CREATE TABLE IF NOT EXISTS publication(tenant BLOB NOT NULL, node TEXT NOT NULL, mode INTEGER NOT NULL,
+    read_only INTEGER NOT NULL, PRIMARY KEY(tenant, node)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS node(node TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) WITHOUT ROWID;
 ",
 ];
 
