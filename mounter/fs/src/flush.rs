@@ -159,6 +159,7 @@ impl Flusher {
                 }
                 StoreError::Url { .. }
                 | StoreError::Schema { .. }
+                | StoreError::SchemaOld { .. }
                 | StoreError::NameTaken(_)
                 | StoreError::Invalid { .. }
                 | StoreError::Held { .. }
@@ -166,6 +167,8 @@ impl Flusher {
                 | StoreError::NoLayer { .. }
                 | StoreError::LayerInUse { .. }
                 | StoreError::NotLeading
+                | StoreError::Published(_)
+                | StoreError::PublishedElsewhere(_)
                 | StoreError::Refused(_) => return Err(FlushError::Refused(error.to_string())),
             }
         }
