@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tarbox_handover::{Limit, SpawnSpec};
 use tarbox_rpc::csi::{identity::Readiness, request::VolumeRef};
 use tarbox_runtime::{Monitored, Reached};
+use tarbox_store::Isolation;
 use tarbox_supervisor::{Build, Policy, Wanted};
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,7 @@ use crate::{
     },
     keeper::Keeper,
     launcher,
+    logins::LogIn,
     monitoring::Numbers,
     settings::Settings,
     tenant::{self, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
@@ -55,6 +57,8 @@ pub struct Node {
     database: Reached,
     /// What the launcher was found to do; not looked yet = `None`.
     launcher: OnceLock<Result<String, String>>,
+    /// How tenants are kept apart in the agent's own database, as last seen.
+    pub(crate) isolation: Mutex<Option<Isolation>>,
     pub(crate) numbers: Numbers,
     environment: Vec<String>,
     limits: Vec<Limit>,
@@ -89,6 +93,7 @@ impl Node {
                 .map_err(AgentError::io("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
             database: Reached::default(),
             launcher: OnceLock::new(),
+            isolation: Mutex::default(),
             numbers: Numbers::new(),
             environment: tenant::environment(settings.otlp_endpoint.as_ref()),
             limits: tenant::limits(),
@@ -230,8 +235,18 @@ impl Node {
     ///
     /// # Errors
     /// Where it is staged otherwise already.
-    pub(crate) async fn begin_stage(self: &Arc<Self>, request: Stage) -> Result<Handle, AgentError> {
-        let (staged, secrets) = self.staged(&request)?;
+    pub(crate) async fn begin_stage(
+        self: &Arc<Self>,
+        request: Stage,
+        limit: Duration,
+    ) -> Result<Handle, AgentError> {
+        let (mut staged, secrets) = self.staged(&request)?;
+        let url = secrets.clone().unwrap_or_else(|| staged.database_url.clone());
+        let secrets = match self.log_in(&mut staged, &url, limit).await? {
+            LogIn::Driver => secrets,
+            LogIn::Kept => None,
+            LogIn::Own(url) => Some(url),
+        };
         let node = self.clone();
         let build = tenant::blocking(move || node.builds.install(&node.settings.mounter)).await?;
         let memory = staged.memory;
@@ -318,6 +333,7 @@ impl Node {
             name: parameters.tenant_name.clone().unwrap_or_else(|| request.tenant.to_string()),
             user: user(request.tenant, url),
             database_url: public,
+            login: None,
             options: parameters.options,
             native: request.native.clone(),
             memory: ByteSize(self.settings.memory.bytes() + parameters.working_bytes()),

@@ -12,7 +12,7 @@ use tarbox_runtime::{
     monitoring::{self, Listening},
     otlp,
 };
-use tarbox_store::{Database, StoreError};
+use tarbox_store::{Database, Isolation, StoreError};
 use tonic::transport::Server;
 
 use crate::{
@@ -115,8 +115,9 @@ async fn watch_database(node: Arc<Node>) {
     let mut again = Backoff::new(ASKED_AGAIN, ASKED_AGAIN);
     loop {
         match ask(&mut opened, &url, &node.settings.node_id).await {
-            Ok(()) => {
+            Ok(isolation) => {
                 node.database().answered();
+                node.found_isolation(isolation);
                 failing.reset();
                 tokio::time::sleep(again.delay()).await;
             }
@@ -129,8 +130,13 @@ async fn watch_database(node: Arc<Node>) {
     }
 }
 
-/// Asks the database, and tells it that the node is there. The connection is not kept: a database has many nodes.
-async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str, node_id: &str) -> Result<(), StoreError> {
+/// Asks the database, and tells it that the node is there; how tenants are kept apart in it. The connection is not kept: a database has
+/// many nodes.
+async fn ask(
+    opened: &mut Option<Arc<dyn Database>>,
+    url: &str,
+    node_id: &str,
+) -> Result<Isolation, StoreError> {
     let database = match opened {
         Some(database) => database,
         None => opened.insert(tarbox_store::open(url).await?),
@@ -140,5 +146,5 @@ async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str, node_id: &str) -
     if let Err(error) = database.note_node(node_id).await {
         tracing::warn!(error = %Chain(&error), "the database does not take in that this node is there");
     }
-    Ok(())
+    database.isolation().await
 }

@@ -6,6 +6,7 @@ mod clone;
 pub mod context;
 mod doctor;
 mod fsck;
+mod gc;
 pub mod kubectl;
 mod log;
 mod manual;
@@ -98,6 +99,8 @@ enum Command {
     Umount(umount::UmountCommand),
     /// Check every invariant of a tenant in the database
     Fsck(fsck::FsckCommand),
+    /// Remove what nothing refers to, in the whole database
+    Gc(gc::GcCommand),
     /// Write a tenant as a tar archive
     Export(archive::ExportCommand),
     /// Make a tenant from a tar archive
@@ -135,6 +138,7 @@ impl Cli {
             Command::Usage(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Umount(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Fsck(command) => block_on(global, vec![], async |context| command.run(&context).await),
+            Command::Gc(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Export(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Import(command) => {
                 let flags = command.options.flags();

@@ -125,6 +125,20 @@ fn run_directory(path: &Path) -> Finding {
     }
 }
 
+/// What keeps tenants apart, as far as the agent knows it.
+fn isolation(found: &ListResponse) -> Option<Finding> {
+    const WHAT: &str = "isolation";
+    match (found.isolation.as_str(), found.isolation_lacks.as_str()) {
+        ("", "") => None,
+        (keeps, "") => Some(Finding::fine(WHAT, keeps)),
+        (_, lacks) => Some(Finding::warning(
+            WHAT,
+            format!("a mounter can reach every tenant of the database: {lacks}"),
+            "see README.md, \"Isolation\"",
+        )),
+    }
+}
+
 /// What the running agent says of itself.
 async fn listed(ask: &AskCommand) -> Result<ListResponse, AgentError> {
     let mut agent = operator::connect(ask, operator::LOOKS_WITHIN).await?;
@@ -146,6 +160,7 @@ fn agent(listed: Result<ListResponse, AgentError>) -> Vec<Finding> {
     } else {
         Finding::fine("launcher", format!("{}: {}", found.launcher, found.launcher_proof))
     });
+    findings.extend(isolation(&found));
     let troubled: Vec<String> = found
         .tenants
         .iter()

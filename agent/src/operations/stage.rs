@@ -16,7 +16,7 @@ use crate::{
     failure::AgentError,
     host::mountinfo::Mount,
     node::Node,
-    tenant::{Command, Handle, Snapshot, blocking, check_native, clear_stale, compose, resolve, table},
+    tenant::{Command, Handle, Snapshot, blocking, clear_stale, compose, resolve, table},
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -31,12 +31,12 @@ pub(crate) async fn stage(node: &Arc<Node>, mut request: Stage, limit: Duration)
     super::check_attached(node, tenant, request.attached_to.as_deref())?;
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
-    blocking(move || check_native(&allowed, &native)).await?;
+    blocking(move || Ok(tarbox_native::check(&allowed, &native)?)).await?;
     let (begun, has_to_mount) = (Instant::now(), node.staged_as(tenant).is_none());
     if has_to_mount && request.inline.is_none() {
         request.changed = changed(node, &request, limit).await?;
     }
-    let Handle { mut snapshot, .. } = node.begin_stage(request).await?;
+    let Handle { mut snapshot, .. } = node.begin_stage(request, limit).await?;
     let settled = wait_until(&mut snapshot, limit, |seen| seen.is_serving() || seen.refusal.is_some()).await;
     match settled {
         Some(Some(seen)) if seen.is_serving() => {
@@ -87,7 +87,9 @@ async fn undo(
     if let Err(error) = node.command(tenant, Command::Unstage) {
         return error;
     }
-    wait_until(snapshot, UNDO_WITHIN, Snapshot::is_gone).await;
+    if wait_until(snapshot, UNDO_WITHIN, Snapshot::is_gone).await.is_some() {
+        node.log_out(&seen.staged).await;
+    }
     let (kind, message) = seen.refusal.unwrap_or((tarbox_types::ErrorKind::Internal, String::new()));
     AgentError::Mounter { tenant, kind, message }
 }
@@ -120,7 +122,10 @@ pub(crate) async fn unstage(node: &Arc<Node>, request: Leave, limit: Duration) -
     node.command(tenant, Command::Unstage)?;
     match wait_until(&mut snapshot, limit, Snapshot::is_gone).await {
         // A task that is over has left nothing.
-        Some(_) => Ok(()),
+        Some(_) => {
+            node.log_out(&seen.staged).await;
+            Ok(())
+        }
         None => Err(unfinished(tenant, "unstaging", &snapshot.borrow())),
     }
 }

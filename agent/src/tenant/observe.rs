@@ -187,6 +187,7 @@ mod tests {
             },
             name: String::new(),
             database_url: String::new(),
+            login: None,
             options: vec![],
             changed: Default::default(),
             user: None,

@@ -26,6 +26,9 @@ pub(crate) struct Staged {
     pub(crate) name: String,
     /// The database, without its password.
     pub(crate) database_url: String,
+    /// The role of the database that its mounters have; `None` = the driver's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) login: Option<String>,
     /// Further options of the mounter: flag and value.
     pub(crate) options: Vec<(String, String)>,
     /// Those of them that were changed since the volume was made.
@@ -62,11 +65,12 @@ pub(crate) struct StateFile {
 
 impl Staged {
     /// Whether another stage request asks for the same; what is published plays no part, nor what an agent with other settings had
-    /// promised.
+    /// promised, or given its mounters to log in with.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let plain = |staged: &Self| Self {
             published: BTreeMap::new(),
             memory: ByteSize::default(),
+            login: None,
             ..staged.clone()
         };
         plain(self) == plain(other)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
-use tarbox_types::{BlockId, BlockIndex, Cookie, DataId, Ino, ROOT_INO};
+use tarbox_types::{BlockId, BlockIndex, BranchId, Cookie, DataId, Ino, ROOT_INO};
 
 use crate::{
     api::{CheckProgress, CheckReport, Fault},
@@ -95,7 +95,9 @@ pub(crate) trait Scan: Send + Sync {
     async fn headers(&self, after: BlockId, limit: usize) -> Result<Vec<BlockHeader>>;
     /// Reads and verifies a block; false = its bytes are missing (and its header still stands).
     async fn verify(&self, header: &BlockHeader) -> Result<bool>;
-    /// Sets right what can be.
+    /// Of each branch of the tenant: what its history, with what is left of it, is known to take, and what it does take, in bytes.
+    async fn histories(&self) -> Result<Vec<(BranchId, i64, i64)>>;
+    /// Sets right what can be. Histories are counted anew.
     async fn repair(&self, repair: &Repair) -> Result<()>;
 }
 
@@ -116,6 +118,7 @@ pub(crate) async fn check(
     check.links();
     check.reachability();
     check.contents().await?;
+    check.histories().await?;
     let fix = check.counters(repair);
     check.blocks().await?;
     if let Some(fix) = fix {
@@ -155,7 +158,7 @@ struct Check<'a> {
 }
 
 /// Beginnings of the messages of faults that `repair` sets right.
-const REPAIRABLE: [&str; 3] = ["used bytes", "used inodes", "orphan"];
+const REPAIRABLE: [&str; 4] = ["used bytes", "used inodes", "orphan", "history bytes"];
 
 fn is_repairable(message: &str) -> bool {
     REPAIRABLE.iter().any(|start| message.starts_with(start))
@@ -192,6 +195,21 @@ impl Check<'_> {
 
     fn tell(&self, phase: &'static str, done: u64, total: u64) {
         (self.progress)(CheckProgress { phase, done, total: total.max(done) });
+    }
+
+    /// What a missing row or block would have taken is no other fault.
+    async fn histories(&mut self) -> Result<()> {
+        if !self.report.faults.is_empty() {
+            return Ok(());
+        }
+        for (branch, known, found) in self.scan.histories().await? {
+            if known != found {
+                self.fault(format!(
+                    "history bytes of branch {branch} are counted as {known}, its rows take {found}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     async fn read_inodes(&mut self) -> Result<()> {

@@ -39,6 +39,19 @@ pub enum StoreError {
         /// What this program knows.
         known: u32,
     },
+    /// The schema is older than this program, and who is connected may not change it.
+    #[error(
+        "the database {url} has schema {found}, this program needs {needed}, and a tenant's login may not bring it up to date: \
+         let an agent or a controller of this release open it first"
+    )]
+    SchemaOld {
+        /// Without its password.
+        url: String,
+        /// What it has.
+        found: u32,
+        /// What this program needs.
+        needed: u32,
+    },
     /// No such tenant.
     #[error("there is no tenant `{0}`")]
     NoTenant(String),
@@ -156,7 +169,7 @@ impl StoreError {
         match self {
             Self::Url { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
-            Self::Schema { .. } => ErrorKind::Incompatible,
+            Self::Schema { .. } | Self::SchemaOld { .. } => ErrorKind::Incompatible,
             Self::NoTenant(_) | Self::NoLayer { .. } => ErrorKind::NotFound,
             Self::Deleted(_)
             | Self::Position { .. }
