@@ -72,6 +72,7 @@ check() {
     accepts --set node.launcher=child --set node.hostPath.enabled=false; lacks 'tarbox-keeper'
     accepts --set runtime.image.tag=0.0.9; has 'image: "tarbox:0.0.9"'
     accepts --set 'controller.readableSecrets[0].namespace=team' --set 'controller.readableSecrets[0].name=database'; has 'resourceNames: \[database\]'
+    accepts --set node.startupTaint.key=tarbox.csi.io/agent-not-ready; has 'tarbox-csi-taint$'; has 'resources: \[nodes\], verbs: \[get, list, patch\]'
     accepts --set node.ephemeral.enabled=false; lacks '- Ephemeral'
     accepts --set database.sqlite.nodeName=node-7; has 'metadata.name'; has 'node-7'
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|demo|chart
+# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|chart|demo|image|cluster
 # Debian and Ubuntu packages through apt; cargo tools once into $TESTS_TOOLS.
 set -eu
 TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
@@ -73,6 +73,17 @@ helm() {
     touch "$stamp"
 }
 
+# Installs without starting what Debian would start: etcd, containerd.
+without_services() {
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then "$@"; return; fi
+    printf '#!/bin/sh\nexit 101\n' | sudo_if_needed tee "$policy" >/dev/null
+    sudo_if_needed chmod 755 "$policy"
+    status=0; "$@" || status=$?
+    sudo_if_needed rm "$policy"
+    return $status
+}
+
 run() { packages cc:gcc fusermount3:fuse3 git:git tar:tar; fuse; }
 suites() {
     run; postgres
@@ -94,8 +105,14 @@ case "${1:-}" in
     deny) packages cc:gcc; tool cargo-deny 0.20.2 ;;
     coverage) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2; tool cargo-llvm-cov 0.9.1; rustup component add llvm-tools ;;
     fuzz) packages cc:gcc; tool cargo-fuzz 0.13.2; rustup toolchain install nightly --profile minimal ;;
+    image) packages cc:gcc strip:binutils jq:jq /etc/ssl/certs/ca-certificates.crt:ca-certificates ;;
+    cluster)
+        fuse; postgres; helm; tool fsx 0.3.2
+        without_services packages cc:gcc strip:binutils jq:jq go:golang-go etcd:etcd-server containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins \
+            busybox:busybox-static sqlite3:sqlite3 dnsmasq:dnsmasq-base iptables:iptables conntrack:conntrack ethtool:ethtool socat:socat ip:iproute2 \
+            openssl:openssl curl:curl nsenter:util-linux pgrep:procps ;;
     kernels)
         packages cc:gcc strip:binutils python3:python3 qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap modprobe:kmod xz:xz-utils \
             busybox:busybox-static mkfs.ext4:e2fsprogs column:bsdextrautils /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring ;;
-    *) echo "usage: $0 run|demo|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|chart" >&2; exit 64 ;;
+    *) echo "usage: $0 run|demo|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|chart|demo|image|cluster" >&2; exit 64 ;;
 esac

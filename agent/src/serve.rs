@@ -40,7 +40,14 @@ pub async fn serve(
     tell: impl FnOnce(&Settings, Option<SocketAddr>),
 ) -> Result<(), AgentError> {
     let mut shutdown = Shutdown::listen().map_err(AgentError::io("listen for", Path::new("signals")))?;
-    let node = blocking(move || Node::open(settings)).await?;
+    let node = tokio::select! {
+        opened = blocking(move || Node::open(settings)) => opened?,
+        // It may be waiting for the keeper.
+        signal = shutdown.asked() => {
+            tracing::info!(%signal, "ending before anything was begun");
+            return Ok(());
+        }
+    };
     // A launcher that does not work is reported, not fatal: whoever is staged already is still supervised.
     let proof = launcher::prove(&node).await.map_err(|error| error.report());
     if let Err(error) = &proof {

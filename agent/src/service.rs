@@ -101,6 +101,8 @@ impl Agent for OperatorService {
             launcher_proof: self.proof.clone(),
             isolation,
             isolation_lacks,
+            keeper_socket: self.node.settings.keeper_socket.to_string_lossy().into_owned(),
+            run_dir: self.node.settings.run_dir.to_string_lossy().into_owned(),
         }))
     }
 

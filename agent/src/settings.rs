@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::SocketAddr,
     path::{Component, Path, PathBuf},
 };
 
+use tarbox_native::NativeSource;
 pub use tarbox_runtime::config::Flags;
 use tarbox_runtime::{
     Layers, config, host_name, monitoring,
@@ -66,21 +66,6 @@ pub enum TenantRoles {
     Required,
     /// Never.
     Off,
-}
-
-/// A directory of the host that volumes may show inside them, with all below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NativeSource {
-    /// Where, absolute, as the agent sees it.
-    pub path: PathBuf,
-    /// Whether for writing as well.
-    pub writable: bool,
-}
-
-impl fmt::Display for NativeSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.path.display(), if self.writable { "rw" } else { "ro" })
-    }
 }
 
 /// The configuration in force.

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod mount_command;
 pub mod mount_point;
 pub mod mounts;
+mod native;
 pub mod offline;
 pub mod places;
 pub mod reader;

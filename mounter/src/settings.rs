@@ -38,6 +38,7 @@ pub const KEYS: &[&str] = &[
     "maxLag",
     "journalSize",
     "controlDir",
+    "nativeMounts",
     "logLevel",
     "logFormat",
 ];
@@ -119,6 +120,8 @@ pub struct Settings {
     pub journal_bytes: u64,
     /// Whether there is a control directory.
     pub control_dir: bool,
+    /// Directories of this machine that are shown inside the tenant, as TOML; empty for none.
+    pub native_mounts: String,
     /// Which messages are logged; `None` where nothing was said.
     pub log_level: Option<LogLevel>,
     /// How.
@@ -185,6 +188,7 @@ impl Settings {
                 .read("journalSize", |text| size(text, 8 << 20, 1 << 46))
                 .unwrap_or(256 << 20),
             control_dir: layers.read("controlDir", config::boolean).unwrap_or(true),
+            native_mounts: layers.read("nativeMounts", |text| Ok(text.to_owned())).unwrap_or_default(),
             log_level,
             log_format: log_format.unwrap_or(LogFormat::Text),
         };

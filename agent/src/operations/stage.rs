@@ -16,7 +16,7 @@ use crate::{
     failure::AgentError,
     host::mountinfo::Mount,
     node::Node,
-    tenant::{Command, Handle, Snapshot, blocking, check_native, clear_stale, compose, resolve, table},
+    tenant::{Command, Handle, Snapshot, blocking, clear_stale, compose, resolve, table},
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -31,7 +31,7 @@ pub(crate) async fn stage(node: &Arc<Node>, mut request: Stage, limit: Duration)
     super::check_attached(node, tenant, request.attached_to.as_deref())?;
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
-    blocking(move || check_native(&allowed, &native)).await?;
+    blocking(move || Ok(tarbox_native::check(&allowed, &native)?)).await?;
     let (begun, has_to_mount) = (Instant::now(), node.staged_as(tenant).is_none());
     if has_to_mount && request.inline.is_none() {
         request.changed = changed(node, &request, limit).await?;

@@ -112,7 +112,7 @@ async fn keep(database: &dyn Database, tenant: &Tenant, wish: Wish) -> Result<()
         Err(
             CheckpointError::Taken { .. } | CheckpointError::Unfinished { .. } | CheckpointError::Gone(_),
         ) => {}
-        Err(error @ CheckpointError::TooMany { .. }) => {
+        Err(error @ (CheckpointError::TooMany { .. } | CheckpointError::HistoryFull { .. })) => {
             tracing::warn!(tenant = %tenant.id, %error, "no checkpoint is made by itself");
         }
         Err(error) => return Err(error.into()),

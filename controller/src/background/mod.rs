@@ -1,13 +1,15 @@
 //! Background work in every database that the controller has opened, each by one leader: layers that nobody keeps any more, data of
-//! deleted volumes, checkpoints that are made by themselves, what nothing refers to.
+//! deleted volumes, checkpoints that are made by themselves, what nothing refers to, chains of branches that have become long.
 //!
 //! Each step is a small batch that finds by itself what is left to do, so a new leader goes on where the old one was. A leader that
 //! was paused and lost the lead is refused by the database at its next write.
 
 mod blocks;
+mod chains;
 mod checkpoints;
 mod inline;
 mod layers;
+mod orphans;
 mod volumes;
 
 use std::{sync::Arc, time::Duration};
@@ -17,7 +19,7 @@ use tarbox_types::{ErrorKind, TenantId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use self::inline::Unheld;
+use self::{chains::Chains, inline::Unheld};
 use crate::{
     databases::Databases,
     failure::Result,
@@ -32,6 +34,8 @@ const ROUND: Duration = Duration::from_secs(2);
 const COLLECT: Duration = Duration::from_secs(60);
 /// How often all volumes are looked at: whether a checkpoint is due, and which their nodes have left behind.
 const VOLUMES: Duration = Duration::from_secs(10);
+/// How often everything is looked through for what nothing refers to.
+const ORPHANS: Duration = Duration::from_secs(6 * 3600);
 /// How often volumes and snapshots are counted.
 const LOOK: Duration = Duration::from_secs(20);
 /// How long one kind of work may keep the others, and the lead's renewal, waiting.
@@ -41,25 +45,31 @@ const SLICE: Duration = Duration::from_secs(3);
 #[derive(Clone, Copy, Debug)]
 struct Due {
     collect: bool,
+    orphans: bool,
     volumes: bool,
 }
 
 /// Leads, or waits to lead, until the controller ends. `grace`: how long nobody may hold a pod's own volume.
 pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>, who: Uuid, grace: Duration) {
-    let (mut collected, mut looked_through) = (Instant::now(), Instant::now());
-    let mut unheld = Unheld::new(grace);
+    let begun = Instant::now();
+    let (mut collected, mut looked_through, mut searched) = (begun, begun, begun);
+    let (mut unheld, mut chains) = (Unheld::new(grace), Chains::default());
     let mut looked = None::<Instant>;
     loop {
         sleep(ROUND).await;
         let is_time_to_look = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
-        let due =
-            Due { collect: collected.elapsed() >= COLLECT, volumes: looked_through.elapsed() >= VOLUMES };
+        let due = Due {
+            collect: collected.elapsed() >= COLLECT,
+            orphans: searched.elapsed() >= ORPHANS,
+            volumes: looked_through.elapsed() >= VOLUMES,
+        };
         for database in databases.opened() {
             let done = async {
-                let leads = round(&*database, who, due, &mut unheld).await?;
+                let leads = round(&*database, who, due, &mut unheld, &mut chains).await?;
                 if !leads {
                     monitoring.forget(&*database);
                     unheld.forget(&*database);
+                    chains.forget(&*database);
                 } else if is_time_to_look {
                     monitoring.found(&*database, monitoring::look(&*database).await?);
                 }
@@ -78,6 +88,9 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
         if due.collect {
             collected = Instant::now();
         }
+        if due.orphans {
+            searched = Instant::now();
+        }
         if due.volumes {
             looked_through = Instant::now();
         }
@@ -94,7 +107,13 @@ pub(crate) async fn step_down(databases: &Databases, who: Uuid) {
 }
 
 /// One round, if this one leads; whether it does.
-async fn round(database: &dyn Database, who: Uuid, due: Due, unheld: &mut Unheld) -> Result<bool> {
+async fn round(
+    database: &dyn Database,
+    who: Uuid,
+    due: Due,
+    unheld: &mut Unheld,
+    chains: &mut Chains,
+) -> Result<bool> {
     let Some(lead) = database.lead(who, TERM).await? else { return Ok(false) };
     let led = database.led_by(&lead);
     layers::settle(&*led).await?;
@@ -108,6 +127,10 @@ async fn round(database: &dyn Database, who: Uuid, due: Due, unheld: &mut Unheld
     }
     if due.collect {
         blocks::collect(&*led, || renewed(database, lead)).await?;
+        chains.flatten(&*led, || renewed(database, lead)).await?;
+    }
+    if due.orphans && renewed(database, lead).await? {
+        orphans::remove(&*led, Instant::now() + SLICE).await?;
     }
     Ok(true)
 }

@@ -123,8 +123,8 @@ fn difference(
     ours: &BTreeMap<String, String>,
     theirs: &BTreeMap<String, String>,
 ) -> Option<String> {
-    let keys = ours.keys().chain(theirs.keys()).filter(|key| !parameters::is_foreign(key));
-    let key = keys.into_iter().find(|key| ours.get(*key) != theirs.get(*key))?;
+    let mut keys = ours.keys().chain(theirs.keys()).filter(|key| !parameters::is_foreign(key));
+    let key = keys.find(|key| ours.get(*key) != theirs.get(*key))?;
     let shown = |map: &BTreeMap<String, String>| map.get(key).cloned().unwrap_or("nothing".into());
     Some(format!("`{field}.{key}` was `{}`, is `{}`", shown(ours), shown(theirs)))
 }

@@ -93,6 +93,11 @@ impl Flusher {
         }
     }
 
+    /// The same is seen through fewer branches now.
+    pub(crate) fn look_through(&mut self, view: View) {
+        self.view = view;
+    }
+
     /// Of a view that nothing is ever committed to.
     pub(crate) fn idle(of: &Shared, view: View, block_size: u64) -> Self {
         Self {
@@ -154,6 +159,7 @@ impl Flusher {
                 }
                 StoreError::Url { .. }
                 | StoreError::Schema { .. }
+                | StoreError::SchemaOld { .. }
                 | StoreError::NameTaken(_)
                 | StoreError::Invalid { .. }
                 | StoreError::Held { .. }
@@ -161,6 +167,8 @@ impl Flusher {
                 | StoreError::NoLayer { .. }
                 | StoreError::LayerInUse { .. }
                 | StoreError::NotLeading
+                | StoreError::Published(_)
+                | StoreError::PublishedElsewhere(_)
                 | StoreError::Refused(_) => return Err(FlushError::Refused(error.to_string())),
             }
         }

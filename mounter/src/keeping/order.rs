@@ -155,6 +155,9 @@ fn arguments(
     all.extend(compression.map(|compression| format!("--compression={compression}").into()));
     all.extend(settings.log_level.as_ref().map(|level| format!("--log-level={level}").into()));
     // Only where it is not what every release does.
+    // The child mounts nothing; it notes where they are for whoever unmounts.
+    let native = Some(&settings.native_mounts).filter(|text| !text.trim().is_empty());
+    all.extend(native.map(|text| [b"--native-mounts=", text.as_bytes()].concat()));
     all.extend((!settings.control_dir).then(|| b"--control-dir=false".to_vec()));
     all.extend(settings.read_only.then(|| b"--read-only".to_vec()));
     if let Output::File(path) = output {

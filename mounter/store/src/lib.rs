@@ -7,6 +7,7 @@ pub mod codec;
 #[allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 pub mod conformance;
 pub mod error;
+pub mod flatten;
 pub mod logins;
 pub mod model;
 mod postgres;
@@ -18,6 +19,7 @@ mod trace;
 
 pub use api::*;
 pub use error::{Result, StoreError};
+pub use flatten::{Flattened, Flattening};
 pub use logins::*;
 pub use model::*;
 #[cfg(any(test, feature = "testing"))]

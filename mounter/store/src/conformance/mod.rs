@@ -3,12 +3,15 @@
 //! An engine's tests name a function that makes an empty place ([`Site`]) and expand [`suite!`].
 
 pub mod blocks;
+pub mod chains;
 pub mod checks;
 pub mod constant;
 pub mod history;
 pub mod layers;
 pub mod leases;
 pub mod publications;
+pub mod quota;
+pub mod races;
 pub mod records;
 pub mod rows;
 pub mod tenants;
@@ -96,6 +99,7 @@ macro_rules! suite {
             blocks::blocks_still_referred_to_are_never_collected
             blocks::collecting_races_with_commits_that_reuse
             blocks::orphaned_uploads_are_collected
+            blocks::stray_blocks_are_found_and_collected_once_they_are_offered
             layers::a_sealed_view_does_not_change
             layers::the_same_request_seals_once
             layers::an_unmounted_tenant_is_sealed_and_its_old_holder_fenced
@@ -113,6 +117,13 @@ macro_rules! suite {
             layers::a_layer_with_a_clone_is_not_deleted
             layers::a_clone_outlives_its_source
             layers::a_removed_content_stays_in_views
+            chains::a_chain_of_clones_becomes_short_and_shows_the_same
+            chains::what_is_flattened_needs_its_source_no_more
+            chains::flattening_races_with_commits_and_checkpoints_stay
+            races::nothing_that_is_referred_to_goes_whatever_is_collected_meanwhile
+            quota::a_history_takes_what_views_show_and_the_head_does_not
+            quota::a_removed_file_and_a_line_that_was_left_are_history
+            quota::a_miscounted_history_is_found_and_set_right
             checks::a_sound_tenant_has_no_faults
             checks::each_broken_invariant_is_found
             checks::rows_that_vanished_are_found
@@ -125,6 +136,7 @@ macro_rules! suite {
             let site = $make;
             $crate::conformance::constant::layers_of_tenants_of(&site, &[1_000, 1_000_000]).await;
             $crate::conformance::constant::the_head_behind_many_checkpoints(&site).await;
+            $crate::conformance::constant::a_chain_of_clones(&site).await;
         }
         $crate::conformance::suite! { @sync $make;
             history::kept_views_never_change

@@ -6,6 +6,8 @@ mod changes;
 mod collect;
 mod commit;
 mod failure;
+mod flatten;
+mod history;
 mod layers;
 mod leases;
 mod logins;
@@ -39,6 +41,7 @@ use self::pool::Pool;
 use crate::{
     api::{CheckProgress, CheckReport, Database, SchemaVersion, TenantStore},
     error::{Result, StoreError},
+    flatten::{Flattened, Flattening},
     model::*,
     proof::Proofs,
 };
@@ -233,6 +236,10 @@ impl TenantStore for TenantRows {
         self.list_layers().await
     }
 
+    async fn began_at(&self, branch: BranchId) -> Result<Option<(BranchId, Layer)>> {
+        self.origin_of(branch).await
+    }
+
     async fn own_layers(&self) -> Result<Vec<LayerRow>> {
         self.layers_of_tenant().await
     }
@@ -243,6 +250,10 @@ impl TenantStore for TenantRows {
 
     async fn sealed(&self, request: &str) -> Result<Option<LayerRow>> {
         self.layer_of_request(request).await
+    }
+
+    async fn history_bytes(&self) -> Result<u64> {
+        self.history_of_tenant().await
     }
 
     async fn seal(&self, seal: &Seal) -> Result<LayerRow> {
@@ -263,6 +274,18 @@ impl TenantStore for TenantRows {
 
     async fn collect(&self) -> Result<u64> {
         collect::collect(&self.pool, self.family).await
+    }
+
+    async fn stray_blocks(&self, after: BlockId, limit: usize) -> Result<(Vec<BlockId>, Option<BlockId>)> {
+        collect::stray(&self.pool, self.family, after, limit).await
+    }
+
+    async fn offer_blocks(&self, blocks: &[BlockId]) -> Result<()> {
+        collect::offer(&self.pool, self.family, blocks).await
+    }
+
+    async fn flatten(&self, from: Option<Flattening>) -> Result<Flattened> {
+        flatten::step(&self.pool, self.family, from).await
     }
 
     async fn check(

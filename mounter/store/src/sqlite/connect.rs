@@ -29,7 +29,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Steps by the version they lead to, from 1 on. Each may be done twice: two programs may open the file at once.
+    /// Steps by the version they lead to, from 1 on.
     fn steps(self) -> &'static [&'static str] {
         match self {
             Self::Control => schema::CONTROL,
@@ -95,12 +95,19 @@ pub(super) fn create(path: &Path, kind: Kind) -> Outcome<Connection> {
         .into());
     }
     let connection = connect(path)?;
-    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 0 {
+    let version = || connection.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0));
+    let known = version()?;
+    if known == 0 {
         connection.execute_batch(kind.at_creation())?;
     }
-    for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > version) {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {step} PRAGMA user_version={number}; COMMIT"))?;
+    for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > known) {
+        in_transaction(&connection, |connection| {
+            // Two programs at once: the second one waits, and finds it done.
+            if version()? < number {
+                connection.execute_batch(&format!("{step} PRAGMA user_version={number};"))?;
+            }
+            Ok(())
+        })?;
     }
     connection.execute_batch(kind.at_opening(true))?;
     Ok(connection)

@@ -48,7 +48,8 @@ CREATE TABLE IF NOT EXISTS node(node TEXT PRIMARY KEY, seen_at INTEGER NOT NULL)
 ",
 ];
 
-pub(super) const META: &[&str] = &["
+pub(super) const META: &[&str] = &[
+    "
 CREATE TABLE IF NOT EXISTS family(id INTEGER PRIMARY KEY CHECK(id = 1), next_block INTEGER NOT NULL,
     next_branch INTEGER NOT NULL);
 INSERT OR IGNORE INTO family VALUES(1, 1, 1);
@@ -141,6 +142,18 @@ CREATE TABLE IF NOT EXISTS dead(branch INTEGER NOT NULL, did INTEGER NOT NULL, d
     PRIMARY KEY(branch, did)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS prune(id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, above INTEGER NOT NULL,
     below INTEGER NOT NULL, upto INTEGER NOT NULL);
+",
+    "
+-- What versions take that died up to a layer; and, of a branch that is no head any more, its present rows (NULL: not counted yet).
+ALTER TABLE branch ADD COLUMN history_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE branch ADD COLUMN history_upto INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE branch ADD COLUMN left_bytes INTEGER;
+-- Where the branch began, if it has been flattened since: what it has come from.
+ALTER TABLE branch ADD COLUMN origin INTEGER;
+ALTER TABLE branch ADD COLUMN origin_layer INTEGER;
+-- Reaped: kept to know that the ancestors' rows of the content are not to be taken over.
+ALTER TABLE dead ADD COLUMN reaped INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX dead_left ON dead(branch) WHERE reaped = 0;
 "];
 
 pub(super) const BLOCKS: &[&str] = &["
