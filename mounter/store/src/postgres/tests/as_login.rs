@@ -183,6 +183,11 @@ delegate! { TenantStore for SplitRows {
     seal(seal: &Seal) -> LayerRow = login;
     restore(fence: &Fence, branch: BranchId, layer: Layer) -> View = login;
     branch_from(branch: BranchId, layer: Layer, new: &NewTenant) -> Tenant = owner;
+    began_at(branch: BranchId) -> Option<(BranchId, Layer)> = login;
+    history_bytes() -> u64 = login;
+    stray_blocks(after: BlockId, limit: usize) -> (Vec<BlockId>, Option<BlockId>) = owner;
+    offer_blocks(blocks: &[BlockId]) -> () = owner;
+    flatten(from: Option<Flattening>) -> Flattened = owner;
     collect() -> u64 = owner;
 }
     async fn delete_layer(&self, branch: BranchId, layer: Layer) -> Result<()> {
