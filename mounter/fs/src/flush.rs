@@ -160,6 +160,7 @@ impl Flusher {
                 StoreError::Url { .. }
                 | StoreError::Schema { .. }
                 | StoreError::SchemaOld { .. }
+                | StoreError::SchemaOld { .. }
                 | StoreError::NameTaken(_)
                 | StoreError::Invalid { .. }
                 | StoreError::Held { .. }
