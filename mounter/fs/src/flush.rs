@@ -160,7 +160,6 @@ impl Flusher {
                 StoreError::Url { .. }
                 | StoreError::Schema { .. }
                 | StoreError::SchemaOld { .. }
-                | StoreError::SchemaOld { .. }
                 | StoreError::NameTaken(_)
                 | StoreError::Invalid { .. }
                 | StoreError::Held { .. }
