@@ -193,7 +193,6 @@ fn stage(volume: &Volume) -> NodeStageVolumeRequest {
         publish_context: volume.publish_context(),
         volume_context: volume.context(),
         secrets: volume.secrets(),
-        ..Default::default()
     }
 }
 
@@ -207,7 +206,6 @@ fn publish(volume: &Volume) -> NodePublishVolumeRequest {
         publish_context: volume.publish_context(),
         volume_context: volume.context(),
         secrets: volume.secrets(),
-        ..Default::default()
     }
 }
 

@@ -236,6 +236,21 @@ pub async fn a_clone_sees_its_source_and_changes_alone(site: &dyn Site) {
     assert_eq!(found, [Some(block)], "a family shares its blocks");
 }
 
+pub async fn a_clone_writes_over_patches_that_it_has_from_its_source(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let mut writer = Writer::create(db.clone(), "one").await;
+    let (a, _) = writer.file("a", &[4; 8192]).await;
+    let patch = |seq, byte| PatchRow { did: a, blk: 0, seq, off: 10, data: Bytes::from(vec![byte; 5]) };
+    writer.commit(|batch| batch.patches.push(patch(batch.to_seq, 1))).await;
+    let kept = writer.seal("kept").await;
+    let new = new_tenant("two");
+    writer.store.branch_from(kept.chain[0].branch, kept.chain[0].layer, &new).await.unwrap();
+    let mut clone = Writer::acquire(db.clone(), new.id, session(&*db).await).await;
+    clone.commit(|batch| batch.patches.push(patch(batch.to_seq, 2))).await;
+    let bytes = bytes_of(&*clone.store, &clone.head().await, uncut(a), &[0]).await;
+    assert_eq!(bytes[&0][9..16], [4, 2, 2, 2, 2, 2, 4]);
+}
+
 pub async fn truncation_in_a_clone_hides_the_ancestors_blocks(site: &dyn Site) {
     let db = site.open().await.unwrap();
     let mut writer = Writer::create(db.clone(), "one").await;

@@ -106,6 +106,7 @@ macro_rules! suite {
             layers::restore_goes_back_and_keeps_what_was
             layers::restoring_again_and_again_keeps_chains_short
             layers::a_clone_sees_its_source_and_changes_alone
+            layers::a_clone_writes_over_patches_that_it_has_from_its_source
             layers::truncation_in_a_clone_hides_the_ancestors_blocks
             layers::truncation_in_a_clone_of_a_clone_hides_only_what_it_cut
             layers::a_removed_name_stays_removed_in_a_clone_and_can_be_made_again

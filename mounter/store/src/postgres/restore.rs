@@ -34,6 +34,7 @@ struct Fork {
     branch: BranchId,
     layer: Layer,
     tenant: Uuid,
+    seq: i64,
     next_ino: i64,
     used_bytes: i64,
     used_inodes: i64,
@@ -167,13 +168,14 @@ impl TenantRows {
         }
         let fork = self.fork(transaction, branch, layer).await?;
         let next_ino = fork.next_ino.max(source.try_get("next_ino")?);
-        let head = self.new_branch(transaction, new.id.0, &fork, next_ino, 0).await?;
+        // Its position goes on from the layer's: patches lie on what it has from there in the order of their positions.
+        let head = self.new_branch(transaction, new.id.0, &fork, next_ino, fork.seq).await?;
         transaction
             .rows(
                 Statement::new(
                     "INSERT INTO tarbox.tenant (id, family, name, head_branch, quota_bytes, quota_inodes, max_file,
-                       block_size, compression, used_bytes, used_inodes, next_ino, token)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING",
+                       block_size, compression, used_bytes, used_inodes, next_ino, token, seq)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (id) DO NOTHING",
                 )
                 .with(new.id.0)
                 .with(self.family)
@@ -187,7 +189,8 @@ impl TenantRows {
                 .with(fork.used_bytes)
                 .with(fork.used_inodes)
                 .with(next_ino)
-                .with(Uuid::new_v4()),
+                .with(Uuid::new_v4())
+                .with(fork.seq),
             )
             .await?;
         Ok(())
@@ -198,7 +201,7 @@ impl TenantRows {
         let row = transaction
             .row(
                 Statement::new(
-                    "SELECT y.tenant, y.next_ino, y.used_bytes, y.used_inodes, b.parent, b.parent_layer, b.ino_floor,
+                    "SELECT y.tenant, y.seq, y.next_ino, y.used_bytes, y.used_inodes, b.parent, b.parent_layer, b.ino_floor,
                        (WITH RECURSIVE chain AS (SELECT 1 AS depth, b.parent
                           UNION ALL SELECT c.depth + 1, p.parent FROM chain c
                             JOIN tarbox.branch p ON p.family = $1 AND p.branch = c.parent)
@@ -216,6 +219,7 @@ impl TenantRows {
             branch,
             layer,
             tenant: row.try_get("tenant")?,
+            seq: row.try_get("seq")?,
             next_ino: row.try_get("next_ino")?,
             used_bytes: row.try_get("used_bytes")?,
             used_inodes: row.try_get("used_inodes")?,

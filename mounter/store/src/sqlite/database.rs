@@ -413,14 +413,14 @@ pub(super) fn insert_tenant(
     connection: &Connection,
     new: &NewTenant,
     branch: i64,
-    next_ino: u64,
+    (next_ino, seq): (u64, u64),
     used: (u64, u64),
 ) -> Outcome<()> {
     connection.execute(
         "INSERT INTO tenant(id, name, state, quota_bytes, quota_inodes, max_file, block_size, compression,
          head_branch, cur_layer, last_view, used_bytes, used_inodes, next_ino, seq, epoch, token, session, held,
          wanted, uploads_from)
-         SELECT ?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, 1, 0, ?9, ?10, ?11, 0, 0, ?12, ?13, 0, 0, next_block FROM family",
+         SELECT ?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, 1, 0, ?9, ?10, ?11, ?14, 0, ?12, ?13, 0, 0, next_block FROM family",
         params![
             new.id.0.as_bytes(),
             new.name,
@@ -434,7 +434,8 @@ pub(super) fn insert_tenant(
             int(used.1),
             int(next_ino),
             Uuid::new_v4().as_bytes(),
-            Uuid::nil().as_bytes()
+            Uuid::nil().as_bytes(),
+            int(seq)
         ],
     )?;
     Ok(())
@@ -452,7 +453,7 @@ fn plant(connection: &Connection, new: &NewTenant) -> Outcome<()> {
         "INSERT INTO branch(branch, tenant, ino_floor, fork_seq) VALUES(?1, ?2, 0, 0)",
         params![branch, new.id.0.as_bytes()],
     )?;
-    insert_tenant(connection, new, branch, FIRST_INO, (0, 1))?;
+    insert_tenant(connection, new, branch, (FIRST_INO, 0), (0, 1))?;
     let (sec, nsec) = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or((0, 0), |now| (now.as_secs() as i64, now.subsec_nanos()));

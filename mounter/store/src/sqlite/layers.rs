@@ -204,8 +204,12 @@ pub(super) fn clone(connection: &Connection, branch: BranchId, layer: Layer, new
     let sealed = need(connection, branch, layer)?;
     // The source's own counter, or one beyond it: numbers of the source are never used again by the clone.
     let next_ino: u64 = connection.query_row("SELECT max(next_ino) FROM tenant", [], |row| number(row, 0))?;
-    let head = fork::fork(connection, new.id, branch, layer, next_ino, 0)?;
-    database::insert_tenant(connection, new, head, next_ino, (sealed.used_bytes, sealed.used_inodes))
+    // Its position goes on from the layer's: patches lie on what it has from there in the order of their positions.
+    let seq: u64 = connection
+        .prepare_cached("SELECT seq FROM layer WHERE branch = ?1 AND layer = ?2")?
+        .query_row(params![branch, layer], |row| number(row, 0))?;
+    let head = fork::fork(connection, new.id, branch, layer, next_ino, seq)?;
+    database::insert_tenant(connection, new, head, (next_ino, seq), (sealed.used_bytes, sealed.used_inodes))
 }
 
 /// Removes a checkpoint; what only it needed is left as work for the collector.
