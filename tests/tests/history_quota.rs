@@ -52,7 +52,7 @@ on_each_database! {
             // Each but the last one keeps 2Mi that the head shows no more: beyond 7Mi with the fourth.
             assert_eq!(made.len(), 4, "{refused}");
             assert_eq!(refused.code(), Code::ResourceExhausted);
-            for word in ["`historyQuota`", "7Mi", "8."] {
+            for word in ["`historyQuota`", "7Mi", "takes 8"] {
                 assert!(refused.message().contains(word), "{word}: {refused}");
             }
             let asked_again = caller.snapshot("s0", &id).await.expect("it is made");

@@ -21,8 +21,8 @@ on_each_database! {
         run(async {
             let mut caller = controller.caller().await.expect("reach");
             let mut wanted = volume("pvc-1", GIB);
-            wanted.parameters = map(&[("cacheSize", "32Mi"), ("inodes", "5000")]);
-            wanted.mutable_parameters = map(&[("inodes", "2000"), ("flushInterval", "2s")]);
+            wanted.parameters = map(&[("inodes", "5000")]);
+            wanted.mutable_parameters = map(&[("inodes", "2000"), ("flushInterval", "2s"), ("cacheSize", "32Mi")]);
             let id = caller.create(wanted).await.expect("made").volume_id;
             let published = node.publish(&id, "v").expect("published");
             let inodes = || statvfs(&published.target).expect("statvfs").files();
