@@ -116,6 +116,15 @@ pub struct MountCommand {
     #[arg(long, value_name = "BOOL", help_heading = "Storage")]
     control_dir: Option<String>,
 
+    /// What is audited: off; basic: names, owners, modes, refusals, mounts; standard: changes of content as well, summed up;
+    /// full: every open, read and write [default: standard]
+    #[arg(long, value_name = "LEVEL", help_heading = "Audit")]
+    audit_level: Option<String>,
+
+    /// How many days audit events are kept; 0 = for ever [default: 90]
+    #[arg(long, value_name = "DAYS", help_heading = "Audit")]
+    audit_retention_days: Option<String>,
+
     /// Where journals and control sockets lie; in memory by default, so that they outlive a crash but not the machine
     /// [default: $XDG_RUNTIME_DIR/tarbox, /run/tarbox for root, or /dev/shm/tarbox-UID where those are on a disk]
     #[arg(long, value_name = "DIR", help_heading = "Process")]
@@ -229,6 +238,8 @@ impl MountCommand {
             ("maxLag", self.max_lag),
             ("journalSize", self.journal_size),
             ("controlDir", self.control_dir),
+            ("auditLevel", self.audit_level),
+            ("auditRetentionDays", self.audit_retention_days),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ];

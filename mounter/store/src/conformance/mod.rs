@@ -2,6 +2,7 @@
 //!
 //! An engine's tests name a function that makes an empty place ([`Site`]) and expand [`suite!`].
 
+pub mod audit;
 pub mod blocks;
 pub mod checks;
 pub mod constant;
@@ -108,6 +109,11 @@ macro_rules! suite {
             layers::a_layer_with_a_clone_is_not_deleted
             layers::a_clone_outlives_its_source
             layers::a_removed_content_stays_in_views
+            audit::events_come_with_their_commit_or_not_at_all
+            audit::events_are_read_by_time_in_pages_from_either_end
+            audit::old_events_go_the_oldest_first_and_only_the_tenants_own
+            audit::events_alone_do_not_make_a_tenant_another_one
+            audit::neither_restore_nor_clone_nor_a_deleted_checkpoint_changes_what_was_audited
             checks::a_sound_tenant_has_no_faults
             checks::each_broken_invariant_is_found
             checks::rows_that_vanished_are_found

@@ -9,11 +9,15 @@ use crate::{
 };
 
 /// What this program migrates to.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// Steps by the version they lead to; each only adds.
-const STEPS: &[(u32, &str)] =
-    &[(1, include_str!("schema.sql")), (2, include_str!("schema_2.sql")), (3, include_str!("schema_3.sql"))];
+const STEPS: &[(u32, &str)] = &[
+    (1, include_str!("schema.sql")),
+    (2, include_str!("schema_2.sql")),
+    (3, include_str!("schema_3.sql")),
+    (4, include_str!("schema_4.sql")),
+];
 
 /// Any number that is ours: the key of the advisory lock under which migrations run.
 const LOCK: i64 = 0x7461_7262_6f78;

@@ -29,7 +29,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Steps by the version they lead to, from 1 on. Each may be done twice: two programs may open the file at once.
+    /// Steps by the version they lead to, from 1 on.
     fn steps(self) -> &'static [&'static str] {
         match self {
             Self::Control => schema::CONTROL,
@@ -99,16 +99,33 @@ pub(super) fn create(path: &Path, kind: Kind) -> Outcome<Connection> {
     if version == 0 {
         connection.execute_batch(kind.at_creation())?;
     }
-    for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > version) {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {step} PRAGMA user_version={number}; COMMIT"))?;
-    }
+    bring_up_to_date(&connection, kind, version)?;
     connection.execute_batch(kind.at_opening(true))?;
     Ok(connection)
 }
 
-/// Opens a database file that is there.
+/// Takes the steps that lead on from `version`; those that another program has taken meanwhile are left out.
+fn bring_up_to_date(connection: &Connection, kind: Kind, version: u32) -> Outcome<()> {
+    for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > version) {
+        in_transaction(connection, |connection| {
+            let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            if number > version {
+                connection.execute_batch(&format!("{step} PRAGMA user_version={number};"))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Opens a database file that is there; one that an older release has made is brought up to date.
 pub(super) fn open(path: &Path, kind: Kind, writes: bool) -> Outcome<Connection> {
     let connection = connect(path)?;
+    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    // One that is just being made has none yet.
+    if version > 0 {
+        bring_up_to_date(&connection, kind, version)?;
+    }
     connection.execute_batch(kind.at_opening(writes))?;
     Ok(connection)
 }

@@ -6,7 +6,7 @@
 //! `*_h` holds what was replaced and a kept view still sees, from `born` to before `died`.
 
 /// What a database is brought to, and what this program knows.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 pub(super) const CONTROL: &[&str] = &[
     "
@@ -39,9 +39,13 @@ CREATE UNIQUE INDEX IF NOT EXISTS snapshot_checkpoint ON snapshot(tenant, reques
 CREATE TABLE IF NOT EXISTS tag(tenant BLOB NOT NULL, name TEXT NOT NULL, branch INTEGER NOT NULL,
     layer INTEGER NOT NULL, PRIMARY KEY(tenant, name)) WITHOUT ROWID;
 ",
+    "
+UPDATE schema SET version = max(version, 4);
+",
 ];
 
-pub(super) const META: &[&str] = &["
+pub(super) const META: &[&str] = &[
+    "
 CREATE TABLE IF NOT EXISTS family(id INTEGER PRIMARY KEY CHECK(id = 1), next_block INTEGER NOT NULL,
     next_branch INTEGER NOT NULL);
 INSERT OR IGNORE INTO family VALUES(1, 1, 1);
@@ -134,7 +138,17 @@ CREATE TABLE IF NOT EXISTS dead(branch INTEGER NOT NULL, did INTEGER NOT NULL, d
     PRIMARY KEY(branch, did)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS prune(id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, above INTEGER NOT NULL,
     below INTEGER NOT NULL, upto INTEGER NOT NULL);
-"];
+",
+    "
+-- Audit events of a tenant, whatever branch it writes, packed; until: when the last of them happened, in microseconds since 1970.
+CREATE TABLE IF NOT EXISTS audit(id INTEGER PRIMARY KEY, tenant BLOB NOT NULL, until INTEGER NOT NULL,
+    seq INTEGER NOT NULL, part INTEGER NOT NULL, since INTEGER NOT NULL, events INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS audit_until ON audit(tenant, until, seq, part);
+-- From position silent_from to silent_to nothing but the audit changed; a release that does not know it moves the position past silent_to.
+ALTER TABLE tenant ADD COLUMN silent_from INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE tenant ADD COLUMN silent_to INTEGER NOT NULL DEFAULT -1;
+",
+];
 
 pub(super) const BLOCKS: &[&str] = &["
 CREATE TABLE IF NOT EXISTS block_part(block INTEGER PRIMARY KEY, data BLOB NOT NULL);

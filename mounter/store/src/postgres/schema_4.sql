@@ -1,0 +1,20 @@
+-- Schema version 4: audit events, packed. They belong to the tenant, whatever branch it writes, and go with it. In the order of time,
+-- so that what is too old is a prefix; data is compressed by who writes it.
+
+CREATE TABLE tarbox.audit (
+    family bigint NOT NULL,
+    tenant uuid NOT NULL,
+    -- When the last event in it happened, in microseconds since 1970.
+    until  bigint NOT NULL,
+    -- The commit that brought it, and its place among those of one commit.
+    seq    bigint NOT NULL,
+    part   int NOT NULL,
+    since  bigint NOT NULL,
+    events bigint NOT NULL,
+    data   bytea NOT NULL,
+    PRIMARY KEY (family, tenant, until, seq, part)
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+ALTER TABLE tarbox.audit ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- From position silent_from to silent_to nothing but the audit changed; a release that does not know it moves the position past silent_to.
+ALTER TABLE tarbox.tenant ADD COLUMN silent_from bigint NOT NULL DEFAULT -1, ADD COLUMN silent_to bigint NOT NULL DEFAULT -1;
