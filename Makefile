@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TOOLS ?= $(or $(TESTS_TOOLS),$(HOME)/.cache/tarbox/tools)
 WHOLE = cargo test -p tarbox-tests --no-fail-fast
 
-.PHONY: sanity build run demo test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd volumes constant test-kernels clean deps-run deps-test
+.PHONY: sanity build run demo test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd volumes constant audit-cost test-kernels clean deps-run deps-test
 build: ; cargo build --release --bins -p tarbox-mounter -p tarbox-keeper -p tarbox-agent -p tarbox-controller
 run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" agent/demo/run.sh
 demo: build ; tests/deps.sh demo && PATH="$(CURDIR)/target/release:$$PATH" agent/demo/day.sh
@@ -27,6 +27,7 @@ patience: deps-test ; TESTS_AWAY_SECONDS=600 TESTS_PROFILE=release $(WHOLE) --te
 test-kernels: ; tests/deps.sh kernels && tests/kernels/run.sh
 volumes: deps-test ; TESTS_PROFILE=release $(WHOLE) --test volumes -- --ignored --nocapture --test-threads 1
 constant: deps-test ; cargo test --release -p tarbox-store --lib constant_time -- --ignored --nocapture --test-threads 1
+audit-cost: deps-test ; TESTS_PROFILE=release $(WHOLE) --test audit -- --ignored --nocapture
 crowd: deps-test ; TESTS_PROFILE=release $(WHOLE) --test node -- --ignored --nocapture
 clean: ; cargo clean && rm -rf bench-results chaos-results
 deps-run: ; tests/deps.sh run

@@ -21,7 +21,7 @@ use tarbox_types::{ByteSize, TenantId};
 
 use super::{publish, stage, unstage};
 use crate::{
-    csi::request::{Leave, Publish, PublishInline, Stage},
+    csi::request::{Leave, Publish, PublishInline, Stage, pod},
     failure::AgentError,
     node::Node,
     settings::Settings,
@@ -52,6 +52,7 @@ pub(crate) async fn publish_inline(
     if let Some(earlier) = node.tenant_of(&VolumeRef::Inline(id.clone())).filter(|other| *other != tenant) {
         end(node, earlier, left()).await?;
     }
+    let pod = pod(|key| asked.pod.get(key));
     let staging_path = staging_path(&node.settings, tenant);
     make_directory(&staging_path)?;
     let staged = Stage {
@@ -70,7 +71,7 @@ pub(crate) async fn publish_inline(
         }
         return Err(error);
     }
-    publish(node, Publish { tenant, staging_path, target_path, alone: true, wish }, left()).await
+    publish(node, Publish { tenant, staging_path, target_path, alone: true, wish, pod }, left()).await
 }
 
 /// Ends a volume that is published nowhere any more: its data goes in the background.

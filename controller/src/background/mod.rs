@@ -4,6 +4,7 @@
 //! Each step is a small batch that finds by itself what is left to do, so a new leader goes on where the old one was. A leader that
 //! was paused and lost the lead is refused by the database at its next write.
 
+mod audit;
 mod blocks;
 mod checkpoints;
 mod inline;
@@ -42,18 +43,24 @@ const SLICE: Duration = Duration::from_secs(3);
 struct Due {
     collect: bool,
     volumes: bool,
+    /// Counts the times that there was something to collect.
+    round: u64,
 }
 
 /// Leads, or waits to lead, until the controller ends. `grace`: how long nobody may hold a pod's own volume.
 pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>, who: Uuid, grace: Duration) {
     let (mut collected, mut looked_through) = (Instant::now(), Instant::now());
     let mut unheld = Unheld::new(grace);
+    let mut collections = 0;
     let mut looked = None::<Instant>;
     loop {
         sleep(ROUND).await;
         let is_time_to_look = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
-        let due =
-            Due { collect: collected.elapsed() >= COLLECT, volumes: looked_through.elapsed() >= VOLUMES };
+        let due = Due {
+            collect: collected.elapsed() >= COLLECT,
+            volumes: looked_through.elapsed() >= VOLUMES,
+            round: collections,
+        };
         for database in databases.opened() {
             let done = async {
                 let leads = round(&*database, who, due, &mut unheld).await?;
@@ -77,6 +84,7 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
         }
         if due.collect {
             collected = Instant::now();
+            collections += 1;
         }
         if due.volumes {
             looked_through = Instant::now();
@@ -107,6 +115,9 @@ async fn round(database: &dyn Database, who: Uuid, due: Due, unheld: &mut Unheld
         checkpoints::make(&*led, &records, Instant::now() + SLICE).await?;
     }
     if due.collect {
+        let records =
+            all(|record: &VolumeRecord| record.id, |after, limit| led.volumes(after, limit)).await?;
+        audit::expire(&*led, &records, due.round, Instant::now() + SLICE).await?;
         blocks::collect(&*led, || renewed(database, lead)).await?;
     }
     Ok(true)
