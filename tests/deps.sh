@@ -1,8 +1,9 @@
 #!/bin/sh
-# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|demo
+# Installs what a target needs and the machine lacks; nothing else. Usage: tests/deps.sh run|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|chart|demo|image|cluster
 # Debian and Ubuntu packages through apt; cargo tools once into $TESTS_TOOLS.
 set -eu
 TOOLS="${TESTS_TOOLS:-$HOME/.cache/tarbox/tools}"
+HELM=v3.22.0
 
 sudo_if_needed() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
@@ -62,6 +63,27 @@ promtool() {
     mkdir -p "$TOOLS/bin"; install -m 755 "$place/promtool" "$TOOLS/bin/promtool"; rm -r "$place"
 }
 
+# The module proxy has it; there is no Debian package.
+helm() {
+    stamp="$TOOLS/.helm-$HELM"
+    [ -e "$stamp" ] && [ -x "$TOOLS/bin/helm" ] && return 0
+    packages go:golang-go
+    echo "deps: building helm $HELM into $TOOLS"
+    GOBIN="$TOOLS/bin" go install "helm.sh/helm/v3/cmd/helm@$HELM"
+    touch "$stamp"
+}
+
+# Installs without starting what Debian would start: etcd, containerd.
+without_services() {
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then "$@"; return; fi
+    printf '#!/bin/sh\nexit 101\n' | sudo_if_needed tee "$policy" >/dev/null
+    sudo_if_needed chmod 755 "$policy"
+    status=0; "$@" || status=$?
+    sudo_if_needed rm "$policy"
+    return $status
+}
+
 run() { packages cc:gcc fusermount3:fuse3 git:git tar:tar; fuse; }
 suites() {
     run; postgres
@@ -77,13 +99,20 @@ case "${1:-}" in
     sanity)
         packages go:golang-go
         [ -x "$TOOLS/bin/csi-sanity" ] || GOBIN="$TOOLS/bin" go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0 ;;
+    chart) promtool; helm ;;
     bench) suites; packages rg:ripgrep ;;
     chaos) run; postgres; packages sqlite3:sqlite3 setpriv:util-linux fio:fio; tool fsx 0.3.2 ;;
     deny) packages cc:gcc; tool cargo-deny 0.20.2 ;;
     coverage) suites; tool pjdfstest 0.2.2; tool fsx 0.3.2; tool cargo-llvm-cov 0.9.1; rustup component add llvm-tools ;;
     fuzz) packages cc:gcc; tool cargo-fuzz 0.13.2; rustup toolchain install nightly --profile minimal ;;
+    image) packages cc:gcc strip:binutils jq:jq /etc/ssl/certs/ca-certificates.crt:ca-certificates ;;
+    cluster)
+        fuse; postgres; helm; tool fsx 0.3.2
+        without_services packages cc:gcc strip:binutils jq:jq go:golang-go etcd:etcd-server containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins \
+            busybox:busybox-static sqlite3:sqlite3 dnsmasq:dnsmasq-base iptables:iptables conntrack:conntrack ethtool:ethtool socat:socat ip:iproute2 \
+            openssl:openssl curl:curl nsenter:util-linux pgrep:procps ;;
     kernels)
         packages cc:gcc strip:binutils python3:python3 qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap modprobe:kmod xz:xz-utils \
             busybox:busybox-static mkfs.ext4:e2fsprogs column:bsdextrautils /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring ;;
-    *) echo "usage: $0 run|demo|test|sanity|bench|chaos|deny|coverage|fuzz|kernels" >&2; exit 64 ;;
+    *) echo "usage: $0 run|demo|test|sanity|bench|chaos|deny|coverage|fuzz|kernels|chart|demo|image|cluster" >&2; exit 64 ;;
 esac

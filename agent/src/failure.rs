@@ -4,6 +4,7 @@ use std::{io, path::Path};
 
 use tarbox_engine::MountError;
 use tarbox_handover::HandoverError;
+use tarbox_native::NativeError;
 use tarbox_rpc::{Refusal, csi::RequestError};
 use tarbox_runtime::{config::ConfigError, program};
 use tarbox_store::StoreError;
@@ -36,6 +37,9 @@ pub enum AgentError {
     /// Mounting or unmounting.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// Native mounts.
+    #[error(transparent)]
+    Native(#[from] NativeError),
     /// The system.
     #[error("cannot {doing}")]
     Io {
@@ -136,6 +140,7 @@ impl AgentError {
             Self::Store(error) => error.kind(),
             Self::Handover { source, .. } => source.kind(),
             Self::Mount(error) => error.kind(),
+            Self::Native(error) => error.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Mounter { kind, .. } => *kind,
             Self::Control { source, .. } => source.kind(),

@@ -5,7 +5,8 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -16,6 +17,9 @@ use crate::{failure::AgentError, launcher::Launcher};
 
 /// How often the keeper is looked at when nobody asks it for anything.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often an agent that starts asks for a keeper that is not there yet.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The connection to the keeper.
 #[derive(Debug)]
@@ -31,12 +35,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Connects and attends: from now on the keeper's tickets rest.
+    /// Connects and attends: from now on the keeper's tickets rest. Blocks as long as the launcher has patience.
     ///
     /// # Errors
     /// Where there is no keeper.
     pub fn attend(launcher: Box<dyn Launcher>) -> Result<Self, AgentError> {
-        let client = attending(launcher.as_ref())?;
+        let client = attending_soon(launcher.as_ref())?;
         let pid = AtomicU32::new(client.keeper_pid());
         let identity = Mutex::new(client.keeper());
         let generation = watch::Sender::new(1);
@@ -127,6 +131,24 @@ impl Keeper {
     pub fn release(&self) {
         if let Some(client) = self.client.lock().take() {
             self.launcher.release(client);
+        }
+    }
+}
+
+/// Once somebody has started the keeper.
+fn attending_soon(launcher: &dyn Launcher) -> Result<Client, AgentError> {
+    let deadline = Instant::now() + launcher.patience();
+    let mut is_told = false;
+    loop {
+        match attending(launcher) {
+            Err(error) if Instant::now() < deadline => {
+                if !is_told {
+                    tracing::info!(error = error.report(), "waiting for the keeper");
+                }
+                is_told = true;
+                thread::sleep(ASK_AGAIN);
+            }
+            outcome => return outcome,
         }
     }
 }

@@ -34,6 +34,11 @@ pub trait Launcher: Send + Sync + fmt::Debug {
     /// Where none can be reached.
     fn connect(&self) -> Result<Client, AgentError>;
 
+    /// How long somebody else may take to start the keeper before an agent that starts gives up; nothing where this launcher starts it.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// The agent ends and nothing is staged: a keeper that this launcher started may go as well.
     fn release(&self, client: Client);
 }

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod host;
 pub mod keeper;
 pub mod launcher;
+mod logins;
 mod monitoring;
 pub mod node;
 mod operations;

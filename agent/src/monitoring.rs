@@ -167,6 +167,7 @@ impl Monitored for Node {
 
     fn ready(&self) -> Result<(), String> {
         self.launcher_works()?;
+        self.keeps_apart()?;
         self.database_answers().unwrap_or(Ok(()))
     }
 

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tarbox_handover::{Limit, SpawnSpec};
 use tarbox_rpc::csi::{identity::Readiness, request::VolumeRef};
 use tarbox_runtime::{Monitored, Reached};
+use tarbox_store::Isolation;
 use tarbox_supervisor::{Build, Policy, Wanted};
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,7 @@ use crate::{
     },
     keeper::Keeper,
     launcher,
+    logins::LogIn,
     monitoring::Numbers,
     settings::Settings,
     tenant::{self, Command, Control, Handle, Staged, StateFile, Surroundings, control_socket},
@@ -55,6 +57,8 @@ pub struct Node {
     database: Reached,
     /// What the launcher was found to do; not looked yet = `None`.
     launcher: OnceLock<Result<String, String>>,
+    /// How tenants are kept apart in the agent's own database, as last seen.
+    pub(crate) isolation: Mutex<Option<Isolation>>,
     pub(crate) numbers: Numbers,
     environment: Vec<String>,
     limits: Vec<Limit>,
@@ -89,6 +93,7 @@ impl Node {
                 .map_err(AgentError::io("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
             database: Reached::default(),
             launcher: OnceLock::new(),
+            isolation: Mutex::default(),
             numbers: Numbers::new(),
             environment: tenant::environment(settings.otlp_endpoint.as_ref()),
             limits: tenant::limits(),
@@ -230,8 +235,18 @@ impl Node {
     ///
     /// # Errors
     /// Where it is staged otherwise already.
-    pub(crate) async fn begin_stage(self: &Arc<Self>, request: Stage) -> Result<Handle, AgentError> {
-        let (staged, secrets) = self.staged(&request)?;
+    pub(crate) async fn begin_stage(
+        self: &Arc<Self>,
+        request: Stage,
+        limit: Duration,
+    ) -> Result<Handle, AgentError> {
+        let (mut staged, secrets) = self.staged(&request)?;
+        let url = secrets.clone().unwrap_or_else(|| staged.database_url.clone());
+        let secrets = match self.log_in(&mut staged, &url, limit).await? {
+            LogIn::Driver => secrets,
+            LogIn::Kept => None,
+            LogIn::Own(url) => Some(url),
+        };
         let node = self.clone();
         let build = tenant::blocking(move || node.builds.install(&node.settings.mounter)).await?;
         let memory = staged.memory;
@@ -286,29 +301,46 @@ impl Node {
         wanted.min(ByteSize(budget.bytes().saturating_sub(others.bytes())).max(least))
     }
 
-    fn staged(&self, request: &Stage) -> Result<(Staged, Option<String>), AgentError> {
-        let parameters = &request.parameters;
-        let url = parameters.database_url.as_ref().or(self.settings.database_url.as_ref()).ok_or_else(|| {
+    /// How a tenant is staged, unless it is over.
+    pub(crate) fn staged_as(&self, tenant: TenantId) -> Option<Staged> {
+        let handle = self.tenant(tenant)?;
+        let seen = handle.snapshot.borrow();
+        (!seen.is_gone()).then(|| seen.staged.clone())
+    }
+
+    /// The database of a volume that is to be staged, with its password.
+    pub(crate) fn database_of<'r>(&'r self, request: &'r Stage) -> Result<&'r str, AgentError> {
+        let named = request.parameters.database_url.as_deref().or(self.settings.database_url.as_deref());
+        named.ok_or_else(|| {
             AgentError::Precondition(
                 "no database: neither a secret `databaseURL`, nor volume_context.databaseURL, nor the agent's databaseURL names one"
                     .to_owned(),
             )
-        })?;
+        })
+    }
+
+    fn staged(&self, request: &Stage) -> Result<(Staged, Option<String>), AgentError> {
+        // Who is staged already stays as it is.
+        let changed = self.staged_as(request.tenant).map_or(request.changed.clone(), |staged| staged.changed);
+        let parameters = request.parameters.clone().changed_by(changed.clone());
+        let url = self.database_of(request)?;
         let (public, had_secret) = database_url::public(url);
         let staged = Staged {
             tenant: request.tenant,
             staging_path: request.staging_path.clone(),
             wish: request.wish.clone(),
+            changed,
             name: parameters.tenant_name.clone().unwrap_or_else(|| request.tenant.to_string()),
             user: user(request.tenant, url),
             database_url: public,
-            options: parameters.options.clone(),
+            login: None,
+            options: parameters.options,
             native: request.native.clone(),
-            memory: ByteSize(self.settings.memory.bytes() + request.parameters.working_bytes()),
+            memory: ByteSize(self.settings.memory.bytes() + parameters.working_bytes()),
             published: BTreeMap::new(),
             inline: request.inline.clone(),
         };
-        Ok((staged, had_secret.then(|| url.clone())))
+        Ok((staged, had_secret.then(|| url.to_owned())))
     }
 
     /// The control socket of the mounter that serves the tenant.

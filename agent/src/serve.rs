@@ -12,7 +12,7 @@ use tarbox_runtime::{
     monitoring::{self, Listening},
     otlp,
 };
-use tarbox_store::{Database, StoreError};
+use tarbox_store::{Database, Isolation, StoreError};
 use tonic::transport::Server;
 
 use crate::{
@@ -40,7 +40,14 @@ pub async fn serve(
     tell: impl FnOnce(&Settings, Option<SocketAddr>),
 ) -> Result<(), AgentError> {
     let mut shutdown = Shutdown::listen().map_err(AgentError::io("listen for", Path::new("signals")))?;
-    let node = blocking(move || Node::open(settings)).await?;
+    let node = tokio::select! {
+        opened = blocking(move || Node::open(settings)) => opened?,
+        // It may be waiting for the keeper.
+        signal = shutdown.asked() => {
+            tracing::info!(%signal, "ending before anything was begun");
+            return Ok(());
+        }
+    };
     // A launcher that does not work is reported, not fatal: whoever is staged already is still supervised.
     let proof = launcher::prove(&node).await.map_err(|error| error.report());
     if let Err(error) = &proof {
@@ -107,9 +114,10 @@ async fn watch_database(node: Arc<Node>) {
     // Of many nodes, each by itself.
     let mut again = Backoff::new(ASKED_AGAIN, ASKED_AGAIN);
     loop {
-        match ask(&mut opened, &url).await {
-            Ok(()) => {
+        match ask(&mut opened, &url, &node.settings.node_id).await {
+            Ok(isolation) => {
                 node.database().answered();
+                node.found_isolation(isolation);
                 failing.reset();
                 tokio::time::sleep(again.delay()).await;
             }
@@ -122,11 +130,21 @@ async fn watch_database(node: Arc<Node>) {
     }
 }
 
-/// The connection is not kept: a database has many nodes.
-async fn ask(opened: &mut Option<Arc<dyn Database>>, url: &str) -> Result<(), StoreError> {
+/// Asks the database, and tells it that the node is there; how tenants are kept apart in it. The connection is not kept: a database has
+/// many nodes.
+async fn ask(
+    opened: &mut Option<Arc<dyn Database>>,
+    url: &str,
+    node_id: &str,
+) -> Result<Isolation, StoreError> {
     let database = match opened {
         Some(database) => database,
         None => opened.insert(tarbox_store::open(url).await?),
     };
-    database.schema_version().await.map(drop)
+    database.schema_version().await?;
+    // One that answers and takes nothing in for the moment (a standby, a full disk) is there all the same.
+    if let Err(error) = database.note_node(node_id).await {
+        tracing::warn!(error = %Chain(&error), "the database does not take in that this node is there");
+    }
+    database.isolation().await
 }

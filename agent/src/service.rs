@@ -92,12 +92,17 @@ impl Agent for OperatorService {
         let all = self.handles(only);
         let tenants =
             all.iter().map(|(tenant, handle)| view(*tenant, &handle.snapshot.borrow(), &wanted)).collect();
+        let (isolation, isolation_lacks) = self.node.isolation();
         Ok(Response::new(ListResponse {
             tenants,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_pid: std::process::id(),
             launcher: self.node.keeper.launcher().to_owned(),
             launcher_proof: self.proof.clone(),
+            isolation,
+            isolation_lacks,
+            keeper_socket: self.node.settings.keeper_socket.to_string_lossy().into_owned(),
+            run_dir: self.node.settings.run_dir.to_string_lossy().into_owned(),
         }))
     }
 

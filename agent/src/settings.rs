@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::SocketAddr,
     path::{Component, Path, PathBuf},
 };
 
+use tarbox_native::NativeSource;
 pub use tarbox_runtime::config::Flags;
 use tarbox_runtime::{
     Layers, config, host_name, monitoring,
@@ -25,6 +25,7 @@ pub const KEYS: &[&str] = &[
     "stateDir",
     "runDir",
     "databaseURL",
+    "tenantRoles",
     "launcher",
     "keeperSocket",
     "keeper",
@@ -56,19 +57,15 @@ pub enum LauncherKind {
     Runtime,
 }
 
-/// A directory of the host that volumes may show inside them, with all below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NativeSource {
-    /// Where, absolute, as the agent sees it.
-    pub path: PathBuf,
-    /// Whether for writing as well.
-    pub writable: bool,
-}
-
-impl fmt::Display for NativeSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.path.display(), if self.writable { "rw" } else { "ro" })
-    }
+/// Whether each tenant's mounters get a role of the database of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenantRoles {
+    /// Where they can be made; elsewhere mounters get the driver's, and that is said.
+    Auto,
+    /// Always: nothing is staged without.
+    Required,
+    /// Never.
+    Off,
 }
 
 /// The configuration in force.
@@ -84,6 +81,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// The database of volumes that name none.
     pub database_url: Option<String>,
+    /// Whether tenants get roles of the database of their own.
+    pub tenant_roles: TenantRoles,
     /// Who starts the keeper.
     pub launcher: LauncherKind,
     /// Where it listens.
@@ -151,6 +150,7 @@ impl Settings {
             node_id,
             run_dir: layers.read("runDir", path).unwrap_or_else(|| "/run/tarbox/agent".into()),
             database_url: layers.read("databaseURL", |text| Ok(text.to_owned())),
+            tenant_roles: layers.read("tenantRoles", tenant_roles).unwrap_or(TenantRoles::Auto),
             launcher: layers.read("launcher", launcher).unwrap_or(LauncherKind::Child),
             keeper_socket: layers.read("keeperSocket", path).unwrap_or_else(|| state_dir.join("keeper.sock")),
             keeper: layers.read("keeper", path).unwrap_or_else(|| beside_us("tarbox-keeper")),
@@ -202,6 +202,15 @@ fn node_id(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("1 to 192 bytes without blanks".to_owned())
+    }
+}
+
+fn tenant_roles(text: &str) -> Result<TenantRoles, String> {
+    match text {
+        "auto" => Ok(TenantRoles::Auto),
+        "required" => Ok(TenantRoles::Required),
+        "off" => Ok(TenantRoles::Off),
+        _ => Err("auto, required or off".to_owned()),
     }
 }
 
@@ -277,6 +286,7 @@ mod tests {
             ("endpoint", "tcp://0.0.0.0:1", "unix:///absolute/path"),
             ("nodeId", "a b", "without blanks"),
             ("launcher", "systemd", "child, host or runtime"),
+            ("tenantRoles", "yes", "auto, required or off"),
             ("maxVolumes", "-1", "a whole number"),
             ("memory", "1Mi", "64Mi or more"),
             ("topology", "zone", "key=value"),

@@ -43,6 +43,9 @@ pub enum ControllerError {
     /// No such volume.
     #[error("there is no volume `{0}`")]
     NoVolume(String),
+    /// No such node.
+    #[error("there is no node `{0}`: no agent of that name has said in the database that it is there")]
+    NoNode(String),
     /// No such snapshot.
     #[error("there is no snapshot `{0}`")]
     NoSnapshot(String),
@@ -97,7 +100,7 @@ impl ControllerError {
             Self::Checkpoint(error) => error.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::NoDatabase => ErrorKind::FailedPrecondition,
-            Self::NoVolume(_) | Self::NoSnapshot(_) => ErrorKind::NotFound,
+            Self::NoVolume(_) | Self::NoNode(_) | Self::NoSnapshot(_) => ErrorKind::NotFound,
             Self::Differs { .. } => ErrorKind::AlreadyExists,
             Self::Capacity(_) => ErrorKind::OutOfRange,
             Self::Exhausted { .. } | Self::Elsewhere { .. } => ErrorKind::Exhausted,

@@ -7,6 +7,8 @@ mod clone;
 pub mod context;
 mod doctor;
 mod fsck;
+mod gc;
+pub mod kubectl;
 mod log;
 mod manual;
 pub mod output;
@@ -101,12 +103,16 @@ enum Command {
     Umount(umount::UmountCommand),
     /// Check every invariant of a tenant in the database
     Fsck(fsck::FsckCommand),
+    /// Remove what nothing refers to, in the whole database
+    Gc(gc::GcCommand),
     /// Write a tenant as a tar archive
     Export(archive::ExportCommand),
     /// Make a tenant from a tar archive
     Import(archive::ImportCommand),
     /// Tell what on this machine is fine, what is not, and what to do about it
     Doctor(doctor::DoctorCommand),
+    /// Volumes in Kubernetes; the same as `kubectl tarbox`
+    Kubectl(kubectl::KubectlCommand),
     /// Print a completion script for a shell
     Completions(manual::CompletionsCommand),
     /// Print the manual page, or write all of them into a directory
@@ -122,6 +128,7 @@ impl Cli {
         let global = self.global;
         match self.command {
             Command::Completions(command) => command.run(),
+            Command::Kubectl(command) => command.run(global.output),
             Command::Man(command) => command.run(),
             Command::Tenant(command) => {
                 let flags = command.flags();
@@ -136,6 +143,7 @@ impl Cli {
             Command::Usage(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Umount(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Fsck(command) => block_on(global, vec![], async |context| command.run(&context).await),
+            Command::Gc(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Export(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Import(command) => {
                 let flags = command.options.flags();

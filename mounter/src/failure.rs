@@ -122,7 +122,9 @@ fn advice_on_checkpoints(error: &CheckpointError) -> Option<&'static str> {
         CheckpointError::NotFound { .. } => {
             Some("`tarbox checkpoint list` shows those there are; `head` is the present")
         }
-        CheckpointError::TooMany { .. } => Some("delete some with `tarbox checkpoint delete`"),
+        CheckpointError::TooMany { .. } | CheckpointError::HistoryFull { .. } => {
+            Some("delete some with `tarbox checkpoint delete`")
+        }
         CheckpointError::InUse { .. } => Some("it can go when they have gone"),
         CheckpointError::Unfinished { .. } => {
             Some("it is made as soon as that answers; `tarbox checkpoint list` shows it then")

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! admit, mount ─► child: Start ─► Serving ─┬─► it dies, it hangs ─┐
-//!                     │ cannot             ├─► SIGHUP ────────────┴─► the state machine of `tarbox-supervisor` decides
+//!                     │ says it cannot     ├─► SIGHUP ────────────┴─► the state machine of `tarbox-supervisor` decides
 //!                     └► unmount, say why  ├─► unmounted: it commits and ends; so does this process
 //!                                          └─► SIGINT, SIGTERM: unmount, Stop, wait; a second one gives up
 //! ```
 //! This process holds nothing that a child could not do without: if it is killed, the child goes on serving.
 
+mod beginning;
 mod effects;
 mod ending;
 mod life;
@@ -29,6 +30,7 @@ use crate::{
     admission, engine,
     failure::Failure,
     mount_point::{self, Health},
+    native::Native,
     secrets, serve, settings,
     settings::Settings,
 };
@@ -71,6 +73,8 @@ pub async fn run(
     let point = mount_point::check(&mount_point)?;
     settings::ensure_state_dir(&settings.state_dir)?;
     let (tenant, database) = admit(&settings, &point).await?;
+    let native = Native::of(&settings, tenant.id)?;
+    let native_paths = native.paths();
     let order = Order::new(&settings, tenant.id, &database, &point, output)?;
     let kept = mount(&settings, &tenant, &point)?;
     let mounted = Mounted {
@@ -81,10 +85,10 @@ pub async fn run(
     };
     let what = (tenant, point.clone(), settings.state_dir);
     let keeping = Keeping::new((order, kept), what, (shutdown, hangup));
-    let outcome = keeping.run(|| ready(&mounted)).await;
+    let outcome = keeping.run(native, || ready(&mounted)).await;
     if outcome.is_err() || mount_point::health(&point) == Health::Dead {
         // Nobody would ever answer there. Also where all went well, but somebody aborted the connection (fusectl).
-        ending::take_away_if_mounted(point).await;
+        ending::take_away_if_mounted(point, native_paths).await;
     }
     outcome
 }

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod mount_command;
 pub mod mount_point;
 pub mod mounts;
+mod native;
 pub mod offline;
 pub mod places;
 mod pods;

@@ -125,6 +125,10 @@ pub struct MountCommand {
     #[arg(long, value_name = "DAYS", help_heading = "Audit")]
     audit_retention_days: Option<String>,
 
+    /// Directories of this machine shown inside the tenant, for root: TOML, [[native_mounts]] with path, source, mode, priority
+    #[arg(long, value_name = "TOML", help_heading = "Storage")]
+    native_mounts: Option<String>,
+
     /// Where journals and control sockets lie; in memory by default, so that they outlive a crash but not the machine
     /// [default: $XDG_RUNTIME_DIR/tarbox, /run/tarbox for root, or /dev/shm/tarbox-UID where those are on a disk]
     #[arg(long, value_name = "DIR", help_heading = "Process")]
@@ -238,6 +242,7 @@ impl MountCommand {
             ("maxLag", self.max_lag),
             ("journalSize", self.journal_size),
             ("controlDir", self.control_dir),
+            ("nativeMounts", self.native_mounts),
             ("auditLevel", self.audit_level),
             ("auditRetentionDays", self.audit_retention_days),
             ("logLevel", self.log_level),

@@ -12,7 +12,7 @@ use tarbox_types::{Connection, ErrorKind, SessionId};
 
 use crate::{
     failure::Failure,
-    lease,
+    lease, native,
     pods::PodFile,
     settings::{Settings, SyncMode},
     tenant_dir::{self, Note, TenantDir},
@@ -56,14 +56,15 @@ pub(crate) async fn lock(
 }
 
 /// What is noted beside the control socket.
-pub(crate) fn note(tenant: &Tenant, session: SessionId, mount_point: PathBuf, read_only: bool) -> Note {
+pub(crate) fn note(tenant: &Tenant, session: SessionId, mount_point: PathBuf, settings: &Settings) -> Note {
     Note {
+        native: native::paths(settings, tenant.id),
         pid: std::process::id(),
         session,
         tenant_id: tenant.id,
         tenant_name: tenant.name.clone(),
         mount_point,
-        read_only,
+        read_only: settings.read_only,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -40,6 +40,7 @@ pub const KEYS: &[&str] = &[
     "controlDir",
     "auditLevel",
     "auditRetentionDays",
+    "nativeMounts",
     "logLevel",
     "logFormat",
 ];
@@ -128,6 +129,8 @@ pub struct Settings {
     pub audit_level: AuditLevel,
     /// How many days events are kept; 0 = for ever.
     pub audit_retention_days: u32,
+    /// Directories of this machine that are shown inside the tenant, as TOML; empty for none.
+    pub native_mounts: String,
     /// Which messages are logged; `None` where nothing was said.
     pub log_level: Option<LogLevel>,
     /// How.
@@ -198,6 +201,7 @@ impl Settings {
             audit_retention_days: layers
                 .read("auditRetentionDays", days)
                 .unwrap_or(DEFAULT_AUDIT_RETENTION_DAYS),
+            native_mounts: layers.read("nativeMounts", |text| Ok(text.to_owned())).unwrap_or_default(),
             log_level,
             log_format: log_format.unwrap_or(LogFormat::Text),
         };

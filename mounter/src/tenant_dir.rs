@@ -36,6 +36,9 @@ pub struct Note {
     pub read_only: bool,
     /// The program's version.
     pub version: String,
+    /// Paths in the tenant where directories of this machine are mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub native: Vec<PathBuf>,
 }
 
 /// A mounter's directory, locked as long as this lives.
@@ -207,6 +210,7 @@ mod tests {
 
     fn note(session: SessionId, tenant_id: TenantId) -> Note {
         Note {
+            native: Vec::new(),
             pid: std::process::id(),
             session,
             tenant_id,

@@ -8,6 +8,10 @@ mod checkpoints;
 mod command_line;
 #[path = "programs/control.rs"]
 mod control;
+#[path = "programs/garbage.rs"]
+mod garbage;
+#[path = "programs/kubectl.rs"]
+mod kubectl;
 #[path = "programs/mounting.rs"]
 mod mounting;
 #[path = "programs/place.rs"]

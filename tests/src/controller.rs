@@ -15,8 +15,9 @@ use nix::{
     unistd::Pid,
 };
 use tarbox_proto::csi::v1::{
-    CapacityRange, CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeRequest,
-    Snapshot, Volume, VolumeCapability, VolumeContentSource,
+    CapacityRange, ControllerModifyVolumeRequest, ControllerPublishVolumeRequest,
+    ControllerUnpublishVolumeRequest, CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest,
+    DeleteVolumeRequest, Snapshot, Volume, VolumeCapability, VolumeContentSource,
     controller_client::ControllerClient,
     volume_capability::{AccessMode, AccessType, MountVolume},
     volume_content_source::{SnapshotSource, Type, VolumeSource},
@@ -194,6 +195,56 @@ impl Caller {
     pub async fn delete(&mut self, id: &str) -> Result<(), Status> {
         let request = DeleteVolumeRequest { volume_id: id.to_owned(), ..Default::default() };
         self.client.delete_volume(request).await.map(drop)
+    }
+
+    /// ControllerPublishVolume, for this access mode; what the node is to be told.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn publish(
+        &mut self,
+        id: &str,
+        node: &str,
+        mode: i32,
+        readonly: bool,
+    ) -> Result<HashMap<String, String>, Status> {
+        let request = ControllerPublishVolumeRequest {
+            volume_id: id.to_owned(),
+            node_id: node.to_owned(),
+            volume_capability: Some(VolumeCapability {
+                access_mode: Some(AccessMode { mode }),
+                ..capability()
+            }),
+            readonly,
+            ..Default::default()
+        };
+        Ok(self.client.controller_publish_volume(request).await?.into_inner().publish_context)
+    }
+
+    /// ControllerUnpublishVolume; an empty name stands for all nodes.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn unpublish(&mut self, id: &str, node: &str) -> Result<(), Status> {
+        let request = ControllerUnpublishVolumeRequest {
+            volume_id: id.to_owned(),
+            node_id: node.to_owned(),
+            ..Default::default()
+        };
+        self.client.controller_unpublish_volume(request).await.map(drop)
+    }
+
+    /// ControllerModifyVolume.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn modify(&mut self, id: &str, parameters: &[(&str, &str)]) -> Result<(), Status> {
+        let request = ControllerModifyVolumeRequest {
+            volume_id: id.to_owned(),
+            mutable_parameters: map(parameters),
+            ..Default::default()
+        };
+        self.client.controller_modify_volume(request).await.map(drop)
     }
 
     /// CreateSnapshot.

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod boot;
 pub mod chaos;
 pub mod churn;
+pub mod cluster;
 pub mod collector;
 pub mod command;
 pub mod control;

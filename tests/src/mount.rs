@@ -92,6 +92,14 @@ impl Mount {
     /// # Errors
     /// If it ends instead, or takes too long: with what it said.
     pub fn start(plan: &MountPlan) -> Result<Self> {
+        Self::start_watched(plan, |_keeper| {})
+    }
+
+    /// As [`Mount::start`]; `begun` is told the process id of the one that mounts, as soon as there is one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_watched(plan: &MountPlan, begun: impl FnOnce(u32)) -> Result<Self> {
         ensure!(!is_mounted(&plan.mountpoint), "{} is mounted already", plan.mountpoint.display());
         let log = fs::OpenOptions::new().create(true).append(true).open(&plan.log)?;
         let child = plan
@@ -101,6 +109,7 @@ impl Mount {
             .stderr(log)
             .spawn()
             .context("start tarbox-mount")?;
+        begun(child.id());
         let mut mount = Self { child, mountpoint: plan.mountpoint.clone(), log: plan.log.clone() };
         let served = wait_for("tarbox-mount to serve", LIMIT, || {
             if let Ok(Some(status)) = mount.child.try_wait() {
@@ -264,6 +273,12 @@ pub fn is_mounted(at: &Path) -> bool {
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// A child of a process, if it has one.
+#[must_use]
+pub fn child_of(pid: u32) -> Option<u32> {
+    descendants(pid).first().copied()
 }
 
 fn descendants(pid: u32) -> Vec<u32> {

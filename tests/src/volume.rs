@@ -170,6 +170,15 @@ impl Volume {
         Ok(())
     }
 
+    /// Has a mounter that was started after this volume's plan.
+    ///
+    /// # Panics
+    /// If it is mounted.
+    pub fn adopt(&mut self, mount: Mount) {
+        assert!(self.mount.is_none(), "it is mounted");
+        self.mount = Some(mount);
+    }
+
     /// Unmounts it; all is committed then.
     ///
     /// # Panics

@@ -441,7 +441,9 @@ fn a_password_that_was_renewed_is_known_to_keeper_and_agent_and_to_their_success
     let (user, place) = rest.split_once('@').expect("a user");
     // The server trusts whoever comes: the password is only carried along.
     let with = |word: &str| format!("{scheme}://{user}:{word}@{place}");
-    let plan = NodePlan { url: Some(with("first-word")), ..NodePlan::default() };
+    // With a role of the tenant's own, a mounter would not be given this one.
+    let words = ["--tenant-roles", "off"].map(str::to_owned).to_vec();
+    let plan = NodePlan { url: Some(with("first-word")), words, ..NodePlan::default() };
     let mut node = Node::with(plan).expect("a node");
     let id = node.tenant("work").expect("a tenant");
     node.publish(&id, "work").expect("published");

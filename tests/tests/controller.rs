@@ -17,12 +17,11 @@ use tarbox_proto::csi::v1::{
     ListVolumesRequest,
 };
 use tarbox_tests::{
+    cluster::{Cluster, cluster, run, world},
     command::succeed,
     controller::{Caller, Controller, from_snapshot, from_volume, map, volume},
     deadline::wait_for,
-    node::{Node, NodePlan},
     on_each_database,
-    postgres::PostgresServer,
     process::{go_on, stop},
     product::tool,
     scratch::Scratch,
@@ -32,51 +31,6 @@ use tonic::Code;
 
 const GIB: i64 = 1 << 30;
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A controller over a database of its own, without a node.
-struct World {
-    controller: Controller,
-    scratch: Scratch,
-    _server: Option<PostgresServer>,
-}
-
-fn server(database: Database) -> Option<PostgresServer> {
-    match database {
-        Database::Sqlite => None,
-        Database::Postgres => Some(PostgresServer::start().expect("PostgreSQL")),
-    }
-}
-
-fn world(database: Database) -> World {
-    let scratch = Scratch::on_disk().expect("a directory");
-    let server = server(database);
-    let url = match &server {
-        Some(server) => server.url(),
-        None => format!("sqlite://{}", scratch.sub("db").expect("a directory").display()),
-    };
-    let controller = Controller::start(scratch.path(), &url).expect("a controller");
-    World { controller, scratch, _server: server }
-}
-
-/// A node and a controller over one database.
-struct Cluster {
-    controller: Controller,
-    node: Node,
-    _server: Option<PostgresServer>,
-}
-
-fn cluster(database: Database) -> Cluster {
-    let server = server(database);
-    let url = server.as_ref().map(|server| format!("{}?tarbox_lease=3", server.url()));
-    let node = Node::with(NodePlan { url, ..NodePlan::default() }).expect("a node");
-    let controller = Controller::start(node.path(), node.url()).expect("a controller");
-    Cluster { controller, node, _server: server }
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(work)
-}
 
 /// Makes a volume, in what a claim of this name asks for.
 async fn claim(caller: &mut Caller, namespace: &str, claim: &str, request: &str) -> (String, String) {
@@ -507,8 +461,7 @@ on_each_database! {
     }
 }
 
-/// csi-sanity against controller and agent together, with real mounts. Skipped is what the driver does not offer: volume groups, volume health,
-/// ControllerPublishVolume, ControllerModifyVolume.
+/// csi-sanity against controller and agent together, with real mounts. Skipped is what the driver does not offer: volume groups, volume health.
 fn sanity(database: Database) {
     let cluster = cluster(database);
     let scratch = Scratch::on_disk().expect("a directory");

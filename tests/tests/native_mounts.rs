@@ -11,6 +11,8 @@ use std::{
 use tarbox_tests::{
     deadline::wait_for,
     node::{Node, Published},
+    process::kill_9,
+    volume::{Database, Volume as Plain},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -206,4 +208,89 @@ fn native_mounts_outlive_mounter_and_agent_and_come_back_with_a_mount_that_was_l
     assert_eq!(fs::read_to_string(volume.at("cache/f")).expect("read"), "no mounter is needed");
     volume.unstage(&node);
     assert!(mounts_below(node.path()).is_empty(), "{:?}", mounts_below(node.path()));
+}
+
+// === Without an agent ===
+
+/// A tenant that is to show `rw/cache`, which is not there yet, and `ro`.
+fn plain() -> (Plain, PathBuf) {
+    let mut volume = Plain::prepare(Database::Sqlite, &[]);
+    let host = volume.scratch().sub("host").expect("a directory");
+    for name in ["rw", "ro"] {
+        fs::create_dir(host.join(name)).expect("mkdir");
+    }
+    fs::write(host.join("ro/model"), "weights").expect("write");
+    let native = entry("/a/cache", &host.join("rw/{tenant_id}"), "mode = \"rw\"")
+        + &entry("/models", &host.join("ro"), "mode = \"ro\"");
+    volume.plan().args.extend(["--native-mounts".to_owned(), native]);
+    (volume, host)
+}
+
+#[test]
+fn root_shows_directories_of_this_machine_in_a_plain_mount_and_they_go_with_it() {
+    let (mut volume, host) = plain();
+    volume.start();
+    let shown = || wait_for("both", LIMIT, || (mounts_below(volume.path()).len() == 2).then_some(()));
+    shown().expect("both are mounted");
+    assert_eq!(fs::read_to_string(volume.at("models/model")).expect("read"), "weights");
+    let error = fs::write(volume.at("models/model"), "x").expect_err("read-only");
+    assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem);
+    fs::write(volume.at("a/cache/f"), "kept").expect("write");
+    let made =
+        fs::read_dir(host.join("rw")).expect("list").next().expect("one directory").expect("entry").path();
+    assert_eq!(fs::read_to_string(made.join("f")).expect("read on the host"), "kept");
+    let device = |path: &Path| fs::metadata(path).expect("metadata").dev();
+    assert_eq!(device(&volume.at("a/cache")), device(&made), "it is the host's own file system");
+    // Nobody has to serve for them.
+    let pid = volume.mount().pid();
+    kill_9(pid);
+    fs::write(volume.at("a/cache/f"), "still kept").expect("write");
+    fs::write(volume.at("beside"), "in the tenant").expect("served again");
+    let ended = volume.tarbox(&["umount", volume.path().to_str().expect("UTF-8")]).expect("umount");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(volume.ended(), Some(0));
+    assert!(mounts_below(volume.path()).is_empty());
+    assert_eq!(fs::read_to_string(made.join("f")).expect("untouched"), "still kept");
+    // The other way to end, and the points where they were are directories of the tenant.
+    volume.start();
+    wait_for("both again", LIMIT, || (mounts_below(volume.path()).len() == 2).then_some(()))
+        .expect("mounted");
+    volume.mount().signal(nix::sys::signal::Signal::SIGTERM).expect("signal");
+    assert_eq!(volume.ended(), Some(0));
+    assert_eq!(fs::read_to_string(host.join("ro/model")).expect("untouched"), "weights");
+    volume.plan().args.clear();
+    volume.start();
+    assert!(fs::read_dir(volume.at("a/cache")).expect("a directory").next().is_none());
+    volume.stop();
+    volume.fsck();
+}
+
+#[test]
+fn a_plain_mount_says_what_of_its_native_mounts_cannot_be_had_and_mounts_nothing() {
+    let refused = |change: &dyn Fn(&mut Plain, &Path), words: &[&str]| {
+        let (mut volume, host) = plain();
+        change(&mut volume, &host);
+        let error = format!("{:#}", volume.try_start().expect_err("refused"));
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert!(!tarbox_tests::mount::is_mounted(volume.path()));
+    };
+    refused(
+        &|volume, host| {
+            let state = volume.plan().state_dir.clone();
+            for dir in [volume.path(), &volume.sqlite_dir(), &state, host] {
+                std::os::unix::fs::chown(dir, Some(65534), Some(65534)).expect("chown");
+            }
+            volume.plan().user = Some("nobody".into());
+            volume.plan().env.push(("HOME".into(), "/nonexistent".into()));
+        },
+        &["nativeMounts cannot be had", "only root", "user 65534"],
+    );
+    refused(
+        &|_, host| fs::remove_dir_all(host.join("ro")).expect("remove"),
+        &["/ro (for /models)", "does not exist"],
+    );
+    refused(
+        &|volume, _| *volume.plan().args.last_mut().expect("TOML") = entry("/a/../b", Path::new("/srv"), ""),
+        &["nativeMounts[0].path", "without `..`"],
+    );
 }

@@ -12,6 +12,7 @@ use std::{
 use tarbox_tests::{
     deadline::wait_for,
     node::{Node, Published},
+    process::kill_if_there,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -54,6 +55,45 @@ fn a_node_promises_no_more_memory_than_its_budget() {
     node.call("unstage", &first.words()).expect("unstage");
     node.call("stage", &second.words()).expect("there is room again");
     node.call("unstage", &second.words()).expect("unstage");
+    nothing_is_left(&node);
+}
+
+#[test]
+fn with_the_least_memory_there_is_a_mounter_starts_replays_and_is_never_short() {
+    let node = node_with(&["--memory", "64Mi"]);
+    let id = node.tenant("work").expect("a tenant");
+    let volume = Published::new(node.path(), &id, "work");
+    // What is written stays in the journal, so that each successor has as much to read as there can be.
+    let context = ["cacheSize=1Mi", "journalSize=8Mi", "flushInterval=1h", "maxLag=1h"];
+    let context = context.iter().flat_map(|pair| ["--context", pair]);
+    let words: Vec<&str> = volume.words().into_iter().chain(context).collect();
+    node.call("stage", &words).expect("stage");
+    node.call("publish", &words).expect("publish");
+    let limit = || node.ps().expect("ps")[0]["memory_limit_bytes"].as_u64().expect("a number");
+    assert_eq!(limit(), 73 << 20, "64Mi, the cache and the journal");
+    let small = |round: u8, number: u16| volume.target.join(format!("{round}-{number}"));
+    let large = |round: u8| volume.target.join(format!("large-{round}"));
+    for round in 0..4 {
+        (0..1000).for_each(|number| fs::write(small(round, number), [round; 500]).expect("write"));
+        fs::write(large(round), vec![round; 5 << 20]).expect("write");
+        // Who stands by as well: the next one starts from nothing.
+        for pid in node.mounters(&id) {
+            kill_if_there(pid);
+        }
+        for earlier in 0..=round {
+            assert_eq!(fs::read(small(earlier, 999)).expect("read"), [earlier; 500]);
+            assert!(fs::read(large(earlier)).expect("read") == vec![earlier; 5 << 20]);
+        }
+    }
+    let log = node.mounters_log(&id);
+    let replayed =
+        log.lines().filter_map(|line| line.split_once("replayed=")?.1.split(' ').next()?.parse::<u64>().ok());
+    assert!(replayed.max().is_some_and(|most| most > 500), "{log}");
+    // One that had run out of memory would have been given more.
+    assert_eq!(limit(), 73 << 20);
+    node.call("unpublish", &words).expect("unpublish");
+    node.call("unstage", &words).expect("unstage");
+    node.fsck("work").expect("fsck");
     nothing_is_left(&node);
 }
 

@@ -11,7 +11,7 @@ use std::{
 use tarbox_tests::{command::succeed, product::workspace};
 
 /// Which of our crates each crate may use. Arrows point one way: programs, then parts, then words.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("tarbox-types", &[]),
     ("tarbox-proto", &[]),
     ("tarbox-rpc", &["tarbox-proto", "tarbox-types"]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("tarbox-handover", &["tarbox-types"]),
     ("tarbox-keeper", &["tarbox-handover", "tarbox-types"]),
     ("tarbox-fs", &["tarbox-store", "tarbox-types"]),
+    ("tarbox-native", &["tarbox-engine", "tarbox-rpc", "tarbox-types"]),
     (
         "tarbox-mounter",
         &[
@@ -30,6 +31,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "tarbox-fs",
             "tarbox-handover",
             "tarbox-keeper",
+            "tarbox-native",
             "tarbox-proto",
             "tarbox-rpc",
             "tarbox-runtime",
@@ -43,6 +45,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
         &[
             "tarbox-engine",
             "tarbox-handover",
+            "tarbox-native",
             "tarbox-proto",
             "tarbox-rpc",
             "tarbox-runtime",
@@ -141,6 +144,7 @@ const CONFINED: [Confined; 6] = [
         within: &[
             "agent/handover/",
             "agent/keeper/",
+            "agent/native/",
             "mounter/engine/",
             "mounter/fs/",
             "mounter/store/",

@@ -52,7 +52,7 @@ fn rows_left(server: &PostgresServer) -> Vec<String> {
     let tables = ask("SELECT tablename FROM pg_tables WHERE schemaname = 'tarbox'");
     let tables = tables.lines().map(str::trim).filter(|table| !table.is_empty());
     let counted = tables.map(|table| (table, ask(&format!("SELECT count(*) FROM tarbox.{table}"))));
-    let ours = |table: &str| ["schema", "version", "leader"].iter().any(|word| table.contains(word));
+    let ours = |table: &str| ["schema", "version", "leader", "node"].iter().any(|word| table.contains(word));
     counted
         .filter(|(table, count)| !ours(table) && count.trim() != "0")
         .map(|(table, count)| format!("{table}: {}", count.trim()))

@@ -19,6 +19,7 @@ use nix::{
 use tarbox_tests::{
     churn::Churn,
     deadline::wait_for,
+    mount::{Mount, MountPlan, child_of, is_mounted},
     on_each_database,
     process::{kill_9, secrets_of},
     product,
@@ -78,6 +79,111 @@ on_each_database! {
         volume.stop();
         volume.fsck();
     }
+}
+
+/// Does something to the processes that are to serve, one after the other as they come into being, until it says that this is enough.
+fn meddle(mount: &MountPlan, mut meddling: impl FnMut(u32) -> bool + Send) -> anyhow::Result<Mount> {
+    thread::scope(|scope| {
+        let (started, keeper) = std::sync::mpsc::channel();
+        let meddler = scope.spawn(move || {
+            let Ok(keeper) = keeper.recv() else { return };
+            let mut met = 0;
+            let met_enough = wait_for("processes to meddle with", LIMIT, || {
+                let pid = child_of(keeper)?;
+                (pid != std::mem::replace(&mut met, pid) && meddling(pid)).then_some(())
+            });
+            met_enough.expect("another process each time");
+        });
+        let mount = Mount::start_watched(mount, |keeper| started.send(keeper).expect("it is waited for"));
+        meddler.join().expect("no panic");
+        mount
+    })
+}
+
+/// Starts a mount of which the first processes are killed, each so long after it has come into being.
+fn killed_while_it_starts(volume: &mut Volume, after: &[Duration]) {
+    let mut left = after.iter();
+    let mount = meddle(volume.plan(), |pid| {
+        let Some(after) = left.next() else { return true };
+        thread::sleep(*after);
+        kill_9(pid);
+        left.len() == 0
+    });
+    volume.adopt(mount.unwrap_or_else(|error| panic!("{error:#}")));
+}
+
+on_each_database! {
+    fn processes_killed_before_they_serve_are_replaced(on) {
+        for args in [&[][..], &["--read-only"]] {
+            let mut volume = Volume::with(on, &[]);
+            fs::write(volume.at("file"), "kept").expect("write");
+            volume.stop();
+            volume.plan().args.extend(args.iter().map(ToString::to_string));
+            killed_while_it_starts(&mut volume, &[Duration::ZERO; 4]);
+            assert_eq!(fs::read(volume.at("file")).expect("read"), b"kept");
+            let said = volume.mount().said();
+            assert_eq!(said.matches("a serving process has died").count(), 4, "{said}");
+            volume.stop();
+            volume.fsck();
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_start_ends_no_mount_and_fails_no_call() {
+    let mut volume = Volume::with(Database::Sqlite, &[]);
+    let mut rng = Rng::new(seed());
+    for round in 0..12 {
+        volume.stop();
+        // Also behind the first answer, which the start of a mount waits for.
+        killed_while_it_starts(&mut volume, &[Duration::from_micros(rng.below(60_000))]);
+        let file = volume.at(&round.to_string());
+        fs::write(&file, "kept").expect("write");
+        assert_eq!(fs::read(&file).expect("read"), b"kept");
+    }
+    volume.stop();
+    volume.fsck();
+}
+
+#[test]
+fn a_process_that_hangs_before_it_serves_is_replaced() {
+    let mut volume = Volume::prepare(Database::Sqlite, &[]);
+    // One that serves already when it is met shows something else: then once more.
+    for _ in 0..5 {
+        let mount = meddle(volume.plan(), |pid| {
+            // Not before it is a process of its own: whoever starts it waits until it has executed its program.
+            let is_begun = || {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                String::from_utf8_lossy(&line).contains("--control-fd").then_some(())
+            };
+            wait_for("the program to be executed", LIMIT, is_begun).expect("a command line");
+            signalled(pid, Signal::SIGSTOP);
+            true
+        });
+        volume.adopt(mount.expect("it serves"));
+        fs::write(volume.at("file"), "x").expect("write");
+        if volume.mount().said().contains("does not serve") {
+            return;
+        }
+        volume.stop();
+    }
+    panic!("no process was met before it served");
+}
+
+#[test]
+fn a_mount_of_which_every_process_is_killed_is_given_up_and_says_so() {
+    let mut volume = Volume::prepare(Database::Sqlite, &[]);
+    let mut killed = 0;
+    let refused = meddle(volume.plan(), |pid| {
+        kill_9(pid);
+        killed += 1;
+        killed == 10
+    });
+    let refused = format!("{:#}", refused.expect_err("nobody serves"));
+    assert!(refused.contains("no process came to serve in 10 attempts"), "{refused}");
+    assert!(!is_mounted(volume.path()));
+    volume.start();
+    fs::write(volume.at("file"), "x").expect("write");
 }
 
 #[test]

@@ -68,6 +68,8 @@ struct Volume {
     flags: Vec<String>,
     #[arg(long = "context", value_name = "KEY=VALUE", value_parser = pair)]
     context: Vec<(String, String)>,
+    #[arg(long = "publish-context", value_name = "KEY=VALUE", value_parser = pair)]
+    publish_context: Vec<(String, String)>,
     #[arg(long = "secret", value_name = "KEY=VALUE", value_parser = pair)]
     secrets: Vec<(String, String)>,
     #[arg(long, default_value = "0")]
@@ -104,6 +106,10 @@ impl Volume {
 
     fn context(&self) -> HashMap<String, String> {
         self.context.iter().cloned().collect()
+    }
+
+    fn publish_context(&self) -> HashMap<String, String> {
+        self.publish_context.iter().cloned().collect()
     }
 
     fn secrets(&self) -> HashMap<String, String> {
@@ -184,6 +190,7 @@ fn stage(volume: &Volume) -> NodeStageVolumeRequest {
         volume_id: volume.volume_id.clone(),
         staging_target_path: volume.staging.clone(),
         volume_capability: volume.capability(),
+        publish_context: volume.publish_context(),
         volume_context: volume.context(),
         secrets: volume.secrets(),
         ..Default::default()
@@ -197,6 +204,7 @@ fn publish(volume: &Volume) -> NodePublishVolumeRequest {
         target_path: volume.target.clone(),
         volume_capability: volume.capability(),
         readonly: volume.readonly,
+        publish_context: volume.publish_context(),
         volume_context: volume.context(),
         secrets: volume.secrets(),
         ..Default::default()

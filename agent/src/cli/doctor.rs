@@ -22,15 +22,25 @@ const LITTLE_ROOM: u64 = 1 << 30;
 
 /// Whether there is no fault.
 pub(super) async fn doctor(ask: AskCommand) -> Result<bool, AgentError> {
-    let state_dir = ask.state_dir.to_string_lossy().into_owned();
-    let settings = Settings::load(vec![("stateDir", Some(state_dir))])?;
+    let listed = listed(&ask).await;
+    let settings = settings(&ask, listed.as_ref().ok())?;
     let mut findings =
         vec![Finding::kernel(), device(), mounter(&settings), keeper(&settings), launcher_host()];
     findings.push(state_directory(&settings.state_dir));
     findings.push(run_directory(&settings.run_dir));
-    findings.extend(agent(&ask).await);
+    findings.extend(agent(listed));
     show(ask.output, &findings, |findings| Finding::table(findings))?;
     Ok(Finding::are_fine(&findings))
+}
+
+/// The configuration, with the paths that the running agent was started with: its flags are not ours.
+fn settings(ask: &AskCommand, agent: Option<&ListResponse>) -> Result<Settings, AgentError> {
+    let said = |path: fn(&ListResponse) -> &String| agent.map(path).filter(|path| !path.is_empty()).cloned();
+    Settings::load(vec![
+        ("stateDir", Some(ask.state_dir.to_string_lossy().into_owned())),
+        ("runDir", said(|agent| &agent.run_dir)),
+        ("keeperSocket", said(|agent| &agent.keeper_socket)),
+    ])
 }
 
 fn device() -> Finding {
@@ -115,15 +125,31 @@ fn run_directory(path: &Path) -> Finding {
     }
 }
 
-async fn agent(ask: &AskCommand) -> Vec<Finding> {
-    let listed = async {
-        let mut agent = operator::connect(ask, operator::LOOKS_WITHIN).await?;
-        let listed = agent.list(ListRequest::default()).await;
-        listed
-            .map(tonic::Response::into_inner)
-            .map_err(|status| AgentError::Unusable(status.message().to_owned()))
-    };
-    let found: ListResponse = match listed.await {
+/// What keeps tenants apart, as far as the agent knows it.
+fn isolation(found: &ListResponse) -> Option<Finding> {
+    const WHAT: &str = "isolation";
+    match (found.isolation.as_str(), found.isolation_lacks.as_str()) {
+        ("", "") => None,
+        (keeps, "") => Some(Finding::fine(WHAT, keeps)),
+        (_, lacks) => Some(Finding::warning(
+            WHAT,
+            format!("a mounter can reach every tenant of the database: {lacks}"),
+            "see README.md, \"Isolation\"",
+        )),
+    }
+}
+
+/// What the running agent says of itself.
+async fn listed(ask: &AskCommand) -> Result<ListResponse, AgentError> {
+    let mut agent = operator::connect(ask, operator::LOOKS_WITHIN).await?;
+    let listed = agent.list(ListRequest::default()).await;
+    listed
+        .map(tonic::Response::into_inner)
+        .map_err(|status| AgentError::Unusable(status.message().to_owned()))
+}
+
+fn agent(listed: Result<ListResponse, AgentError>) -> Vec<Finding> {
+    let found = match listed {
         Ok(found) => found,
         Err(error) => return vec![Finding::fault("agent", error.report(), "start `tarbox-agent serve`")],
     };
@@ -134,6 +160,7 @@ async fn agent(ask: &AskCommand) -> Vec<Finding> {
     } else {
         Finding::fine("launcher", format!("{}: {}", found.launcher, found.launcher_proof))
     });
+    findings.extend(isolation(&found));
     let troubled: Vec<String> = found
         .tenants
         .iter()

@@ -100,6 +100,10 @@ struct ServeCommand {
     /// Database of volumes that name none; better in the environment or the file
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+    /// Roles of a PostgreSQL database, one for each tenant, that reach nothing else: auto (where they can be made), required or off
+    /// [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    tenant_roles: Option<String>,
     /// Who starts the keeper: child (the agent), host (the agent, in a scope of systemd or a control group of its own, so that it outlives
     /// the agent's pod or service) or runtime (it is there) [default: child]
     #[arg(long, value_name = "KIND")]
@@ -172,6 +176,7 @@ impl ServeCommand {
             ("stateDir", self.state_dir),
             ("runDir", self.run_dir),
             ("databaseURL", self.database_url),
+            ("tenantRoles", self.tenant_roles),
             ("launcher", self.launcher),
             ("keeperSocket", self.keeper_socket),
             ("keeper", self.keeper),

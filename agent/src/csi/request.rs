@@ -1,30 +1,35 @@
 //! What a Node request asks for, once it is known to be complete and sensible. Pure.
 
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
 use tarbox_handover::pods::Pod;
 use tarbox_proto::csi::v1 as csi;
 use tarbox_rpc::csi::{
     RequestError,
+    attachment::Attachment,
     capability::{self, MountWish},
     inline::{self, Inline},
     native::{self, NativeMount},
     parameters::{self, Parameters},
     request::{VolumeRef, capacity, mounted_at, path, required, volume},
 };
-use tarbox_types::TenantId;
+use tarbox_types::{AccessMode, TenantId};
 
 /// NodeStageVolume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     /// The volume.
     pub tenant: TenantId,
+    /// The node that it may be mounted on, where somebody attaches volumes.
+    pub attached_to: Option<String>,
     /// Where it is mounted.
     pub staging_path: PathBuf,
     /// How.
     pub wish: MountWish,
     /// What the mounter is told.
     pub parameters: Parameters,
+    /// What of that has been changed since the volume was made, by a VolumeAttributesClass: the database says.
+    pub changed: Parameters,
     /// Directories of the host that are shown in it.
     pub native: Vec<NativeMount>,
     /// The id of a volume that a pod asked for itself: it goes with its publication.
@@ -58,6 +63,8 @@ pub struct PublishInline {
 pub struct Publish {
     /// The volume.
     pub tenant: TenantId,
+    /// The node that it may be mounted on, where somebody attaches volumes.
+    pub attached_to: Option<String>,
     /// Where it is staged.
     pub staging_path: PathBuf,
     /// Where it is to be seen.
@@ -101,17 +108,33 @@ pub struct Expand {
     pub database_url: Option<String>,
 }
 
+/// How a volume is to be mounted, and the node that it may be mounted on. A node among many that only reads needs no lease.
+fn wish(
+    capability: Option<&csi::VolumeCapability>,
+    read_only: bool,
+    context: &HashMap<String, String>,
+) -> Result<(MountWish, Option<String>), RequestError> {
+    let attachment = Attachment::read(context)?;
+    let only_reads = attachment.as_ref().is_some_and(|attachment| attachment.read_only);
+    let mut wish = capability::read(capability, read_only || only_reads)?;
+    let is_one_of_many =
+        capability.and_then(|one| capability::mode(one).ok()).is_some_and(AccessMode::is_for_many_nodes);
+    wish.many_readers |= only_reads && is_one_of_many;
+    Ok((wish, attachment.map(|attachment| attachment.node)))
+}
+
 impl TryFrom<&csi::NodeStageVolumeRequest> for Stage {
     type Error = RequestError;
 
     fn try_from(request: &csi::NodeStageVolumeRequest) -> Result<Self, RequestError> {
         required("volume_id", &request.volume_id)?;
         let staging_path = path("staging_target_path", &request.staging_target_path)?;
-        let wish = capability::read(request.volume_capability.as_ref(), false)?;
+        let (wish, attached_to) = wish(request.volume_capability.as_ref(), false, &request.publish_context)?;
         let parameters = parameters::read(&request.volume_context, &request.secrets)?;
         let tenant = volume(&request.volume_id)?;
         let native = native::read(&request.volume_context, tenant)?;
-        Ok(Self { tenant, staging_path, wish, parameters, native, inline: None })
+        let changed = Parameters::default();
+        Ok(Self { tenant, attached_to, staging_path, wish, parameters, changed, native, inline: None })
     }
 }
 
@@ -121,7 +144,8 @@ impl TryFrom<&csi::NodePublishVolumeRequest> for Publishing {
     fn try_from(request: &csi::NodePublishVolumeRequest) -> Result<Self, RequestError> {
         required("volume_id", &request.volume_id)?;
         let target_path = path("target_path", &request.target_path)?;
-        let wish = capability::read(request.volume_capability.as_ref(), request.readonly)?;
+        let (wish, attached_to) =
+            wish(request.volume_capability.as_ref(), request.readonly, &request.publish_context)?;
         if inline::is_inline(&request.volume_context) {
             let Some(VolumeRef::Inline(id)) = VolumeRef::read(&request.volume_id) else {
                 let allowed = "csi- and 64 hexadecimal digits, as the kubelet makes them for volumes of pods";
@@ -138,7 +162,7 @@ impl TryFrom<&csi::NodePublishVolumeRequest> for Publishing {
         let alone = capability::is_for_one_target(request.volume_capability.as_ref());
         let tenant = volume(&request.volume_id)?;
         let pod = pod(|key| request.volume_context.get(key));
-        Ok(Self::Staged(Publish { tenant, staging_path, target_path, alone, wish, pod }))
+        Ok(Self::Staged(Publish { tenant, attached_to, staging_path, target_path, alone, wish, pod }))
     }
 }
 

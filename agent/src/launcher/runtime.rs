@@ -1,11 +1,14 @@
 //! A keeper that somebody else has started: the pod of another DaemonSet, a service of the host.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use tarbox_handover::Client;
 
 use super::Launcher;
 use crate::failure::AgentError;
+
+/// Agent and runtime come to a new node at once, each with an image to fetch.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
@@ -28,6 +31,10 @@ impl Launcher for Runtime {
 
     fn connect(&self) -> Result<Client, AgentError> {
         Client::connect(&self.socket).map_err(AgentError::handover("reach the keeper"))
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
     }
 
     fn release(&self, _: Client) {}

@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tarbox_rpc::csi::{RequestError, capability::MountWish, inline::Inline, request::VolumeRef};
+use tarbox_rpc::csi::{
+    RequestError, capability::MountWish, inline::Inline, parameters::Parameters, request::VolumeRef,
+};
 use tarbox_store::{
     Compression, DEFAULT_BLOCK_SIZE, InUse, Limits, NewTenant, StoreError, VolumeRecord, mark_deleted,
     note_volume,
@@ -57,9 +59,11 @@ pub(crate) async fn publish_inline(
     make_directory(&staging_path)?;
     let staged = Stage {
         tenant,
+        attached_to: None,
         staging_path: staging_path.clone(),
         wish: MountWish { read_only: false, ..wish.clone() },
         parameters: asked.parameters,
+        changed: Parameters::default(),
         native: Vec::new(),
         inline: Some(id),
     };
@@ -71,7 +75,8 @@ pub(crate) async fn publish_inline(
         }
         return Err(error);
     }
-    publish(node, Publish { tenant, staging_path, target_path, alone: true, wish, pod }, left()).await
+    let published = Publish { tenant, attached_to: None, staging_path, target_path, alone: true, wish, pod };
+    publish(node, published, left()).await
 }
 
 /// Ends a volume that is published nowhere any more: its data goes in the background.
@@ -176,7 +181,7 @@ fn database_url(node: &Node) -> Result<&str, AgentError> {
     })
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     limit: Duration,
     url: &str,
     work: impl Future<Output = Result<T, StoreError>>,

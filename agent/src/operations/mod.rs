@@ -14,9 +14,21 @@ pub(crate) use stats::{VolumeStats, stats};
 
 use std::time::Duration;
 
+use tarbox_types::TenantId;
 use tokio::sync::watch;
 
-use crate::tenant::Snapshot;
+use crate::{failure::AgentError, node::Node, tenant::Snapshot};
+
+/// Whoever attaches volumes has said where this one may be mounted; nothing is said where nobody does.
+fn check_attached(node: &Node, tenant: TenantId, attached_to: Option<&str>) -> Result<(), AgentError> {
+    let here = &node.settings.node_id;
+    match attached_to.filter(|attached_to| attached_to != here) {
+        None => Ok(()),
+        Some(elsewhere) => Err(AgentError::Precondition(format!(
+            "the volume {tenant} is published to node `{elsewhere}`, this is `{here}`"
+        ))),
+    }
+}
 
 /// Waits until the tenant's task shows what `is_there` looks for; `None` after the time, `Some(None)` where the task is
 /// over.

@@ -28,7 +28,8 @@ use crate::{
 /// # Errors
 /// Where it is not staged there, or something else is at the target.
 pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration) -> Result<(), AgentError> {
-    let Publish { tenant, staging_path, target_path, alone, wish, pod } = request;
+    let Publish { tenant, attached_to, staging_path, target_path, alone, wish, pod } = request;
+    super::check_attached(node, tenant, attached_to.as_deref())?;
     let seen = staged(node, tenant, &staging_path)?;
     if let Some(other) = seen.staged.published.keys().find(|other| alone && **other != target_path) {
         return Err(AgentError::Precondition(format!(

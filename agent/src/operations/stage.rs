@@ -1,20 +1,22 @@
 //! Staging: the tenant is mounted, and a mounter serves it. Unstaging: nothing of it is left.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use tarbox_rpc::csi::parameters::{self, Parameters};
 use tarbox_types::TenantId;
 
-use super::wait_until;
+use super::{inline::within, wait_until};
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
     host::mountinfo::Mount,
     node::Node,
-    tenant::{Command, Handle, Snapshot, blocking, check_native, clear_stale, compose, resolve, table},
+    tenant::{Command, Handle, Snapshot, blocking, clear_stale, compose, resolve, table},
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -24,13 +26,17 @@ const UNDO_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The mounter's own last words; [`AgentError::Unfinished`] where the time does not suffice: it goes on then.
-pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> Result<(), AgentError> {
+pub(crate) async fn stage(node: &Arc<Node>, mut request: Stage, limit: Duration) -> Result<(), AgentError> {
     let tenant = request.tenant;
+    super::check_attached(node, tenant, request.attached_to.as_deref())?;
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
-    blocking(move || check_native(&allowed, &native)).await?;
-    let (begun, has_to_mount) = (Instant::now(), node.tenant(tenant).is_none());
-    let Handle { mut snapshot, .. } = node.begin_stage(request).await?;
+    blocking(move || Ok(tarbox_native::check(&allowed, &native)?)).await?;
+    let (begun, has_to_mount) = (Instant::now(), node.staged_as(tenant).is_none());
+    if has_to_mount && request.inline.is_none() {
+        request.changed = changed(node, &request, limit).await?;
+    }
+    let Handle { mut snapshot, .. } = node.begin_stage(request, limit).await?;
     let settled = wait_until(&mut snapshot, limit, |seen| seen.is_serving() || seen.refusal.is_some()).await;
     match settled {
         Some(Some(seen)) if seen.is_serving() => {
@@ -44,6 +50,15 @@ pub(crate) async fn stage(node: &Arc<Node>, request: Stage, limit: Duration) -> 
         Some(None) => Err(crate::node::ending()),
         None => Err(unfinished(tenant, "staging", &snapshot.borrow())),
     }
+}
+
+/// What the volume's parameters say by now, other than when it was made: its context says what they were then.
+async fn changed(node: &Node, request: &Stage, limit: Duration) -> Result<Parameters, AgentError> {
+    let url = node.database_of(request)?;
+    let asked = async { tarbox_store::open(url).await?.volume(request.tenant).await };
+    let record = within(limit, url, asked).await?;
+    let said = record.map(|record| record.mutable_parameters()).unwrap_or_default();
+    Ok(parameters::read(&said.into_iter().collect(), &HashMap::new())?)
 }
 
 /// Mounts the tenant's native mounts. Where that is refused, a tenant that nobody uses yet is not left staged without them.
@@ -72,7 +87,9 @@ async fn undo(
     if let Err(error) = node.command(tenant, Command::Unstage) {
         return error;
     }
-    wait_until(snapshot, UNDO_WITHIN, Snapshot::is_gone).await;
+    if wait_until(snapshot, UNDO_WITHIN, Snapshot::is_gone).await.is_some() {
+        node.log_out(&seen.staged).await;
+    }
     let (kind, message) = seen.refusal.unwrap_or((tarbox_types::ErrorKind::Internal, String::new()));
     AgentError::Mounter { tenant, kind, message }
 }
@@ -105,7 +122,10 @@ pub(crate) async fn unstage(node: &Arc<Node>, request: Leave, limit: Duration) -
     node.command(tenant, Command::Unstage)?;
     match wait_until(&mut snapshot, limit, Snapshot::is_gone).await {
         // A task that is over has left nothing.
-        Some(_) => Ok(()),
+        Some(_) => {
+            node.log_out(&seen.staged).await;
+            Ok(())
+        }
         None => Err(unfinished(tenant, "unstaging", &snapshot.borrow())),
     }
 }

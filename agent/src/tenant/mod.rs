@@ -23,7 +23,7 @@ mod staged;
 pub(crate) use control::Control;
 pub(crate) use group::give as give_group;
 pub(crate) use mounting::{blocking, table};
-pub(crate) use native::{check as check_native, compose};
+pub(crate) use native::compose;
 pub(crate) use publication::{Place, bind, place, resolve, unbind};
 pub(crate) use shell::{Command, Handle, start};
 pub(crate) use snapshot::{Snapshot, UpgradeOutcome};

@@ -275,7 +275,10 @@ impl Shell {
         }
         staged.published = std::mem::take(&mut self.staged.published);
         self.staged = staged;
-        self.secrets = secrets;
+        // With a login of its own it keeps what it was given.
+        if secrets.is_some() || self.staged.login.is_none() {
+            self.secrets = secrets;
+        }
         // The next mounter gets the new password from the keeper, this one by a call.
         if let Some(kept) = self.kept.take() {
             let renewed = self.with_secrets(kept);
@@ -423,14 +426,20 @@ impl Shell {
             return;
         }
         let (record, condition) = (self.machine.record(), self.machine.condition());
+        let is_kept = self.kept.as_ref().is_some_and(|kept| kept.secrets.is_some());
+        let has_secrets = is_kept || self.secrets.is_some();
         self.snapshot.send_if_modified(|seen| {
-            let is_new = seen.record != *record || seen.condition != condition || seen.staged != self.staged;
+            let is_new = seen.record != *record
+                || seen.condition != condition
+                || seen.has_secrets != has_secrets
+                || seen.staged != self.staged;
             if is_new {
                 if seen.record.state != record.state {
                     seen.obstacle = None;
                 }
                 seen.record = record.clone();
                 seen.condition = condition.clone();
+                seen.has_secrets = has_secrets;
                 seen.staged = self.staged.clone();
             }
             is_new

@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) staged: Staged,
     pub(crate) record: Record,
     pub(crate) condition: Condition,
+    /// Whether what a mounter logs in with is at hand: here, or with the keeper.
+    pub(crate) has_secrets: bool,
     /// What the mounter said it is.
     pub(crate) version: String,
     /// Why staging cannot succeed, in the words of the mounter or of the kernel; `None` once it served.
@@ -41,6 +43,7 @@ impl Snapshot {
             staged,
             record,
             condition: Condition::Absent,
+            has_secrets: false,
             version: String::new(),
             refusal: None,
             obstacle: None,

@@ -8,7 +8,7 @@ use tarbox_runtime::{
     telemetry::LogFormat,
     traces::{OtlpEndpoint, STANDARD_VARIABLE},
 };
-use tarbox_types::TenantId;
+use tarbox_types::{TenantId, database_url};
 
 use super::Staged;
 
@@ -67,7 +67,10 @@ pub(crate) fn spec(staged: &Staged, around: Surroundings<'_>) -> SpawnSpec {
         "--state-dir".to_owned(),
         mounter_dir(run_dir, staged.tenant).to_string_lossy().into_owned(),
         "--database-url".to_owned(),
-        staged.database_url.clone(),
+        match &staged.login {
+            Some(role) => database_url::with_user(&staged.database_url, role, None),
+            None => staged.database_url.clone(),
+        },
     ];
     for (flag, value) in &staged.options {
         argv.extend([flag.clone(), value.clone()]);
@@ -154,7 +157,9 @@ mod tests {
             },
             name: "work".into(),
             database_url: "postgresql://u@h/d".into(),
+            login: Some("tarbox_r".into()),
             options: vec![("--cache-size".into(), "1Gi".into())],
+            changed: Default::default(),
             user: Some(1_900_000_000),
             native: vec![],
             memory: tarbox_types::ByteSize(0),
@@ -178,7 +183,7 @@ mod tests {
             line,
             format!(
                 "tarbox-mount --tenant-id {tenant} --control-fd 3 --state-dir /run/t/mounters/{tenant} \
-                 --database-url postgresql://u@h/d --cache-size 1Gi --read-only \
+                 --database-url postgresql://tarbox_r@h/d --cache-size 1Gi --read-only \
                  --without-resend --log-format json /staging"
             )
         );

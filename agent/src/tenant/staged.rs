@@ -8,7 +8,7 @@ use std::{
 
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
-use tarbox_rpc::csi::{capability::MountWish, native::NativeMount};
+use tarbox_rpc::csi::{capability::MountWish, native::NativeMount, parameters::Parameters};
 use tarbox_supervisor::{Connection, Record, State, Stopping};
 use tarbox_types::{ByteSize, TenantId};
 
@@ -26,8 +26,14 @@ pub(crate) struct Staged {
     pub(crate) name: String,
     /// The database, without its password.
     pub(crate) database_url: String,
+    /// The role of the database that its mounters have; `None` = the driver's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) login: Option<String>,
     /// Further options of the mounter: flag and value.
     pub(crate) options: Vec<(String, String)>,
+    /// Those of them that were changed since the volume was made.
+    #[serde(default)]
+    pub(crate) changed: Parameters,
     /// Who the mounter runs as; `None` = as the agent does.
     pub(crate) user: Option<u32>,
     /// Directories of the host that are shown in it, in the order in which they are mounted.
@@ -59,11 +65,12 @@ pub(crate) struct StateFile {
 
 impl Staged {
     /// Whether another stage request asks for the same; what is published plays no part, nor what an agent with other settings had
-    /// promised.
+    /// promised, or given its mounters to log in with.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let plain = |staged: &Self| Self {
             published: BTreeMap::new(),
             memory: ByteSize::default(),
+            login: None,
             ..staged.clone()
         };
         plain(self) == plain(other)

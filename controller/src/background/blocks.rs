@@ -15,18 +15,21 @@ pub(super) async fn collect<L: Future<Output = Result<bool>>>(
     database: &dyn Database,
     leads: impl Fn() -> L,
 ) -> Result<()> {
-    let mut seen = HashSet::new();
-    for tenant in all(|tenant: &Tenant| tenant.id, |after, limit| database.live_tenants(after, limit)).await?
-    {
-        if !seen.insert(tenant.family) {
-            continue;
-        }
+    for tenant in a_tenant_of_each_family(database).await? {
         if !leads().await? {
             return Ok(());
         }
         of_one(tenant.id, collect_one(database, &tenant).await)?;
     }
     Ok(())
+}
+
+/// One living tenant of each family.
+pub(super) async fn a_tenant_of_each_family(database: &dyn Database) -> Result<Vec<Tenant>> {
+    let tenants =
+        all(|tenant: &Tenant| tenant.id, |after, limit| database.live_tenants(after, limit)).await?;
+    let mut seen = HashSet::new();
+    Ok(tenants.into_iter().filter(|tenant| seen.insert(tenant.family)).collect())
 }
 
 async fn collect_one(database: &dyn Database, tenant: &Tenant) -> Result<()> {

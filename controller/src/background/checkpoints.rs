@@ -30,7 +30,7 @@ struct Wish {
 impl Wish {
     /// Pure.
     fn of(description: &Description) -> Option<Self> {
-        let given = |key: &str| description.parameters.get(key).map(String::as_str);
+        let given = |key: &str| description.given(key);
         let interval = given("checkpointInterval").and_then(|text| text.parse::<HumanDuration>().ok());
         let retention = given("checkpointRetention").and_then(|text| text.parse().ok());
         (given("autoCheckpoint") == Some("true")).then(|| Self {
@@ -112,7 +112,7 @@ async fn keep(database: &dyn Database, tenant: &Tenant, wish: Wish) -> Result<()
         Err(
             CheckpointError::Taken { .. } | CheckpointError::Unfinished { .. } | CheckpointError::Gone(_),
         ) => {}
-        Err(error @ CheckpointError::TooMany { .. }) => {
+        Err(error @ (CheckpointError::TooMany { .. } | CheckpointError::HistoryFull { .. })) => {
             tracing::warn!(tenant = %tenant.id, %error, "no checkpoint is made by itself");
         }
         Err(error) => return Err(error.into()),

@@ -1,14 +1,16 @@
 //! Background work in every database that the controller has opened, each by one leader: layers that nobody keeps any more, data of
-//! deleted volumes, checkpoints that are made by themselves, what nothing refers to.
+//! deleted volumes, checkpoints that are made by themselves, what nothing refers to, chains of branches that have become long.
 //!
 //! Each step is a small batch that finds by itself what is left to do, so a new leader goes on where the old one was. A leader that
 //! was paused and lost the lead is refused by the database at its next write.
 
 mod audit;
 mod blocks;
+mod chains;
 mod checkpoints;
 mod inline;
 mod layers;
+mod orphans;
 mod volumes;
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +20,7 @@ use tarbox_types::{ErrorKind, TenantId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use self::inline::Unheld;
+use self::{chains::Chains, inline::Unheld};
 use crate::{
     databases::Databases,
     failure::Result,
@@ -33,6 +35,8 @@ const ROUND: Duration = Duration::from_secs(2);
 const COLLECT: Duration = Duration::from_secs(60);
 /// How often all volumes are looked at: whether a checkpoint is due, and which their nodes have left behind.
 const VOLUMES: Duration = Duration::from_secs(10);
+/// How often everything is looked through for what nothing refers to.
+const ORPHANS: Duration = Duration::from_secs(6 * 3600);
 /// How often volumes and snapshots are counted.
 const LOOK: Duration = Duration::from_secs(20);
 /// How long one kind of work may keep the others, and the lead's renewal, waiting.
@@ -42,6 +46,7 @@ const SLICE: Duration = Duration::from_secs(3);
 #[derive(Clone, Copy, Debug)]
 struct Due {
     collect: bool,
+    orphans: bool,
     volumes: bool,
     /// Counts the times that there was something to collect.
     round: u64,
@@ -49,8 +54,9 @@ struct Due {
 
 /// Leads, or waits to lead, until the controller ends. `grace`: how long nobody may hold a pod's own volume.
 pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>, who: Uuid, grace: Duration) {
-    let (mut collected, mut looked_through) = (Instant::now(), Instant::now());
-    let mut unheld = Unheld::new(grace);
+    let begun = Instant::now();
+    let (mut collected, mut looked_through, mut searched) = (begun, begun, begun);
+    let (mut unheld, mut chains) = (Unheld::new(grace), Chains::default());
     let mut collections = 0;
     let mut looked = None::<Instant>;
     loop {
@@ -58,15 +64,17 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
         let is_time_to_look = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
         let due = Due {
             collect: collected.elapsed() >= COLLECT,
+            orphans: searched.elapsed() >= ORPHANS,
             volumes: looked_through.elapsed() >= VOLUMES,
             round: collections,
         };
         for database in databases.opened() {
             let done = async {
-                let leads = round(&*database, who, due, &mut unheld).await?;
+                let leads = round(&*database, who, due, &mut unheld, &mut chains).await?;
                 if !leads {
                     monitoring.forget(&*database);
                     unheld.forget(&*database);
+                    chains.forget(&*database);
                 } else if is_time_to_look {
                     monitoring.found(&*database, monitoring::look(&*database).await?);
                 }
@@ -86,6 +94,9 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
             collected = Instant::now();
             collections += 1;
         }
+        if due.orphans {
+            searched = Instant::now();
+        }
         if due.volumes {
             looked_through = Instant::now();
         }
@@ -102,7 +113,13 @@ pub(crate) async fn step_down(databases: &Databases, who: Uuid) {
 }
 
 /// One round, if this one leads; whether it does.
-async fn round(database: &dyn Database, who: Uuid, due: Due, unheld: &mut Unheld) -> Result<bool> {
+async fn round(
+    database: &dyn Database,
+    who: Uuid,
+    due: Due,
+    unheld: &mut Unheld,
+    chains: &mut Chains,
+) -> Result<bool> {
     let Some(lead) = database.lead(who, TERM).await? else { return Ok(false) };
     let led = database.led_by(&lead);
     layers::settle(&*led).await?;
@@ -119,6 +136,10 @@ async fn round(database: &dyn Database, who: Uuid, due: Due, unheld: &mut Unheld
             all(|record: &VolumeRecord| record.id, |after, limit| led.volumes(after, limit)).await?;
         audit::expire(&*led, &records, due.round, Instant::now() + SLICE).await?;
         blocks::collect(&*led, || renewed(database, lead)).await?;
+        chains.flatten(&*led, || renewed(database, lead)).await?;
+    }
+    if due.orphans && renewed(database, lead).await? {
+        orphans::remove(&*led, Instant::now() + SLICE).await?;
     }
     Ok(true)
 }

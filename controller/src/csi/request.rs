@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    str::FromStr,
     time::Duration,
 };
 
@@ -12,8 +11,8 @@ use tarbox_rpc::csi::{
     parameters::{self, DATABASE_URL},
     request::{Capacity, capacity, required, volume},
 };
-use tarbox_store::{Compression, VolumeRecord};
-use tarbox_types::{ByteSize, HumanDuration, TenantId, database_url};
+use tarbox_store::{Publication, VolumeRecord};
+use tarbox_types::{HumanDuration, TenantId, database_url};
 use uuid::Uuid;
 
 use crate::{
@@ -23,6 +22,8 @@ use crate::{
 
 /// Parameters of a StorageClass.
 const PARAMETERS: &str = "parameters";
+/// Those of a VolumeAttributesClass.
+const MUTABLE: &str = "mutable_parameters";
 /// Checkpoints that are made by themselves are looked after every ten seconds.
 const LEAST_INTERVAL: Duration = Duration::from_secs(10);
 /// Names of volumes and snapshots have at most so many bytes. Source: CSI "CreateVolumeRequest.name".
@@ -43,25 +44,21 @@ fn capabilities(wanted: &[csi::VolumeCapability]) -> Result<(), RequestError> {
     wanted.iter().try_for_each(|capability| capability::read(Some(capability), false).map(drop))
 }
 
-/// A value that was checked by its key.
-fn checked<T: FromStr>(parameters: &BTreeMap<String, String>, key: &str) -> Option<T> {
-    parameters.get(key).and_then(|text| text.parse().ok())
-}
-
 impl TryFrom<&csi::CreateVolumeRequest> for volumes::Create {
     type Error = RequestError;
 
     fn try_from(request: &csi::CreateVolumeRequest) -> Result<Self, RequestError> {
         let name = name(&request.name)?;
         if VolumeRecord::is_reserved(&name) {
-            let allowed = "a name that is not of a volume that a pod asked for itself";
+            let allowed = "a name that does not begin with `inline:` or `tenant:`";
             return Err(RequestError::value("name", name, allowed));
         }
         capabilities(&request.volume_capabilities)?;
         let parameters = class_parameters(&request.parameters)?;
-        refuse_mutable(&request.mutable_parameters)?;
+        let mutable = mutable(&request.mutable_parameters)?;
         let source = request.volume_content_source.as_ref().map(source).transpose()?;
-        let block_size = checked::<ByteSize>(&parameters, "blockSize").map(ByteSize::bytes);
+        let description = Description { parameters, mutable, source, elsewhere: None };
+        let block_size = description.block_size();
         if let Some(bytes) = block_size.filter(|bytes| !bytes.is_power_of_two()) {
             return Err(RequestError::value("parameters.blockSize", bytes, "a power of two from 4Ki to 4Mi"));
         }
@@ -69,64 +66,71 @@ impl TryFrom<&csi::CreateVolumeRequest> for volumes::Create {
             name,
             capacity: capacity(request.capacity_range.as_ref())?,
             block_size: block_size.and_then(|bytes| u32::try_from(bytes).ok()),
-            compression: match parameters.get("compression").map(String::as_str) {
-                Some("zstd") => Some(Compression::Zstd),
-                Some(_) => Some(Compression::None),
-                None => None,
-            },
-            file_bytes: checked::<ByteSize>(&parameters, "maxFileSize").map_or(0, ByteSize::bytes),
-            inodes: checked(&parameters, "inodes"),
+            compression: description.compression(),
+            file_bytes: description.file_bytes().unwrap_or(0),
+            inodes: description.inodes(),
             database_url: parameters::secret_url(&request.secrets)?,
-            description: Description { parameters, source, elsewhere: None },
+            description,
         })
     }
 }
 
-fn class_parameters(given: &HashMap<String, String>) -> Result<BTreeMap<String, String>, RequestError> {
-    let sorted: BTreeMap<_, _> = given.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-    for (key, value) in sorted.iter().filter(|(key, _)| !parameters::is_foreign(key)) {
-        parameters::check(PARAMETERS, key, value)?;
-        let field = format!("{PARAMETERS}.{key}");
-        match key.as_str() {
-            "tenant_id" | "tenant_name" => {
-                return Err(RequestError::value(
-                    &field,
-                    value,
-                    "nothing: the driver gives volumes their names",
-                ));
-            }
-            "checkpointInterval"
-                if checked::<HumanDuration>(&sorted, key).is_some_and(|time| time.0 < LEAST_INTERVAL) =>
-            {
-                return Err(RequestError::value(&field, value, "10s or more"));
-            }
-            "checkpointRetention" if value.trim() == "0" => {
-                return Err(RequestError::value(&field, value, "1 or more"));
-            }
-            DATABASE_URL if database_url::public(value).1 => {
-                let shown = database_url::public(value).0;
-                return Err(RequestError::value(
-                    &field,
-                    &shown,
-                    "a URL without a password: passwords belong in a Secret",
-                ));
-            }
-            _ => {}
+fn sorted(given: &HashMap<String, String>) -> BTreeMap<String, String> {
+    given.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// What a value has to be beyond what a node asks of it.
+fn check(field: &'static str, key: &str, value: &str) -> Result<(), RequestError> {
+    parameters::check(field, key, value)?;
+    let refused = |shown: &str, allowed: &str| {
+        Err(RequestError::value(format!("{field}.{key}"), shown, allowed.to_owned()))
+    };
+    match key {
+        "tenant_id" | "tenant_name" => refused(value, "nothing: the driver gives volumes their names"),
+        "checkpointInterval" if value.parse::<HumanDuration>().is_ok_and(|time| time.0 < LEAST_INTERVAL) => {
+            refused(value, "10s or more")
         }
+        "checkpointRetention" if value.trim() == "0" => refused(value, "1 or more"),
+        DATABASE_URL if database_url::public(value).1 => {
+            refused(&database_url::public(value).0, "a URL without a password: passwords belong in a Secret")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn class_parameters(given: &HashMap<String, String>) -> Result<BTreeMap<String, String>, RequestError> {
+    let sorted = sorted(given);
+    for (key, value) in sorted.iter().filter(|(key, _)| !parameters::is_foreign(key)) {
+        check(PARAMETERS, key, value)?;
     }
     // What its templates stand for is known to whoever stages the volume; any tenant will do here.
     native::read(given, TenantId::random())?;
     Ok(sorted)
 }
 
-fn refuse_mutable(given: &HashMap<String, String>) -> Result<(), RequestError> {
-    match given.iter().min() {
-        None => Ok(()),
-        Some((key, value)) => Err(RequestError::value(
-            format!("mutable_parameters.{key}"),
-            value,
-            "nothing: a volume's parameters are fixed",
-        )),
+/// What may be said at any time, by a VolumeAttributesClass.
+fn mutable(given: &HashMap<String, String>) -> Result<BTreeMap<String, String>, RequestError> {
+    let sorted = sorted(given);
+    for (key, value) in &sorted {
+        check(MUTABLE, key, value)?;
+        if !parameters::may_change(key) {
+            let allowed =
+                format!("nothing: it is fixed when the volume is made; {} may change", parameters::mutable());
+            return Err(RequestError::value(format!("{MUTABLE}.{key}"), value, allowed));
+        }
+    }
+    Ok(sorted)
+}
+
+impl TryFrom<&csi::ControllerModifyVolumeRequest> for volumes::Modify {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::ControllerModifyVolumeRequest) -> Result<Self, RequestError> {
+        Ok(Self {
+            volume: volume(&request.volume_id)?,
+            parameters: mutable(&request.mutable_parameters)?,
+            database_url: parameters::secret_url(&request.secrets)?,
+        })
     }
 }
 
@@ -145,7 +149,7 @@ pub(super) fn snapshot_id(id: &str) -> Result<Uuid, RequestError> {
     id.parse().map_err(|_| RequestError::NoSnapshot(id.to_owned()))
 }
 
-/// DeleteVolume: a volume; `None` where no volume of ours can have this id.
+/// DeleteVolume and ControllerUnpublishVolume: a volume; `None` where no volume of ours can have this id.
 pub(super) fn any_volume(id: &str) -> Result<Option<TenantId>, RequestError> {
     required("volume_id", id)?;
     Ok(id.parse().ok())
@@ -182,6 +186,65 @@ impl TryFrom<&csi::ControllerExpandVolumeRequest> for Expand {
     }
 }
 
+/// ControllerPublishVolume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Publish {
+    pub(super) publication: Publication,
+    pub(super) database_url: Option<String>,
+}
+
+/// Names of nodes have at most so many bytes. Source: CSI "NodeGetInfoResponse.node_id".
+const NODE_MOST: usize = 256;
+
+fn node(id: &str) -> Result<String, RequestError> {
+    required("node_id", id)?;
+    if id.len() <= NODE_MOST && !id.contains(char::is_control) {
+        return Ok(id.to_owned());
+    }
+    Err(RequestError::value("node_id", id, format!("1 to {NODE_MOST} bytes without control characters")))
+}
+
+impl TryFrom<&csi::ControllerPublishVolumeRequest> for Publish {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::ControllerPublishVolumeRequest) -> Result<Self, RequestError> {
+        required("volume_id", &request.volume_id)?;
+        let node = node(&request.node_id)?;
+        let capability =
+            request.volume_capability.as_ref().ok_or(RequestError::Missing("volume_capability"))?;
+        capability::read(Some(capability), request.readonly)?;
+        let publication = Publication {
+            tenant: volume(&request.volume_id)?,
+            node,
+            mode: capability::mode(capability)?,
+            read_only: request.readonly,
+        };
+        Ok(Self { publication, database_url: parameters::secret_url(&request.secrets)? })
+    }
+}
+
+/// ControllerUnpublishVolume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unpublish {
+    /// Nothing where no volume of ours can have this id.
+    pub(super) volume: Option<TenantId>,
+    /// Nothing: all nodes.
+    pub(super) node: Option<String>,
+    pub(super) database_url: Option<String>,
+}
+
+impl TryFrom<&csi::ControllerUnpublishVolumeRequest> for Unpublish {
+    type Error = RequestError;
+
+    fn try_from(request: &csi::ControllerUnpublishVolumeRequest) -> Result<Self, RequestError> {
+        Ok(Self {
+            volume: any_volume(&request.volume_id)?,
+            node: Some(request.node_id.clone()).filter(|node| !node.is_empty()),
+            database_url: parameters::secret_url(&request.secrets)?,
+        })
+    }
+}
+
 /// ValidateVolumeCapabilities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Validate {
@@ -201,7 +264,7 @@ impl TryFrom<&csi::ValidateVolumeCapabilitiesRequest> for Validate {
         }
         let objection = capabilities(&request.volume_capabilities)
             .and_then(|()| class_parameters(&request.parameters).map(drop))
-            .and_then(|()| refuse_mutable(&request.mutable_parameters))
+            .and_then(|()| mutable(&request.mutable_parameters).map(drop))
             .err();
         let database_url = parameters::secret_url(&request.secrets)?;
         let objection = objection.map(|error| error.to_string());

@@ -9,12 +9,11 @@ use tarbox_rpc::{
     csi::{RequestError, request::volume as volume_id},
     trace,
 };
-use tarbox_types::ErrorKind;
 use tonic::{Request, Response, Status};
 
 use super::{
     answer::{self, refuse},
-    request::{self, Expand, Validate},
+    request::{self, Expand, Publish, Unpublish, Validate},
 };
 use crate::{
     databases::Databases,
@@ -85,11 +84,6 @@ fn wrong(error: RequestError) -> Status {
     refuse(&error.into())
 }
 
-/// What is not in `capabilities` is not there.
-fn not_offered(call: &str) -> Status {
-    tarbox_rpc::status(ErrorKind::Unsupported, format!("{call} is not offered by this driver"))
-}
-
 fn secret(secrets: &std::collections::HashMap<String, String>) -> Result<Option<String>, Status> {
     tarbox_rpc::csi::parameters::secret_url(secrets).map_err(wrong)
 }
@@ -98,7 +92,10 @@ fn capabilities() -> Vec<csi::ControllerServiceCapability> {
     use controller_service_capability::{Rpc, Type, rpc::Type as Can};
     [
         Can::CreateDeleteVolume,
+        Can::PublishUnpublishVolume,
+        Can::PublishReadonly,
         Can::ListVolumes,
+        Can::ListVolumesPublishedNodes,
         Can::GetCapacity,
         Can::CreateDeleteSnapshot,
         Can::ListSnapshots,
@@ -106,6 +103,7 @@ fn capabilities() -> Vec<csi::ControllerServiceCapability> {
         Can::CloneVolume,
         Can::ExpandVolume,
         Can::GetVolume,
+        Can::ModifyVolume,
         Can::VolumeCondition,
         Can::SingleNodeMultiWriter,
     ]
@@ -151,16 +149,31 @@ impl Controller for ControllerService {
 
     async fn controller_publish_volume(
         &self,
-        _: Request<csi::ControllerPublishVolumeRequest>,
+        request: Request<csi::ControllerPublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
-        Err(not_offered("ControllerPublishVolume"))
+        let (asked, _) = read::<_, Publish>(&request)?;
+        trace::about(asked.publication.tenant);
+        let work = move |databases: Arc<Databases>, _| async move {
+            volume::publish(&databases, &asked.publication, asked.database_url.as_deref()).await
+        };
+        let attachment = self.in_turn(&request.get_ref().volume_id, work).await?;
+        Ok(Response::new(csi::ControllerPublishVolumeResponse { publish_context: attachment.context() }))
     }
 
     async fn controller_unpublish_volume(
         &self,
-        _: Request<csi::ControllerUnpublishVolumeRequest>,
+        request: Request<csi::ControllerUnpublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
-        Err(not_offered("ControllerUnpublishVolume"))
+        let (asked, _) = read::<_, Unpublish>(&request)?;
+        if let Some(id) = asked.volume {
+            trace::about(id);
+            let work = move |databases: Arc<Databases>, _| async move {
+                let (node, named) = (asked.node.as_deref(), asked.database_url.as_deref());
+                volume::unpublish(&databases, id, node, named).await
+            };
+            self.in_turn(&request.get_ref().volume_id, work).await?;
+        }
+        Ok(Response::new(csi::ControllerUnpublishVolumeResponse {}))
     }
 
     async fn validate_volume_capabilities(
@@ -195,12 +208,14 @@ impl Controller for ControllerService {
         let most = request::most(max_entries).map_err(wrong)?;
         let found = async {
             let place = self.databases.of_request(None).await?;
-            volume::page(&*place.database, &starting_token, most).await
+            let page = volume::page(&*place.database, &starting_token, most).await?;
+            let nodes = volume::nodes(&*place.database, &page.entries).await?;
+            Ok((page, nodes))
         };
-        let page = found.await.map_err(|error| refuse(&error))?;
-        let entries = page.entries.into_iter().map(|tenant| {
-            let status =
-                VolumeStatus { volume_condition: Some(answer::condition(&tenant)), ..Default::default() };
+        let (page, nodes) = found.await.map_err(|error: ControllerError| refuse(&error))?;
+        let entries = page.entries.into_iter().zip(nodes).map(|(tenant, published_node_ids)| {
+            let volume_condition = Some(answer::condition(&tenant));
+            let status = VolumeStatus { volume_condition, published_node_ids };
             let volume = volume::Volume { tenant, description: volume::Description::default() };
             Entry { volume: Some(answer::volume(&volume, &self.settings.topology)), status: Some(status) }
         });
@@ -334,11 +349,13 @@ impl Controller for ControllerService {
         trace::about(id);
         let found = async {
             let place = self.databases.of_volume(id, None).await?;
-            volume::find(&*place.database, id).await
+            let found = volume::find(&*place.database, id).await?;
+            let nodes = volume::nodes(&*place.database, std::slice::from_ref(&found.tenant)).await?;
+            Ok((found, nodes.concat()))
         };
-        let found = found.await.map_err(|error| refuse(&error))?;
-        let status =
-            VolumeStatus { volume_condition: Some(answer::condition(&found.tenant)), ..Default::default() };
+        let (found, published_node_ids) = found.await.map_err(|error: ControllerError| refuse(&error))?;
+        let volume_condition = Some(answer::condition(&found.tenant));
+        let status = VolumeStatus { volume_condition, published_node_ids };
         Ok(Response::new(csi::ControllerGetVolumeResponse {
             volume: Some(answer::volume(&found, &self.settings.topology)),
             status: Some(status),
@@ -347,8 +364,12 @@ impl Controller for ControllerService {
 
     async fn controller_modify_volume(
         &self,
-        _: Request<csi::ControllerModifyVolumeRequest>,
+        request: Request<csi::ControllerModifyVolumeRequest>,
     ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
-        Err(not_offered("ControllerModifyVolume"))
+        let (asked, _) = read::<_, volume::Modify>(&request)?;
+        trace::about(asked.volume);
+        let work = move |databases: Arc<Databases>, _| async move { volume::modify(&databases, asked).await };
+        self.in_turn(&request.get_ref().volume_id, work).await?;
+        Ok(Response::new(csi::ControllerModifyVolumeResponse {}))
     }
 }

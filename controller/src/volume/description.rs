@@ -1,13 +1,17 @@
 //! What a request asked for, as it is kept beside the volume: what the next call of the same name is compared with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use tarbox_rpc::csi::{
     native,
     parameters::{self, DATABASE_URL},
 };
-use tarbox_store::Tenant;
+use tarbox_store::{Compression, Tenant};
+use tarbox_types::ByteSize;
 use uuid::Uuid;
 
 /// What a volume begins with.
@@ -26,6 +30,9 @@ pub(crate) struct Description {
     /// Parameters as they were given, those of the provisioner as well.
     #[serde(default)]
     pub(crate) parameters: BTreeMap<String, String>,
+    /// Those that may change later, as they stand; they come before `parameters`.
+    #[serde(default)]
+    pub(crate) mutable: BTreeMap<String, String>,
     /// What it begins with; nothing = empty.
     #[serde(default)]
     pub(crate) source: Option<Source>,
@@ -47,22 +54,51 @@ impl Description {
 
     /// Where another description of the same name asks for something else.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
-        let own = |map: &BTreeMap<String, String>| {
-            let own = map.iter().filter(|(key, _)| !parameters::is_foreign(key));
-            own.map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()
-        };
-        let (ours, theirs) = (own(&self.parameters), own(&other.parameters));
-        if ours != theirs {
-            let keys: Vec<_> = ours.keys().chain(theirs.keys()).collect();
-            let differs = keys.into_iter().find(|key| ours.get(*key) != theirs.get(*key));
-            let key = differs.map_or("", String::as_str);
-            let shown = |map: &BTreeMap<String, String>| map.get(key).cloned().unwrap_or("nothing".into());
-            return Some(format!("`parameters.{key}` was `{}`, is `{}`", shown(&ours), shown(&theirs)));
-        }
-        (self.source != other.source).then(|| "`volume_content_source`".to_owned())
+        let differs = difference("parameters", &self.parameters, &other.parameters)
+            .or_else(|| difference("mutable_parameters", &self.mutable, &other.mutable));
+        differs.or_else(|| (self.source != other.source).then(|| "`volume_content_source`".to_owned()))
     }
 
-    /// What a node is told when the volume is staged. Never a password.
+    /// What is to be changed, and nothing else.
+    pub(crate) fn changed_to(mutable: BTreeMap<String, String>) -> Self {
+        Self { mutable, ..Self::default() }
+    }
+
+    /// The value of a parameter, as it stands.
+    pub(crate) fn given(&self, key: &str) -> Option<&str> {
+        self.mutable.get(key).or_else(|| self.parameters.get(key)).map(String::as_str)
+    }
+
+    /// A value that was checked by its key.
+    fn checked<T: FromStr>(&self, key: &str) -> Option<T> {
+        self.given(key).and_then(|text| text.parse().ok())
+    }
+
+    /// Bytes per block, where it is said.
+    pub(crate) fn block_size(&self) -> Option<u64> {
+        self.checked::<ByteSize>("blockSize").map(ByteSize::bytes)
+    }
+
+    /// How blocks are stored, where it is said.
+    pub(crate) fn compression(&self) -> Option<Compression> {
+        match self.given("compression") {
+            Some("zstd") => Some(Compression::Zstd),
+            Some(_) => Some(Compression::None),
+            None => None,
+        }
+    }
+
+    /// Most inodes, where it is said.
+    pub(crate) fn inodes(&self) -> Option<u64> {
+        self.checked("inodes")
+    }
+
+    /// Size of the largest file, where it is said; 0 = unlimited.
+    pub(crate) fn file_bytes(&self) -> Option<u64> {
+        self.checked::<ByteSize>("maxFileSize").map(ByteSize::bytes)
+    }
+
+    /// What a node is told when the volume is staged. Never a password. What has changed since, it finds in the database.
     pub(crate) fn context(&self, tenant: &Tenant) -> HashMap<String, String> {
         let is_for_nodes = |key: &str| {
             // Templates of native mounts stand for what the provisioner says of the claim.
@@ -79,6 +115,18 @@ impl Description {
     pub(crate) fn database_url(&self) -> Option<&str> {
         self.parameters.get(DATABASE_URL).map(String::as_str)
     }
+}
+
+/// The first key of which two maps say something else, but for what the provisioner adds.
+fn difference(
+    field: &str,
+    ours: &BTreeMap<String, String>,
+    theirs: &BTreeMap<String, String>,
+) -> Option<String> {
+    let mut keys = ours.keys().chain(theirs.keys()).filter(|key| !parameters::is_foreign(key));
+    let key = keys.find(|key| ours.get(*key) != theirs.get(*key))?;
+    let shown = |map: &BTreeMap<String, String>| map.get(key).cloned().unwrap_or("nothing".into());
+    Some(format!("`{field}.{key}` was `{}`, is `{}`", shown(ours), shown(theirs)))
 }
 
 #[cfg(test)]
@@ -101,11 +149,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_changed_comes_first() {
+        let mutable = with(&[("inodes", "7"), ("compression", "zstd")]).parameters;
+        let description = Description { mutable, ..with(&[("inodes", "5"), ("maxFileSize", "1Ki")]) };
+        assert_eq!((description.inodes(), description.file_bytes()), (Some(7), Some(1024)));
+        assert_eq!((description.compression(), description.block_size()), (Some(Compression::Zstd), None));
+    }
+
+    #[test]
     fn a_difference_names_the_key_and_what_the_provisioner_adds_is_none() {
         let one = with(&[("cacheSize", "1Gi"), ("csi.storage.k8s.io/pv/name", "pvc-1")]);
         assert_eq!(one.difference(&with(&[("cacheSize", "1Gi")])), None);
         let text = one.difference(&with(&[("cacheSize", "2Gi")])).expect("differs");
         assert!(text.contains("`parameters.cacheSize` was `1Gi`, is `2Gi`"), "{text}");
+        let changed = Description { mutable: with(&[("maxLag", "1s")]).parameters, ..one.clone() };
+        let text = one.difference(&changed).expect("differs");
+        assert!(text.contains("`mutable_parameters.maxLag` was `nothing`, is `1s`"), "{text}");
         let other = Description { source: Some(Source::Volume(Uuid::nil())), ..one.clone() };
         assert!(one.difference(&other).expect("differs").contains("volume_content_source"));
     }

@@ -45,7 +45,7 @@ pub(crate) async fn expand(
         return Ok(Expanded { bytes: now.bytes.max(asked.required), is_mounted });
     }
     let bytes = asked.required;
-    let is_fixed = now.inodes == 0 || volume.description.parameters.contains_key("inodes");
+    let is_fixed = now.inodes == 0 || volume.description.inodes().is_some();
     let inodes = if is_fixed { now.inodes } else { now.inodes.max(Limits::inodes_of(bytes)) };
     let grown = Limits { bytes, inodes, ..now };
     place.database.resize_tenant(id, &grown).await?;

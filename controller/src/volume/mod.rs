@@ -6,6 +6,8 @@ mod delete;
 mod description;
 mod expand;
 mod list;
+mod modify;
+mod publish;
 mod tenant_name;
 
 pub(crate) use capacity::available;
@@ -14,6 +16,8 @@ pub(crate) use delete::delete;
 pub(crate) use description::{Description, Source};
 pub(crate) use expand::expand;
 pub(crate) use list::{Page, find, page};
+pub(crate) use modify::{Modify, modify};
+pub(crate) use publish::{nodes, publish, unpublish};
 pub(crate) use tenant_name::namespace;
 
 use tarbox_store::{Database, Tenant, TenantState};

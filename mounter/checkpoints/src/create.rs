@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tarbox_store::{Database, Purpose, SnapshotRecord, StoreError, TenantStore};
-use tarbox_types::TenantId;
+use tarbox_store::{Database, Purpose, SnapshotRecord, StoreError, TenantStore, all};
+use tarbox_types::{ByteSize, TenantId};
 
 use crate::{
     error::{CheckpointError, Result},
@@ -15,34 +15,75 @@ const MOST: usize = 1000;
 
 /// Makes what is noted, unless it is made; it holds all that applications had been told was done before the call.
 ///
-/// A snapshot that is made already is returned as it is: who asks again wants to know. A checkpoint of that name is an error:
-/// who asks wants the present kept.
+/// A snapshot that is made already is returned as it is: who asks again wants to know. So is a checkpoint of the same id; one of that
+/// name and another id is an error, as who asks for it wants the present kept.
 ///
 /// # Errors
-/// Where the name belongs to something else, where there is no such tenant, or where it has as many as it may: nothing is left
-/// then. [`CheckpointError::Unfinished`]: it goes on.
+/// Where the name belongs to something else, where there is no such tenant, or where it has as many, or as much, as it may: nothing is
+/// left then. [`CheckpointError::Unfinished`]: it goes on.
 pub async fn create(
     database: &dyn Database,
     new: &SnapshotRecord,
     limit: Duration,
     reach: &dyn Reach,
 ) -> Result<SnapshotRecord> {
-    let record = note(database, new).await?;
+    let store = open(database, new.tenant).await?;
+    let error = match make(database, &*store, new, limit, reach).await {
+        Err(error) => error,
+        made => return made,
+    };
+    // What is in the way may be itself: its holder seals it as soon as it is noted, whoever noted it is answered or not.
+    if let Some(layer) = store.sealed(&new.seal().request).await? {
+        database.settle_snapshot(new.id, &layer).await?;
+        return Ok(SnapshotRecord { layer: Some(layer), ..new.clone() });
+    }
+    if matches!(error, CheckpointError::Gone(_)) {
+        database.forget_snapshot(new.id).await?;
+    }
+    Err(error)
+}
+
+async fn make(
+    database: &dyn Database,
+    store: &dyn TenantStore,
+    new: &SnapshotRecord,
+    limit: Duration,
+    reach: &dyn Reach,
+) -> Result<SnapshotRecord> {
+    if new.purpose == Purpose::Checkpoint {
+        check_free(database, store, new).await?;
+    }
+    admit(database, new).await?;
+    let record = note(database, store, new).await?;
     if record.layer.is_some() {
         return Ok(record);
     }
-    let done = async {
-        check_number(database, new.tenant).await?;
-        seal(database, &record, limit, reach).await
-    };
-    match done.await {
-        Ok(layer) => Ok(SnapshotRecord { layer: Some(layer), ..record }),
-        Err(error @ (CheckpointError::Gone(_) | CheckpointError::TooMany { .. })) => {
-            database.forget_snapshot(record.id).await?;
-            Err(error)
+    let layer = seal(database, &record, limit, reach).await?;
+    Ok(SnapshotRecord { layer: Some(layer), ..record })
+}
+
+/// Whether there is room for it; what was noted before has been admitted. Nothing is noted before: a heartbeat would have it sealed.
+async fn admit(database: &dyn Database, new: &SnapshotRecord) -> Result<()> {
+    match check_room(database, new.tenant).await {
+        Err(full @ (CheckpointError::TooMany { .. } | CheckpointError::HistoryFull { .. })) => {
+            if is_noted(database, new).await? { Ok(()) } else { Err(full) }
         }
-        Err(error) => Err(error),
+        checked => checked,
     }
+}
+
+/// Whether an earlier call has noted it, made or not.
+async fn is_noted(database: &dyn Database, new: &SnapshotRecord) -> Result<bool> {
+    let is_it = |record: &SnapshotRecord| {
+        record.id == new.id
+            || (record.tenant == new.tenant && record.purpose == new.purpose && record.request == new.request)
+    };
+    let made = all(
+        |record: &SnapshotRecord| record.id,
+        |after, limit| database.snapshots(Some(new.tenant), after, limit),
+    );
+    let begun = all(|record: &SnapshotRecord| record.id, |after, limit| database.kept_layers(after, limit));
+    Ok(made.await?.iter().any(is_it) || begun.await?.iter().any(is_it))
 }
 
 fn taken(name: &str) -> CheckpointError {
@@ -50,12 +91,11 @@ fn taken(name: &str) -> CheckpointError {
 }
 
 /// The record to go on with: a new one, or that of an attempt which was cut off.
-async fn note(database: &dyn Database, new: &SnapshotRecord) -> Result<SnapshotRecord> {
-    let is_checkpoint = new.purpose == Purpose::Checkpoint;
-    let store = open(database, new.tenant).await?;
-    if is_checkpoint {
-        check_free(database, &*store, new).await?;
-    }
+async fn note(
+    database: &dyn Database,
+    store: &dyn TenantStore,
+    new: &SnapshotRecord,
+) -> Result<SnapshotRecord> {
     loop {
         let record = database.note_snapshot(new).await?;
         if record.tenant != new.tenant {
@@ -65,7 +105,7 @@ async fn note(database: &dyn Database, new: &SnapshotRecord) -> Result<SnapshotR
                 asked: new.tenant,
             });
         }
-        if !is_checkpoint || record.id == new.id {
+        if new.purpose != Purpose::Checkpoint || record.id == new.id {
             return Ok(record);
         }
         // The layer may have got another name than the record's, which somebody else was faster to take.
@@ -104,16 +144,24 @@ async fn open(database: &dyn Database, tenant: TenantId) -> Result<std::sync::Ar
 /// Those of the database.
 pub async fn allowed(database: &dyn Database, tenant: TenantId) -> Result<usize> {
     let asked = database.volume(tenant).await?;
-    Ok(asked.and_then(|record| max_checkpoints(&record.description)).unwrap_or(MOST))
+    let most = asked.and_then(|record| record.parameter("maxCheckpoints")?.parse().ok());
+    Ok(most.unwrap_or(MOST))
 }
 
-/// What a volume's description, as the controller keeps it, says. Pure.
-fn max_checkpoints(description: &str) -> Option<usize> {
-    let description: serde_json::Value = serde_json::from_str(description).ok()?;
-    description.get("parameters")?.get("maxCheckpoints")?.as_str()?.parse().ok()
+/// How many bytes the history of a tenant may take: `historyQuota` of the request that it was made for, else as many as its head; 0 = unlimited.
+///
+/// # Errors
+/// Those of the database.
+pub async fn history_quota(database: &dyn Database, tenant: TenantId) -> Result<u64> {
+    let asked = database.volume(tenant).await?.and_then(|record| record.parameter("historyQuota"));
+    if let Some(quota) = asked.and_then(|text| text.parse::<ByteSize>().ok()) {
+        return Ok(quota.bytes());
+    }
+    let tenant = database.tenant(tenant).await?.ok_or(CheckpointError::Gone(tenant))?;
+    Ok(tenant.limits.bytes)
 }
 
-/// Whether the tenant may have one more.
+/// Whether the tenant may have one more checkpoint.
 ///
 /// # Errors
 /// [`CheckpointError::TooMany`].
@@ -126,15 +174,19 @@ pub async fn check_number(database: &dyn Database, tenant: TenantId) -> Result<(
     Err(CheckpointError::TooMany { tenant, found, most })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::max_checkpoints;
-
-    #[test]
-    fn the_limit_is_read_from_what_was_asked_for() {
-        assert_eq!(max_checkpoints(r#"{"parameters":{"maxCheckpoints":"7"}}"#), Some(7));
-        for none in ["", "{}", r#"{"parameters":{}}"#, r#"{"parameters":{"maxCheckpoints":"x"}}"#] {
-            assert_eq!(max_checkpoints(none), None, "{none}");
-        }
+/// Whether the tenant may have one more checkpoint, and a longer history.
+///
+/// # Errors
+/// [`CheckpointError::TooMany`], [`CheckpointError::HistoryFull`].
+async fn check_room(database: &dyn Database, tenant: TenantId) -> Result<()> {
+    check_number(database, tenant).await?;
+    let quota = history_quota(database, tenant).await?;
+    if quota == 0 {
+        return Ok(());
     }
+    let used = open(database, tenant).await?.history_bytes().await?;
+    if used < quota {
+        return Ok(());
+    }
+    Err(CheckpointError::HistoryFull { tenant, used: ByteSize(used), quota: ByteSize(quota) })
 }

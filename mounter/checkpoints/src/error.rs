@@ -1,7 +1,7 @@
 //! What can go wrong with checkpoints.
 
 use tarbox_store::StoreError;
-use tarbox_types::{ErrorKind, TenantId};
+use tarbox_types::{ByteSize, ErrorKind, TenantId};
 use uuid::Uuid;
 
 /// Result of this crate.
@@ -62,6 +62,16 @@ pub enum CheckpointError {
         /// May have.
         most: usize,
     },
+    /// A tenant's history takes as much as it may.
+    #[error("the history of tenant {tenant} takes {used}, `historyQuota` allows {quota}")]
+    HistoryFull {
+        /// Whose.
+        tenant: TenantId,
+        /// Takes.
+        used: ByteSize,
+        /// May take.
+        quota: ByteSize,
+    },
     /// Not done within the caller's time; it goes on, and can be asked for again.
     #[error("the checkpoint of {tenant} is not made yet: {why}")]
     Unfinished {
@@ -99,7 +109,7 @@ impl CheckpointError {
             Self::Gone(_) | Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Name { .. } => ErrorKind::InvalidArgument,
             Self::Taken { .. } | Self::Elsewhere { .. } => ErrorKind::AlreadyExists,
-            Self::TooMany { .. } => ErrorKind::Exhausted,
+            Self::TooMany { .. } | Self::HistoryFull { .. } => ErrorKind::Exhausted,
             Self::Unfinished { .. } => ErrorKind::Unavailable,
             Self::IsSnapshot { .. } | Self::InUse { .. } => ErrorKind::FailedPrecondition,
         }

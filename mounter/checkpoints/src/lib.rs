@@ -11,12 +11,16 @@ pub mod diff;
 mod error;
 mod list;
 mod name;
+mod orphans;
 mod sealing;
+mod squash;
 
 pub use base::base;
-pub use create::{allowed, check_number, create};
+pub use create::{allowed, check_number, create, history_quota};
 pub use delete::{clear, clear_dropped, delete};
 pub use error::{CheckpointError, Result};
 pub use list::{Checkpoint, Kind, beginning_at, find, list};
 pub use name::{HEAD, check_name};
+pub use orphans::{Orphan, orphans, remove};
 pub use sealing::{ByHeartbeat, Reach, seal};
+pub use squash::between;

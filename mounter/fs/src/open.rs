@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashSet;
 use tarbox_store::{Database, Lease, Limits, Seal, StoreError, TenantState, TenantStore};
 use tarbox_types::{
@@ -201,7 +201,7 @@ impl FileSystem {
             health: Health::new(Instant::now() + Duration::from_secs(10), config.give_up_after),
             store,
             fence: lease.fence.clone(),
-            view: lease.head.clone(),
+            view: RwLock::new(Arc::new(lease.head.clone())),
             layer: None,
             work: Arc::default(),
             is_watched: AtomicBool::new(false),
@@ -509,9 +509,13 @@ async fn try_to_reap(shared: &Shared, work: impl Future<Output = Result<usize, F
     }
 }
 
+/// How often a head that looks through several branches asks whether they have become fewer.
+const LOOK_AT_CHAIN: Duration = Duration::from_secs(20);
+
 /// Renews the lease and learns what others have decided about the tenant.
 async fn keep_lease(weak: std::sync::Weak<Shared>, database: Arc<dyn Database>, session: SessionId) {
     let mut pause = Duration::from_secs(1);
+    let mut looked = Instant::now();
     loop {
         tokio::time::sleep(pause).await;
         let Some(shared) = weak.upgrade() else { return };
@@ -525,6 +529,12 @@ async fn keep_lease(weak: std::sync::Weak<Shared>, database: Arc<dyn Database>, 
                 Duration::from_secs(1)
             }
         };
+        if looked.elapsed() >= LOOK_AT_CHAIN {
+            looked = Instant::now();
+            if let Err(error) = shared.look_through_less().await {
+                tracing::debug!(error = chain(&error), "the head's branches are looked at another time");
+            }
+        }
     }
 }
 

@@ -154,7 +154,7 @@ impl Shared {
         range: &Range<u32>,
     ) -> Result<Loaded, StoreError> {
         let Some((data, version)) = self.data_ref(did) else { return Ok(Loaded::default()) };
-        let part = self.trusted(self.store.read_part(&self.view, data, blk, range.clone()).await).await?;
+        let part = self.trusted(self.store.read_part(&self.view(), data, blk, range.clone()).await).await?;
         if part.is_whole() {
             self.keep(did, version, [(blk, part.bytes.clone())]);
         }
@@ -166,7 +166,8 @@ impl Shared {
         let Some((data, version)) = self.data_ref(did) else { return Ok(Loaded::default()) };
         // On several connections at once, where the store has them: one alone does not keep a server busy.
         let parts = blks.chunks(blks.len().div_ceil(READS).max(READ_PART));
-        let read = parts.map(|part| self.store.read(&self.view, data, part));
+        let view = self.view();
+        let read = parts.map(|part| self.store.read(&view, data, part));
         let read = self.trusted(futures_util::future::try_join_all(read).await).await?;
         let read: Vec<_> = read.into_iter().flatten().collect();
         // An extent said that there is a block; where no row has one, it is the hole that the database holds.

@@ -65,7 +65,7 @@ impl FileSystem {
     /// What the head looked through when this was opened.
     #[must_use]
     pub fn view(&self) -> View {
-        self.shared.view.clone()
+        (*self.shared.view()).clone()
     }
 
     /// Commits everything and puts the tenant's head on a sealed layer. Afterwards nothing is acknowledged and nothing committed any more:
@@ -110,7 +110,8 @@ impl FileSystem {
     pub async fn forget_changed(&self, before: &View) -> Result<(), FsError> {
         let shared = &self.shared;
         let Some(kernel) = shared.kernel.get().map(Arc::clone) else { return Ok(()) };
-        let changes = shared.patiently(|| shared.store.changes(before, &shared.view)).await?;
+        let now = shared.view();
+        let changes = shared.patiently(|| shared.store.changes(before, &now)).await?;
         let (names, inodes) = (changes.entries.len(), changes.inodes.len());
         // Not on a thread that answers requests: a notification may wait for pages that requests hold.
         let told = tokio::task::spawn_blocking(move || {

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tarbox_store::{StoreError, View};
 use tarbox_types::{BranchId, Layer, latency::Latencies};
 use tokio::sync::watch;
@@ -85,7 +85,7 @@ impl FileSystem {
             },
             store: Arc::clone(&head.store),
             fence: head.fence.clone(),
-            view,
+            view: RwLock::new(Arc::new(view)),
             layer: Some(sealed),
             work: Arc::default(),
             is_watched: AtomicBool::new(false),

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashSet;
 use tarbox_store::{EntryRow, Fence, InodeRow, Limits, StoreError, TenantStore, View};
 use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq, latency::Latencies};
@@ -63,7 +63,8 @@ pub(crate) struct Shared {
     pub store: Arc<dyn TenantStore>,
     /// Of the lease that is held; one for the life of the mount.
     pub fence: Fence,
-    pub view: View,
+    /// What is looked through: as the lease had it, or shorter by now (see [`Shared::look_through_less`]).
+    pub view: RwLock<Arc<View>>,
     /// The layer that is looked at; `None` = the head.
     pub layer: Option<Sealed>,
     /// There is something to commit.
@@ -106,6 +107,27 @@ pub(crate) struct Changed<T> {
 }
 
 impl Shared {
+    /// What is looked through now.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.read().clone()
+    }
+
+    /// Learns whether the chain of branches that the head looks through has become shorter: the same is seen through fewer. A plain
+    /// one cannot.
+    pub(crate) async fn look_through_less(&self) -> Result<(), StoreError> {
+        let before = self.view();
+        if before.chain.len() < 2 {
+            return Ok(());
+        }
+        let (_, now) = self.store.head().await?;
+        // A restore puts the head on another branch: whoever serves then opens it anew.
+        if now.chain.len() < before.chain.len() && now.chain[0].branch == before.chain[0].branch {
+            self.flusher.lock().await.look_through(now.clone());
+            *self.view.write() = Arc::new(now);
+        }
+        Ok(())
+    }
+
     // === Running plans ===
 
     /// Runs a plan that changes nothing, until everything it needs is in memory.
@@ -312,7 +334,7 @@ impl Shared {
         let current = |core: &Core| core.tree.evictions == evictions;
         match need {
             Need::Inode(ino) => {
-                let Some(row) = self.trusted(self.store.inode(&self.view, *ino).await).await? else {
+                let Some(row) = self.trusted(self.store.inode(&self.view(), *ino).await).await? else {
                     return Ok(Err(FsError::Stale));
                 };
                 let mut core = self.core.lock();
@@ -321,7 +343,7 @@ impl Shared {
                 }
             }
             Need::Name(parent, name) => {
-                let found = self.trusted(self.store.lookup(&self.view, *parent, name).await).await?;
+                let found = self.trusted(self.store.lookup(&self.view(), *parent, name).await).await?;
                 let mut core = self.core.lock();
                 if current(&core) {
                     match found {
@@ -338,7 +360,7 @@ impl Shared {
                 self.load_page(*ino, *after, LIST_PAGE).await?;
             }
             Need::Xattrs(ino) => {
-                let value = self.trusted(self.store.xattrs(&self.view, *ino).await).await?;
+                let value = self.trusted(self.store.xattrs(&self.view(), *ino).await).await?;
                 let mut core = self.core.lock();
                 if current(&core) {
                     core.tree.load_xattrs(*ino, value);
@@ -355,7 +377,7 @@ impl Shared {
         let evictions = self.core.lock().tree.evictions;
         let mut after = 0;
         loop {
-            let rows = self.trusted(self.store.list(&self.view, ino, after, LIST_PAGE).await).await?;
+            let rows = self.trusted(self.store.list(&self.view(), ino, after, LIST_PAGE).await).await?;
             let is_last = rows.len() < LIST_PAGE;
             after = rows.last().map_or(after, |(entry, _)| entry.cookie);
             let mut core = self.core.lock();
@@ -381,7 +403,7 @@ impl Shared {
     ) -> Result<(Vec<(EntryRow, InodeRow)>, u64, Query<'_>), StoreError> {
         let query = self.query();
         let evictions = self.core.lock().tree.evictions;
-        let rows = self.trusted(self.store.list(&self.view, ino, after, limit).await).await?;
+        let rows = self.trusted(self.store.list(&self.view(), ino, after, limit).await).await?;
         let mut core = self.core.lock();
         if core.tree.evictions == evictions {
             for (_, row) in &rows {
@@ -394,7 +416,7 @@ impl Shared {
 
     async fn load_extents(&self, did: DataId, range: std::ops::Range<BlockIndex>) -> Result<(), StoreError> {
         let Some((data, version)) = self.data_ref(did) else { return Ok(()) };
-        let extents = self.trusted(self.store.extents(&self.view, data, range.clone()).await).await?;
+        let extents = self.trusted(self.store.extents(&self.view(), data, range.clone()).await).await?;
         let mut core = self.core.lock();
         if let Some(content) = core.tree.contents.get_mut(&did).filter(|content| content.version == version) {
             content.load(range, extents);
@@ -492,7 +514,8 @@ impl Shared {
             return Ok(());
         }
         let _query = self.query();
-        let rows = self.patiently(|| self.store.orphans(&self.view)).await?;
+        let view = self.view();
+        let rows = self.patiently(|| self.store.orphans(&view)).await?;
         self.core.lock().tree.load_orphans(rows);
         Ok(())
     }

@@ -4,6 +4,7 @@ mod create;
 mod diff;
 mod list;
 mod restore;
+mod squash;
 mod tag;
 
 use clap::Subcommand;
@@ -41,6 +42,8 @@ pub(super) enum CheckpointCommand {
     Restore(restore::RestoreCommand),
     /// Show what differs between two checkpoints, or between one and the present
     Diff(diff::DiffCommand),
+    /// Make one step of the history between two checkpoints
+    Squash(squash::SquashCommand),
     /// Give a checkpoint a further name, move it, or take it away
     Tag(tag::TagCommand),
 }
@@ -54,6 +57,7 @@ impl CheckpointCommand {
             Self::Delete(command) => command.run(context).await,
             Self::Restore(command) => command.run(context).await,
             Self::Diff(command) => command.run(context).await,
+            Self::Squash(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
         }?;
         Ok(OK)

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tarbox_store::{Compression, Database, InUse, Tenant};
-use tarbox_types::TenantId;
+use tarbox_types::{ErrorKind, TenantId};
 
 use super::{
     checkpoint::CheckpointView,
@@ -33,6 +33,11 @@ pub(super) enum TenantCommand {
     /// List the tenants
     #[command(visible_alias = "ls")]
     List,
+    /// Check that no tenant is mounted for writing on any machine; fails, and names those that are
+    #[command(
+        after_long_help = "What is mounted read-only holds nothing in the database, and is not seen.\n\nExit codes: 0 none is mounted, 1 some are."
+    )]
+    Idle,
     /// Show one tenant
     Show {
         /// Name or id
@@ -130,7 +135,7 @@ impl TenantCommand {
     pub(super) fn flags(&self) -> Flags {
         match self {
             Self::Create(create) => create.options.flags(),
-            Self::List | Self::Show { .. } | Self::Resize(_) | Self::Delete { .. } => vec![],
+            Self::List | Self::Idle | Self::Show { .. } | Self::Resize(_) | Self::Delete { .. } => vec![],
         }
     }
 
@@ -138,6 +143,7 @@ impl TenantCommand {
         match self {
             Self::Create(create) => make(context, &create.name).await,
             Self::List => list(context).await,
+            Self::Idle => idle(context).await,
             Self::Show { tenant } => show(context, &tenant).await,
             Self::Resize(resize) => resize_tenant(context, &resize).await,
             Self::Delete { tenant } => delete(context, &tenant).await,
@@ -274,6 +280,28 @@ async fn list(context: &Context) -> Result<(), Failure> {
     let live = tenants.iter().filter(|tenant| tenant.state == tarbox_store::TenantState::Live);
     let views: Vec<TenantView> = live.map(|tenant| view(context, tenant)).collect();
     output::show(context.format, &views, table_of_all)
+}
+
+/// Those that are deleted while they are mounted count as well: somebody works in them.
+async fn idle(context: &Context) -> Result<(), Failure> {
+    let tenants = context.database().await?.tenants().await?;
+    let mounted: Vec<TenantView> =
+        tenants.iter().filter(|tenant| tenant.holder.is_some()).map(|tenant| view(context, tenant)).collect();
+    output::show(context.format, &mounted, table_of_all)?;
+    match mounted.len() {
+        0 => Ok(()),
+        count => Err(Failure::refused(ErrorKind::FailedPrecondition, still_mounted(count, &mounted))),
+    }
+}
+
+fn still_mounted(count: usize, mounted: &[TenantView]) -> String {
+    let named = |tenant: &TenantView| format!("{} ({})", tenant.name, held_by(tenant.holder.as_ref()));
+    let named: Vec<_> = mounted.iter().map(named).collect();
+    let what = if count == 1 { "tenant is" } else { "tenants are" };
+    format!(
+        "{count} {what} mounted: {}; unmount them first (in a cluster: delete the pods that use these volumes)",
+        named.join(", ")
+    )
 }
 
 async fn show(context: &Context, name_or_id: &str) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use crate::{
     control::client::Mounter,
     failure::{Failure, OK},
     mount_point::{self, Health},
-    mounts, tenant_dir,
+    mounts, native, tenant_dir,
     unmount::{self, Ladder},
 };
 
@@ -74,11 +74,14 @@ impl UmountCommand {
         if mounter.is_none() {
             self.without_mounter(&point)?;
         }
+        let native = mounter.as_ref().map(|mounter| mounter.note.native.clone()).unwrap_or_default();
         let ladder = if self.lazy { Ladder::Lazy } else { Ladder::Normal };
         let mounted_at = point.clone();
-        tokio::task::spawn_blocking(move || unmount::unmount(&mounted_at, ladder))
-            .await
-            .map_err(|error| Failure::refused(ErrorKind::Internal, error.to_string()))??;
+        let unmounting = tokio::task::spawn_blocking(move || {
+            native::take_away(&mounted_at, &native)?;
+            unmount::unmount(&mounted_at, ladder)
+        });
+        unmounting.await.map_err(|error| Failure::refused(ErrorKind::Internal, error.to_string()))??;
         if let Some(mounter) = &mounter
             && !self.lazy
         {

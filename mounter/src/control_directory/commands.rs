@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tarbox_checkpoints::{CheckpointError, Reach, check_number, create, delete, find};
 use tarbox_fs::{FileSystem, Sealed};
-use tarbox_store::{Holder, Purpose, Seal, SnapshotRecord, StoreError};
+use tarbox_store::{Flattened, Holder, Purpose, Seal, SnapshotRecord, StoreError};
 use tarbox_types::{Chain, ErrorKind};
 use uuid::Uuid;
 
@@ -223,6 +223,14 @@ impl ControlDirectory {
                 0 => break,
                 more => collected += more,
             }
+        }
+        let mut from = None;
+        for _ in 0..BATCHES {
+            from = match patiently(|| self.store.flatten(from.clone())).await? {
+                Flattened::Nothing => break,
+                Flattened::More(at) => Some(at),
+                Flattened::Done => None,
+            };
         }
         Ok(json!({ "unlinked_files": unlinked, "collected": collected }))
     }

@@ -65,11 +65,8 @@ impl ControlDirectory {
         let all = self.list().await?;
         let mut begins = HashMap::new();
         for checkpoint in &all {
-            let LayerRow { branch, layer, .. } = checkpoint.layer;
-            if let std::collections::hash_map::Entry::Vacant(vacant) = begins.entry(branch)
-                && let Ok(view) = patiently(|| self.store.view(branch, layer)).await
-            {
-                vacant.insert(view.chain.get(1).map(|link| (link.branch, link.layer)));
+            if let std::collections::hash_map::Entry::Vacant(vacant) = begins.entry(checkpoint.layer.branch) {
+                vacant.insert(patiently(|| self.store.began_at(checkpoint.layer.branch)).await?);
             }
         }
         let layers: Vec<LayerRow> = all.into_iter().map(|checkpoint| checkpoint.layer).collect();
@@ -81,7 +78,10 @@ impl ControlDirectory {
             })
             .collect();
         let head = self.head.view();
-        begins.entry(head.chain[0].branch).or_insert(head.chain.get(1).map(|link| (link.branch, link.layer)));
+        let branch = head.chain[0].branch;
+        if let std::collections::hash_map::Entry::Vacant(vacant) = begins.entry(branch) {
+            vacant.insert(patiently(|| self.store.began_at(branch)).await?);
+        }
         let parent = parent_of(&layers, &begins, (head.chain[0].branch, head.chain[0].layer));
         nodes.push(json!({ "name": tarbox_checkpoints::HEAD, "parent": parent, "sealed_at": null }));
         Ok(json!(nodes))

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     control::client::Mounter,
     failure::Failure,
-    mounts,
+    mounts, native,
     unmount::{self, Ladder},
 };
 
@@ -44,7 +44,7 @@ impl Keeping {
         self.lives.clear();
         // Beforehand, so that little is left to do once nobody can use the mount any more.
         life.signal(nix::libc::SIGTERM);
-        take_away_if_mounted(self.point.clone()).await;
+        take_away_if_mounted(self.point.clone(), self.native.clone()).await;
         // One that is dead already is heard of below.
         let _ = life.tell(&ToMounter::Stop(Stop {}), &[]);
         let (mut pause, mut at) = (PROGRESS_EVERY, Instant::now() + PROGRESS_EVERY);
@@ -140,11 +140,12 @@ impl Keeping {
 }
 
 /// Unmounts; where something is open there, detaches: what was acknowledged until then is kept all the same.
-pub(super) async fn take_away_if_mounted(point: PathBuf) {
+pub(super) async fn take_away_if_mounted(point: PathBuf, native: Vec<PathBuf>) {
     let unmounted = tokio::task::spawn_blocking(move || {
         if !matches!(mounts::at(&point), Ok(Some(mount)) if mount.is_tarbox()) {
             return Ok(());
         }
+        native::take_away(&point, &native)?;
         unmount::unmount(&point, Ladder::Normal).or_else(|failure| {
             tracing::warn!(reason = %failure.report(), "detaching the mount although it is in use");
             unmount::unmount(&point, Ladder::Lazy)

@@ -155,6 +155,9 @@ fn arguments(
     all.extend(compression.map(|compression| format!("--compression={compression}").into()));
     all.extend(settings.log_level.as_ref().map(|level| format!("--log-level={level}").into()));
     // Only where it is not what every release does.
+    // The child mounts nothing; it notes where they are for whoever unmounts.
+    let native = Some(&settings.native_mounts).filter(|text| !text.trim().is_empty());
+    all.extend(native.map(|text| [b"--native-mounts=", text.as_bytes()].concat()));
     all.extend((!settings.control_dir).then(|| b"--control-dir=false".to_vec()));
     let level = Some(settings.audit_level).filter(|level| *level != AuditLevel::default());
     all.extend(level.map(|level| format!("--audit-level={level}").into()));

@@ -6,22 +6,17 @@ use std::{
     fs::File,
     future::pending,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use tarbox_handover::{
-    FromMounter, Kept, ToMounter,
-    message::{Stop, exit},
-    protocol::Exited,
-};
+use tarbox_handover::{FromMounter, Kept, message::exit, protocol::Exited};
 use tarbox_runtime::Shutdown;
 use tarbox_store::Tenant;
 use tarbox_supervisor::{
-    Build, Cause, Connection, Event, Mounter, Observation, Observed, Policy, Process, Record, Role, Stage,
-    State, Tenant as Machine, Wanted,
+    Build, Cause, Connection, Event, Observation, Observed, Policy, Process, State, Tenant as Machine,
 };
-use tarbox_types::ByteSize;
 use tokio::{
     signal::unix::Signal,
     sync::mpsc,
@@ -29,12 +24,11 @@ use tokio::{
 };
 
 use super::{
-    failure_of,
     life::{Inbound, Life},
     order::Order,
     responding::Responding,
 };
-use crate::{engine, failure::Failure};
+use crate::{engine, failure::Failure, native::Native};
 
 /// Messages and events that may wait: those of a handful of processes. Who has one waits for room.
 const WAITING: usize = 64;
@@ -48,6 +42,8 @@ pub(super) struct Keeping {
     pub(super) state_dir: PathBuf,
     pub(super) shutdown: Shutdown,
     hangup: Signal,
+    /// Paths in the tenant where directories of this machine are mounted.
+    pub(super) native: Vec<PathBuf>,
     pub(super) machine: Machine,
     pub(super) lives: BTreeMap<Process, Life>,
     /// What is executed, by the name that the machine has for it.
@@ -57,7 +53,7 @@ pub(super) struct Keeping {
     /// Answers in place of a serving process.
     pub(super) responding: Option<Responding>,
     /// When the machine's clock began: it stands still while the computer sleeps, so that nobody is late for a night.
-    began: Instant,
+    pub(super) began: Instant,
     /// When the machine wants to be woken.
     pub(super) alarm: Option<Duration>,
     /// How often another executable was wanted.
@@ -65,7 +61,7 @@ pub(super) struct Keeping {
 }
 
 /// The executable's name that this process was started from.
-fn first() -> Build {
+pub(super) fn first() -> Build {
     Build("0".to_owned())
 }
 
@@ -86,6 +82,7 @@ impl Keeping {
             state_dir,
             shutdown,
             hangup,
+            native: Vec::new(),
             machine: Machine::new(Policy::default()),
             lives: BTreeMap::new(),
             executables,
@@ -98,21 +95,27 @@ impl Keeping {
         }
     }
 
-    /// Keeps the mount served until it is gone. `ready` is called once, when it is served for the first time.
-    pub(super) async fn run(mut self, ready: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-        let Some(process) = self.begin().await? else { return Ok(()) };
+    /// Keeps the mount served until it is gone. `ready` is called once, when it is served for the first time and `native` is there.
+    pub(super) async fn run(
+        mut self,
+        native: Native,
+        ready: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if !self.begin().await? {
+            return Ok(());
+        }
         engine::widen_read_ahead(&self.point);
-        ready()?;
-        self.supervise(process);
+        self.native = native.paths();
+        let mut ready = Some(ready);
+        // Beside all else: who is asked for the mount points may have to be replaced before he answers.
+        let mut composed = pin!(native.compose(self.point.clone()));
         loop {
-            let alarm = self.alarm.map(|at| self.began + at);
-            let clock = async {
-                match alarm {
-                    Some(at) => sleep_until(at).await,
-                    None => pending().await,
-                }
-            };
+            let rings = rings(self.alarm.map(|at| self.began + at));
             tokio::select! {
+                outcome = &mut composed, if ready.is_some() => {
+                    outcome?;
+                    ready.take().map_or(Ok(()), |ready| ready())?;
+                }
                 inbound = self.events.recv() => {
                     // This process holds a sender itself: there is always one more.
                     if let Some(outcome) = inbound.and_then(|inbound| self.take(inbound)) {
@@ -121,67 +124,19 @@ impl Keeping {
                 }
                 Some(()) = self.hangup.recv() => self.upgrade(),
                 signal = self.shutdown.asked() => return self.end(signal).await,
-                () = clock => {
-                    self.alarm = None;
-                    self.advance(Event::Tick);
-                }
+                () = rings => self.tick(),
             }
         }
-    }
-
-    /// The first process: if it cannot serve, that is the end. `None` where it ended well before that.
-    async fn begin(&mut self) -> Result<Option<Process>, Failure> {
-        let executable = (first(), &*self.order.executable);
-        let mut life = Life::start(&self.order, executable, Role::Serve, &self.kept, &self.inbox)?;
-        loop {
-            tokio::select! {
-                Some(inbound) = self.events.recv() => match inbound {
-                    Inbound::Says(_, FromMounter::Serving(_), _) => break,
-                    Inbound::Says(_, message, _) => note_words(&mut life, message),
-                    // Unmounted, or asked to end, before it came to that.
-                    Inbound::Died(_, Exited { code: Some(exit::ENDED), .. }) => return Ok(None),
-                    Inbound::Died(_, how) => {
-                        let words = life.words.take();
-                        let unsaid = || format!("the serving process ended before it served: {}", shown(how));
-                        return Err(failure_of(how.code, words.unwrap_or_else(unsaid)));
-                    }
-                    Inbound::Event(_) => {}
-                },
-                // What it has begun it gives back; it is told by its socket's end that it is not wanted.
-                signal = self.shutdown.asked() => {
-                    let _ = life.tell(&ToMounter::Stop(Stop {}), &[]);
-                    tracing::info!(%signal, "ending before anything was served");
-                }
-            }
-        }
-        life.is_serving = true;
-        let process = life.process;
-        self.lives.insert(process, life);
-        Ok(Some(process))
-    }
-
-    /// From here on the state machine decides, beginning with a process that serves.
-    fn supervise(&mut self, process: Process) {
-        let now = self.now();
-        let server = Mounter { process, build: first(), stage: Stage::Serving, since: now };
-        let record = Record {
-            // No limit: whose memory it is, is the user's business.
-            wanted: Some(Wanted { build: first(), memory: ByteSize(0) }),
-            state: State::Serving { since: now },
-            build: Some(first()),
-            connection: Connection::Alive,
-            server: Some(server),
-            served: true,
-            ..Record::default()
-        };
-        let (machine, effects) = Machine::resume(Policy::default(), record, now, self.observed());
-        self.machine = machine;
-        let events = self.carry_out(effects);
-        events.into_iter().for_each(|event| self.advance(event));
     }
 
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// The machine wanted to be woken now.
+    pub(super) fn tick(&mut self) {
+        self.alarm = None;
+        self.advance(Event::Tick);
     }
 
     /// What there is. That it is mounted is believed: a process that finds it is not commits and ends well, and that is the end of it all.
@@ -196,7 +151,7 @@ impl Keeping {
     }
 
     /// One step of the machine, and what follows from it.
-    fn advance(&mut self, event: Event) {
+    pub(super) fn advance(&mut self, event: Event) {
         let mut next = VecDeque::from([event]);
         while let Some(event) = next.pop_front() {
             let effects = self.machine.step(self.now(), event);
@@ -205,7 +160,7 @@ impl Keeping {
     }
 
     /// Takes in what was heard; `Some` where it is the end of it all.
-    fn take(&mut self, inbound: Inbound) -> Option<Result<(), Failure>> {
+    pub(super) fn take(&mut self, inbound: Inbound) -> Option<Result<(), Failure>> {
         match inbound {
             Inbound::Event(event) => self.advance(event),
             Inbound::Says(_, FromMounter::Renewed(_), secrets) => {
@@ -215,9 +170,7 @@ impl Keeping {
             Inbound::Says(process, message, _) => self.hear(process, message),
             Inbound::Died(process, how) => {
                 let life = self.lives.remove(&process);
-                let server = self.machine.record().server.as_ref();
-                let was_server = server.is_some_and(|server| server.process == process);
-                if was_server && how.code == Some(exit::ENDED) {
+                if self.is_server(process) && how.code == Some(exit::ENDED) {
                     return Some(Ok(()));
                 }
                 if how.code != Some(exit::DRAINED) {
@@ -233,7 +186,9 @@ impl Keeping {
 
     fn hear(&mut self, process: Process, message: FromMounter) {
         let event = Event::heard(process, &message);
-        if let FromMounter::Serving(serving) = &message {
+        if let FromMounter::Serving(serving) = &message
+            && self.machine.record().served
+        {
             tracing::info!(
                 pid = process.pid,
                 replayed = serving.replayed,
@@ -282,6 +237,14 @@ impl Keeping {
         let wanted = record.wanted.as_ref().map(|wanted| &wanted.build);
         let needed = [record.build.as_ref(), record.upgrade_to.as_ref(), coming, wanted];
         self.executables.retain(|build, _| needed.contains(&Some(build)));
+    }
+}
+
+/// Returns then; never where nothing is waited for.
+pub(super) async fn rings(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }
 

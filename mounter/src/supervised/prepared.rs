@@ -161,7 +161,7 @@ impl Prepared {
         let lease = acquired.await?;
         steps.done("lease");
         let epoch = lease.fence.epoch.cast_unsigned();
-        let note = note(&lease.tenant, session, self.mount_point.clone(), false);
+        let note = note(&lease.tenant, session, self.mount_point.clone(), &self.settings);
         let nonce = connection.nonce;
         let opening = Opening { store: Arc::clone(&self.store), connection, begun: Some(begun) };
         let opened = serve::open_on(database, &self.settings, lease, session, directory, opening).await;

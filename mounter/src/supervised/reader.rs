@@ -81,7 +81,8 @@ async fn begin(
     let store = prepared.database.open_tenant(prepared.tenant.id).await?;
     let database = Arc::clone(&prepared.database);
     let reader = Arc::new(Reader::open(database, store, prepared.session, config).await?);
-    let note = serve::note(&prepared.tenant, prepared.session, prepared.mount_point.clone(), true);
+    let note =
+        serve::note(&prepared.tenant, prepared.session, prepared.mount_point.clone(), &prepared.settings);
     directory.write_note(&note)?;
     let (sender, orders) = mpsc::channel(ORDERS);
     let (shown, database) = (Arc::clone(&reader), Arc::clone(&prepared.database));

@@ -10,13 +10,16 @@ use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, Ino, Layer,
 
 use crate::{
     error::{Result, StoreError},
+    flatten::{Flattened, Flattening},
+    logins::Logins,
     model::*,
+    publications::Publications,
     records::Records,
 };
 
 /// A database that holds tenants.
 #[async_trait]
-pub trait Database: Records + Send + Sync {
+pub trait Database: Records + Publications + Logins + Send + Sync {
     /// The URL it was opened with, without its password, for messages.
     fn display_url(&self) -> String;
 
@@ -176,6 +179,9 @@ pub trait TenantStore: Send + Sync {
     /// Sealed layers of the head's line, newest first.
     async fn layers(&self) -> Result<Vec<LayerRow>>;
 
+    /// The layer that a branch of the family began with, whatever has been flattened since; nothing where it began with nothing, or is gone.
+    async fn began_at(&self, branch: BranchId) -> Result<Option<(BranchId, Layer)>>;
+
     /// Layers sealed for this tenant, on whatever branch, newest first.
     async fn own_layers(&self) -> Result<Vec<LayerRow>>;
 
@@ -184,6 +190,11 @@ pub trait TenantStore: Send + Sync {
 
     /// The layer that this request sealed, on whatever branch of the tenant.
     async fn sealed(&self, request: &str) -> Result<Option<LayerRow>>;
+
+    /// What the tenant's history takes in bytes: all that its kept views show and its head does not, 256 bytes for each row and the
+    /// uncompressed length of each block, whoever else refers to that. What of it was sealed before the last [`TenantStore::collect`] is
+    /// not added up again. Of a line of history that was left by a restore, and of very many removed files, it is a guess until then.
+    async fn history_bytes(&self) -> Result<u64>;
 
     /// Seals the head of a tenant that nobody holds (whose holder's session is expired: the epoch is taken as well).
     async fn seal(&self, seal: &Seal) -> Result<LayerRow>;
@@ -202,6 +213,17 @@ pub trait TenantStore: Send + Sync {
 
     /// Collects blocks that nothing refers to, and rows of dead contents: one small batch; returns how many went.
     async fn collect(&self) -> Result<u64>;
+
+    /// Of the next `limit` blocks of the family beyond one: those that no content has, and that the collector does not know of; and where
+    /// to go on, unless that was all.
+    async fn stray_blocks(&self, after: BlockId, limit: usize) -> Result<(Vec<BlockId>, Option<BlockId>)>;
+
+    /// Has the collector look at these blocks: it removes those that nothing refers to.
+    async fn offer_blocks(&self, blocks: &[BlockId]) -> Result<()>;
+
+    /// One step of shortening the chains of branches of the family, in the background, under whatever is done there: no view shows
+    /// anything else for it. `from`: what the step before gave; without it a link is begun anew, which comes to the same.
+    async fn flatten(&self, from: Option<Flattening>) -> Result<Flattened>;
 
     /// Audit events of this tenant in the order of their positions, at most `limit` chunks.
     async fn audit(&self, range: &AuditRange, limit: usize) -> Result<Vec<AuditChunk>>;
@@ -254,10 +276,12 @@ pub struct Fault {
     pub repaired: bool,
 }
 
-/// Opens a database by its URL and brings its schema up to date: `sqlite:///absolute/directory` or `postgresql://…`.
+/// Opens a database by its URL and brings its schema up to date, which the login of a tenant leaves to others:
+/// `sqlite:///absolute/directory` or `postgresql://…`.
 ///
 /// # Errors
-/// [`StoreError::Url`], [`StoreError::Schema`] where its `min_version` is newer than this program, [`StoreError::Unavailable`].
+/// [`StoreError::Url`], [`StoreError::Schema`] where its `min_version` is newer than this program, [`StoreError::SchemaOld`],
+/// [`StoreError::Unavailable`].
 pub async fn open(url: &str) -> Result<Arc<dyn Database>> {
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("sqlite") => crate::sqlite::open(url).await,

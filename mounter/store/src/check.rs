@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
-use tarbox_types::{BlockId, BlockIndex, Cookie, DataId, Ino, ROOT_INO};
+use tarbox_types::{BlockId, BlockIndex, BranchId, Cookie, DataId, Ino, ROOT_INO};
 
 use crate::{
     api::{CheckProgress, CheckReport, Fault},
@@ -95,7 +95,9 @@ pub(crate) trait Scan: Send + Sync {
     async fn headers(&self, after: BlockId, limit: usize) -> Result<Vec<BlockHeader>>;
     /// Reads and verifies a block; false = its bytes are missing (and its header still stands).
     async fn verify(&self, header: &BlockHeader) -> Result<bool>;
-    /// Sets right what can be.
+    /// Of each branch of the tenant: what its history, with what is left of it, is known to take, and what it does take, in bytes.
+    async fn histories(&self) -> Result<Vec<(BranchId, i64, i64)>>;
+    /// Sets right what can be. Histories are counted anew.
     async fn repair(&self, repair: &Repair) -> Result<()>;
 }
 
@@ -116,7 +118,8 @@ pub(crate) async fn check(
     check.links();
     check.reachability();
     check.contents().await?;
-    let fix = check.counters(repair);
+    let is_miscounted = check.histories().await?;
+    let fix = check.counters(repair, is_miscounted);
     check.blocks().await?;
     if let Some(fix) = fix {
         scan.repair(&fix).await?;
@@ -155,7 +158,7 @@ struct Check<'a> {
 }
 
 /// Beginnings of the messages of faults that `repair` sets right.
-const REPAIRABLE: [&str; 3] = ["used bytes", "used inodes", "orphan"];
+const REPAIRABLE: [&str; 4] = ["used bytes", "used inodes", "orphan", "history bytes"];
 
 fn is_repairable(message: &str) -> bool {
     REPAIRABLE.iter().any(|start| message.starts_with(start))
@@ -192,6 +195,20 @@ impl Check<'_> {
 
     fn tell(&self, phase: &'static str, done: u64, total: u64) {
         (self.progress)(CheckProgress { phase, done, total: total.max(done) });
+    }
+
+    /// Whether what is known of a branch's history is not what its rows take.
+    async fn histories(&mut self) -> Result<bool> {
+        let mut is_miscounted = false;
+        for (branch, known, found) in self.scan.histories().await? {
+            if known != found {
+                is_miscounted = true;
+                self.fault(format!(
+                    "history bytes of branch {branch} are counted as {known}, its rows take {found}"
+                ));
+            }
+        }
+        Ok(is_miscounted)
     }
 
     async fn read_inodes(&mut self) -> Result<()> {
@@ -473,7 +490,7 @@ impl Check<'_> {
     }
 
     /// Compares the counters; returns what to set right, if anything and if asked.
-    fn counters(&mut self, repair: bool) -> Option<Repair> {
+    fn counters(&mut self, repair: bool, is_miscounted: bool) -> Option<Repair> {
         let tenant = &self.start.tenant;
         let (used_bytes, used_inodes) = (tenant.used_bytes, tenant.used_inodes);
         let is_held = tenant.holder.is_some();
@@ -499,7 +516,7 @@ impl Check<'_> {
                 self.fault(format!("orphan: inode {ino} has neither links nor a name, and {charge} bytes"));
             }
         }
-        (repair && self.report.faults.len() > before).then(|| Repair {
+        (repair && (is_miscounted || self.report.faults.len() > before)).then(|| Repair {
             used_bytes: bytes - orphans.iter().map(|(_, _, charge)| charge).sum::<u64>(),
             used_inodes: self.report.inodes - orphans.len() as u64,
             orphans: orphans.into_iter().map(|(ino, did, _)| (ino, did)).collect(),

@@ -2,7 +2,7 @@
 
 use tarbox_types::{BranchId, ErrorKind, Layer, Seq, TenantId};
 
-use crate::model::Holder;
+use crate::{model::Holder, publications::Publication};
 
 /// Result of the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -38,6 +38,19 @@ pub enum StoreError {
         min_version: u32,
         /// What this program knows.
         known: u32,
+    },
+    /// The schema is older than this program, and who is connected may not change it.
+    #[error(
+        "the database {url} has schema {found}, this program needs {needed}, and a tenant's login may not bring it up to date: \
+         let an agent or a controller of this release open it first"
+    )]
+    SchemaOld {
+        /// Without its password.
+        url: String,
+        /// What it has.
+        found: u32,
+        /// What this program needs.
+        needed: u32,
     },
     /// No such tenant.
     #[error("there is no tenant `{0}`")]
@@ -120,6 +133,18 @@ pub enum StoreError {
         /// Layer.
         layer: Layer,
     },
+    /// Another node has the volume, in a way that leaves no room for one more.
+    #[error(
+        "the volume {} is published to node `{}` ({}{}): unpublish it there first",
+        .0.tenant, .0.node, .0.mode.name(), if .0.read_only { ", read-only" } else { "" }
+    )]
+    PublishedElsewhere(Publication),
+    /// The node has the volume already, otherwise.
+    #[error(
+        "the volume {} is published to node `{}` already, as {}{}",
+        .0.tenant, .0.node, .0.mode.name(), if .0.read_only { ", read-only" } else { "" }
+    )]
+    Published(Publication),
     /// Another does the background work now; nothing was written.
     #[error("the lead of the background work is no longer ours")]
     NotLeading,
@@ -144,14 +169,15 @@ impl StoreError {
         match self {
             Self::Url { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
-            Self::Schema { .. } => ErrorKind::Incompatible,
+            Self::Schema { .. } | Self::SchemaOld { .. } => ErrorKind::Incompatible,
             Self::NoTenant(_) | Self::NoLayer { .. } => ErrorKind::NotFound,
             Self::Deleted(_)
             | Self::Position { .. }
             | Self::BlocksGone(_)
             | Self::LayerInUse { .. }
+            | Self::PublishedElsewhere(_)
             | Self::Refused(_) => ErrorKind::FailedPrecondition,
-            Self::NameTaken(_) => ErrorKind::AlreadyExists,
+            Self::NameTaken(_) | Self::Published(_) => ErrorKind::AlreadyExists,
             Self::Held { .. } => ErrorKind::Busy,
             Self::Fenced { .. } | Self::NotLeading => ErrorKind::Fenced,
             Self::Damaged { .. } => ErrorKind::Damaged,

@@ -7,16 +7,22 @@ pub mod codec;
 #[allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 pub mod conformance;
 pub mod error;
+pub mod flatten;
+pub mod logins;
 pub mod model;
 mod postgres;
 mod proof;
+mod publications;
 pub mod records;
 mod sqlite;
 mod trace;
 
 pub use api::*;
 pub use error::{Result, StoreError};
+pub use flatten::{Flattened, Flattening};
+pub use logins::*;
 pub use model::*;
 #[cfg(any(test, feature = "testing"))]
 pub use postgres::testing;
+pub use publications::{Publication, Publications};
 pub use records::*;

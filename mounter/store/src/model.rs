@@ -666,6 +666,12 @@ pub struct Committed {
     pub limits: Limits,
 }
 
+/// What a row of the history counts for beside its content, in bytes of [`crate::TenantStore::history_bytes`].
+pub(crate) const ROW_BYTES: i64 = 256;
+
+/// Rows of removed contents, which wait for the collector, that are added to a history: of more than these, not all at first.
+pub(crate) const DEAD_ROWS: i64 = 50_000;
+
 /// A sealed layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerRow {

@@ -2,9 +2,10 @@
 //!
 //! A record is made before the thing that it speaks of, and taken away after it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use serde::Deserialize;
 use tarbox_types::{BranchId, Layer, TenantId};
 use uuid::Uuid;
 
@@ -21,12 +22,23 @@ pub struct VolumeRecord {
     pub id: TenantId,
     /// The request's name; unique.
     pub request: String,
-    /// What was asked for, in the words of whoever asked: kept, never read here.
+    /// What was asked for, in the words of whoever asked: JSON, of which nothing but the parameters is read here.
     pub description: String,
+}
+
+/// The parameters of a [`VolumeRecord::description`].
+#[derive(Default, Deserialize)]
+struct Given {
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+    #[serde(default)]
+    mutable: BTreeMap<String, String>,
 }
 
 /// What requests begin with that are no volume's name, but a pod's wish.
 const INLINE: &str = "inline:";
+/// Nor is it one where they begin with this.
+const UNASKED: &str = "tenant:";
 
 impl VolumeRecord {
     /// A volume that a pod asks for itself, which the kubelet knows by `id`.
@@ -35,16 +47,39 @@ impl VolumeRecord {
         Self { id: TenantId::random(), request: format!("{INLINE}{id}"), description }
     }
 
+    /// Of a tenant that no request was made for.
+    #[must_use]
+    pub fn unasked(id: TenantId) -> Self {
+        Self { id, request: format!("{UNASKED}{id}"), description: String::new() }
+    }
+
+    fn given(&self) -> Given {
+        serde_json::from_str(&self.description).unwrap_or_default()
+    }
+
+    /// The value of a parameter, as it stands.
+    #[must_use]
+    pub fn parameter(&self, key: &str) -> Option<String> {
+        let Given { mut parameters, mut mutable } = self.given();
+        mutable.remove(key).or_else(|| parameters.remove(key))
+    }
+
+    /// Parameters that may change, as they stand, where they were spoken of.
+    #[must_use]
+    pub fn mutable_parameters(&self) -> BTreeMap<String, String> {
+        self.given().mutable
+    }
+
     /// Whether it was made by [`VolumeRecord::inline`].
     #[must_use]
     pub fn is_inline(&self) -> bool {
-        Self::is_reserved(&self.request)
+        self.request.starts_with(INLINE)
     }
 
     /// Whether no other request may have this name.
     #[must_use]
     pub fn is_reserved(request: &str) -> bool {
-        request.starts_with(INLINE)
+        [INLINE, UNASKED].iter().any(|prefix| request.starts_with(prefix))
     }
 }
 
@@ -196,6 +231,9 @@ pub trait Records: Send + Sync {
     /// Records of volumes in the order of their ids, those beyond `after`. Fewer than `limit` = the end.
     async fn volumes(&self, after: Option<TenantId>, limit: usize) -> Result<Vec<VolumeRecord>>;
 
+    /// Gives a record, as it was read, another description; `false` where it has changed meanwhile.
+    async fn describe_volume(&self, old: &VolumeRecord, description: &str) -> Result<bool>;
+
     /// Takes a volume's record away: its request's name is free. Not an error where there is none.
     async fn forget_volume(&self, id: TenantId) -> Result<()>;
 
@@ -256,4 +294,24 @@ pub trait Records: Send + Sync {
 
     /// The same database, every write of which is refused once the lead is lost ([`crate::StoreError::NotLeading`]).
     fn led_by(&self, lead: &Lead) -> Arc<dyn crate::Database>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameters_value_is_the_changed_one_else_the_first() {
+        let of = |description: &str| VolumeRecord {
+            description: description.to_owned(),
+            ..VolumeRecord::unasked(TenantId::random())
+        };
+        let record = of(r#"{"parameters":{"a":"1","b":"2"},"mutable":{"a":"3"},"later":[]}"#);
+        let value = |key| record.parameter(key);
+        assert_eq!((value("a"), value("b"), value("c")), (Some("3".into()), Some("2".into()), None));
+        assert_eq!(record.mutable_parameters().into_iter().collect::<Vec<_>>(), [("a".into(), "3".into())]);
+        for none in ["", "{}", "?", r#"{"parameters":7}"#] {
+            assert_eq!(of(none).parameter("a"), None, "{none}");
+        }
+    }
 }

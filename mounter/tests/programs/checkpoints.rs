@@ -192,3 +192,19 @@ fn what_a_clone_began_with_goes_when_the_clone_goes() {
         .expect(64, &["--quota-bytes 1", "needs at least"]);
     place.tarbox(&["fsck", "t"]).expect(0, &["clean"]);
 }
+
+#[test]
+fn squashing_makes_one_step_of_many_and_keeps_what_somebody_needs() {
+    let place = Place::new();
+    place.tarbox(&["tenant", "create", "t"]).expect(0, &[]);
+    for name in ["c1", "c2", "c3", "c4", "c5"] {
+        place.tarbox(&["checkpoint", "create", "t", name]).expect(0, &[]);
+    }
+    place.tarbox(&["checkpoint", "tag", "t", "release", "c3"]).expect(0, &[]);
+    place.tarbox(&["clone", "t", "copy", "--from", "c4"]).expect(0, &[]);
+    let done = place.tarbox(&["checkpoint", "squash", "t", "c1", "c5", "-o", "json"]).json();
+    assert_eq!((&done[0]["name"], &done[0]["deleted"]), (&"c4".into(), &false.into()), "{done}");
+    assert!(done[0]["kept"].as_str().expect("why").contains("copy"), "{done}");
+    assert_eq!((&done[1]["name"], &done[1]["deleted"]), (&"c2".into(), &true.into()), "{done}");
+    assert_eq!(names(&place, "t"), ["c5", "c4", "c3", "c1"]);
+}

@@ -33,6 +33,18 @@ fn what_was_written_is_there_after_umount_and_mount() {
 }
 
 #[test]
+fn tenants_are_idle_only_while_none_is_mounted() {
+    let place = Place::new();
+    place.tarbox(&["tenant", "create", "other"]).expect(0, &[]);
+    place.tarbox(&["tenant", "idle"]).expect(0, &[]);
+    let mounted = place.mount(&["--tenant", "work"]);
+    place.tarbox(&["tenant", "idle"]).expect(1, &["1 tenant is mounted: work (", "unmount them first"]);
+    mounted.signal(Signal::SIGINT);
+    mounted.end().expect(0, &[]);
+    assert_eq!(place.tarbox(&["tenant", "idle", "-o", "json"]).json(), serde_json::json!([]));
+}
+
+#[test]
 fn signals_and_a_bare_umount_end_it_with_everything_committed() {
     let place = Place::new();
     for (number, signal) in [Some(Signal::SIGINT), Some(Signal::SIGTERM), None].into_iter().enumerate() {

@@ -19,7 +19,7 @@ pub mod traces;
 
 pub use backoff::Backoff;
 pub use config::{ConfigError, Layers, Source};
-pub use finding::Finding;
+pub use finding::{Finding, State};
 pub use host::host_name;
 pub use metric::Metric;
 pub use monitoring::Monitored;

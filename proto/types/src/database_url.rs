@@ -24,6 +24,27 @@ pub fn public(url: &str) -> (String, bool) {
     (format!("{scheme}://{authority}{path}{query}"), had_password || had_secret)
 }
 
+/// The same database as another user. Neither name nor password may hold what a URL would have to escape.
+#[must_use]
+pub fn with_user(url: &str, user: &str, password: Option<&str>) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (body, query) = rest.split_once('?').map_or((rest, None), |(body, query)| (body, Some(query)));
+    let (authority, path) = body.split_at(body.find('/').unwrap_or(body.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let login = password.map_or_else(|| user.to_owned(), |password| format!("{user}:{password}"));
+    let is_login = |pair: &&str| matches!(pair.split('=').next(), Some("user" | "password"));
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && !is_login(pair));
+    let pairs: Vec<&str> = pairs.collect();
+    let query = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
+    format!("{scheme}://{login}@{host}{path}{query}")
+}
+
+/// Whether the URL is of a database with users of its own.
+#[must_use]
+pub fn has_users(url: &str) -> bool {
+    url.starts_with("postgresql://") || url.starts_with("postgres://")
+}
+
 /// The directory of an SQLite database.
 #[must_use]
 pub fn sqlite_directory(url: &str) -> Option<PathBuf> {
@@ -52,6 +73,22 @@ mod tests {
             assert_eq!(public(url), (expected.to_owned(), had), "{url}");
             assert!(!public(url).0.contains("secret"));
         }
+    }
+
+    #[test]
+    fn another_user_takes_the_place_of_the_one_there_is() {
+        for (url, expected) in [
+            ("postgresql://me:se@cr:et@db:5432/tarbox", "postgresql://it:pw@db:5432/tarbox"),
+            (
+                "postgresql://db/t?user=me&password=x&sslmode=require",
+                "postgresql://it:pw@db/t?sslmode=require",
+            ),
+            ("postgres://db", "postgres://it:pw@db"),
+        ] {
+            assert_eq!(with_user(url, "it", Some("pw")), expected);
+        }
+        assert_eq!(with_user("postgresql://me@db/t", "it", None), "postgresql://it@db/t");
+        assert!(has_users("postgres://db") && !has_users("sqlite:///a"));
     }
 
     #[test]

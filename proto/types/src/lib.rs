@@ -1,5 +1,6 @@
 //! The domain's words: identifiers, quantities, error kinds. Pure: no I/O, no clock.
 
+pub mod access;
 pub mod audit;
 pub mod database_url;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod latency;
 pub mod outage;
 pub mod quantity;
 
+pub use access::AccessMode;
 pub use audit::AuditLevel;
 pub use error::{Chain, ErrorKind};
 pub use format::Format;

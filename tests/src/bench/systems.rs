@@ -35,10 +35,22 @@ pub struct System {
 #[derive(Debug)]
 enum Kind {
     Ext4(Scratch),
-    Tarbox(Box<Volume>),
+    Tarbox {
+        volume: Box<Volume>,
+        /// In memory, where a journal lies unless something else is said; behind the volume, which has to be gone first.
+        _journal: Scratch,
+    },
     // A program that mounts what answers from memory and keeps nothing.
-    Null { command: Vec<String>, child: Option<Child>, scratch: Scratch },
-    JuiceFs { meta: String, server: Option<crate::postgres::PostgresServer>, scratch: Scratch },
+    Null {
+        command: Vec<String>,
+        child: Option<Child>,
+        scratch: Scratch,
+    },
+    JuiceFs {
+        meta: String,
+        server: Option<crate::postgres::PostgresServer>,
+        scratch: Scratch,
+    },
 }
 
 impl System {
@@ -51,13 +63,19 @@ impl System {
     }
 
     /// Tarbox on a database, with further arguments.
-    #[must_use]
-    pub fn tarbox(on: Database, args: &[&str]) -> Self {
+    ///
+    /// # Errors
+    /// If there is no place for its journal.
+    pub fn tarbox(on: Database, args: &[&str]) -> Result<Self> {
         let name = match on {
             Database::Sqlite => "Tarbox SQLite",
             Database::Postgres => "Tarbox PostgreSQL",
         };
-        Self { name: name.into(), kind: Kind::Tarbox(Box::new(Volume::with(on, args))) }
+        let journal = Scratch::tmpfs(1024)?;
+        let mut volume = Box::new(Volume::prepare(on, args));
+        volume.plan().state_dir = journal.path().to_owned();
+        volume.start();
+        Ok(Self { name: name.into(), kind: Kind::Tarbox { volume, _journal: journal } })
     }
 
     /// A null file system on the same engine: the synthetic limit.
@@ -106,7 +124,7 @@ impl System {
     pub fn path(&self) -> PathBuf {
         match &self.kind {
             Kind::Ext4(scratch) => scratch.path().to_owned(),
-            Kind::Tarbox(volume) => volume.path().to_owned(),
+            Kind::Tarbox { volume, .. } => volume.path().to_owned(),
             Kind::Null { scratch, .. } | Kind::JuiceFs { scratch, .. } => scratch.path().join("mnt"),
         }
     }
@@ -116,7 +134,7 @@ impl System {
     /// # Errors
     /// If it cannot be mounted again.
     pub fn make_cold(&mut self) -> Result<()> {
-        if let Kind::Tarbox(volume) = &mut self.kind {
+        if let Kind::Tarbox { volume, .. } = &mut self.kind {
             volume.remount();
         } else if !matches!(self.kind, Kind::Ext4(_) | Kind::Null { .. }) {
             self.end()?;
@@ -142,7 +160,7 @@ impl System {
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         match &self.kind {
-            Kind::Tarbox(volume) if !volume.is_control() => volume.mount().memory().ok(),
+            Kind::Tarbox { volume, .. } if !volume.is_control() => volume.mount().memory().ok(),
             _ => None,
         }
     }
@@ -150,7 +168,7 @@ impl System {
     /// From the start of the process to the first successful stat: a tenant that exists, unmounted before. Leaves it mounted.
     #[must_use]
     pub fn start_time(&mut self) -> Option<Duration> {
-        let Kind::Tarbox(volume) = &mut self.kind else { return None };
+        let Kind::Tarbox { volume, .. } = &mut self.kind else { return None };
         if volume.is_control() {
             return None;
         }

@@ -117,7 +117,7 @@ fn systems(options: &Options) -> Result<Vec<System>> {
     let mut systems = vec![System::ext4()?];
     for (name, on) in [("sqlite", Database::Sqlite), ("postgres", Database::Postgres)] {
         if wanted(name) {
-            systems.push(System::tarbox(on, &args));
+            systems.push(System::tarbox(on, &args)?);
         }
     }
     if let (true, Some(command)) = (wanted("null"), &options.null) {

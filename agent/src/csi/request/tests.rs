@@ -122,6 +122,31 @@ fn block_volumes_and_unknown_access_modes_are_refused() {
 }
 
 #[test]
+fn who_attaches_volumes_says_where_and_whether_for_reading_only() {
+    let attached = |mode, read_only| {
+        let attachment = Attachment { node: "n".into(), read_only };
+        Stage::try_from(&csi::NodeStageVolumeRequest {
+            publish_context: attachment.context(),
+            volume_capability: Some(csi::VolumeCapability {
+                access_mode: Some(AccessMode { mode }),
+                ..capability()
+            }),
+            ..stage()
+        })
+        .expect("complete")
+    };
+    for mode in [1, 4, 5] {
+        let writer = attached(mode, false);
+        assert_eq!(writer.attached_to.as_deref(), Some("n"));
+        assert!(!writer.wish.read_only && !writer.wish.many_readers, "mode {mode}");
+        let reader = attached(mode, true).wish;
+        assert!(reader.read_only, "mode {mode}");
+        assert_eq!(reader.many_readers, mode != 1, "one of many that only reads needs no lease: mode {mode}");
+    }
+    assert_eq!(Stage::try_from(&stage()).expect("complete").attached_to, None);
+}
+
+#[test]
 fn the_capacity_asked_for_is_the_required_one_or_the_limit() {
     let expand = |required_bytes, limit_bytes| {
         Expand::try_from(&csi::NodeExpandVolumeRequest {

@@ -1,4 +1,5 @@
 use tarbox_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use tarbox_store::Compression;
 use tarbox_types::ErrorKind;
 
 use super::*;
@@ -66,8 +67,6 @@ fn parameters_are_checked_by_key_and_value() {
         refused(&request, words);
         assert!(!read(&request).expect_err(key).to_string().contains("secret@"));
     }
-    let mutable = csi::CreateVolumeRequest { mutable_parameters: map(&[("cacheSize", "1Gi")]), ..create() };
-    refused(&mutable, &["mutable_parameters.cacheSize"]);
     let parameters = map(&[
         ("blockSize", "64Ki"),
         ("compression", "zstd"),
@@ -80,6 +79,41 @@ fn parameters_are_checked_by_key_and_value() {
     assert_eq!((read.block_size, read.compression), (Some(64 << 10), Some(Compression::Zstd)));
     assert_eq!((read.file_bytes, read.inodes), (1 << 30, Some(5000)));
     assert_eq!(read.description.parameters.len(), 6, "what is kept is what was asked for");
+}
+
+#[test]
+fn what_may_change_later_is_said_by_key_and_comes_first() {
+    let with = |parameters: &[(&str, &str)], mutable: &[(&str, &str)]| csi::CreateVolumeRequest {
+        parameters: map(parameters),
+        mutable_parameters: map(mutable),
+        ..create()
+    };
+    for (key, value, words) in [
+        ("blockSize", "64Ki", &["mutable_parameters.blockSize", "`64Ki`", "fixed", "cacheSize"][..]),
+        ("databaseURL", "sqlite:///x", &["mutable_parameters.databaseURL", "fixed"]),
+        ("namespace", "n", &["mutable_parameters.namespace", "fixed"]),
+        ("nativeMounts", "", &["mutable_parameters.nativeMounts", "fixed"]),
+        ("tenant_id", "x", &["tenant_id", "driver"]),
+        ("cachesize", "1Gi", &["`mutable_parameters`", "`cachesize`", "cacheSize"]),
+        ("cacheSize", "1K", &["mutable_parameters.cacheSize", "`1K`", "a size from 1Mi"]),
+        ("checkpointInterval", "9s", &["mutable_parameters.checkpointInterval", "10s or more"]),
+    ] {
+        refused(&with(&[], &[(key, value)]), words);
+        let modify = csi::ControllerModifyVolumeRequest {
+            volume_id: "3f2b8c1e-0d4a-4b6f-9a57-1c2d3e4f5a6b".into(),
+            mutable_parameters: map(&[(key, value)]),
+            ..Default::default()
+        };
+        let error = volumes::Modify::try_from(&modify).expect_err(key).to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+    let read = read(&with(
+        &[("inodes", "5"), ("maxFileSize", "1Ki")],
+        &[("inodes", "7"), ("compression", "zstd"), ("auditLevel", "full")],
+    ));
+    let read = read.expect("known keys");
+    assert_eq!((read.inodes, read.file_bytes), (Some(7), 1024));
+    assert_eq!(read.compression, Some(Compression::Zstd));
 }
 
 #[test]

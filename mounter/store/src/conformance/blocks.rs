@@ -292,3 +292,32 @@ pub async fn orphaned_uploads_are_collected(site: &dyn Site) {
     assert_eq!(bytes_of(&*heir.store, &view, uncut(late), &[0]).await[&0], [5; 8192]);
     assert_eq!(bytes_of(&*heir.store, &view, uncut(kept), &[0]).await[&0], [6; 8192]);
 }
+
+pub async fn stray_blocks_are_found_and_collected_once_they_are_offered(site: &dyn Site) {
+    let mut writer = Writer::create(site.open().await.unwrap(), "one").await;
+    let mut blocks = vec![];
+    for number in 0..5u8 {
+        blocks.push(writer.file(&format!("f{number}"), &[number + 1; 8192]).await.1);
+    }
+    let store = writer.store.clone();
+    let stray = async || {
+        let (mut found, mut after) = (vec![], Some(0));
+        while let Some(from) = after {
+            let (some, next) = store.stray_blocks(from, 2).await.unwrap();
+            found.extend(some);
+            after = next;
+        }
+        found
+    };
+    assert!(stray().await.is_empty());
+    site.damage(&format!("DELETE FROM ext WHERE block = {}", blocks[2])).await;
+    assert_eq!(stray().await, [blocks[2]]);
+    collect_all(&*store).await;
+    assert_eq!(stray().await, [blocks[2]], "the collector does not know of it");
+    // One that is in use may be offered: it stays.
+    store.offer_blocks(&[blocks[2], blocks[3]]).await.unwrap();
+    assert!(stray().await.is_empty(), "the collector knows");
+    collect_all(&*store).await;
+    let left = [2, 3].map(|at| codec::hash(&[at + 1; 8192]));
+    assert_eq!(store.find_blocks(&left).await.unwrap(), [None, Some(blocks[3])]);
+}

@@ -127,3 +127,40 @@ pub async fn the_head_behind_many_checkpoints(site: &impl Site) {
         ratio(before.2, after.2)
     );
 }
+
+/// Reading the last of a chain of a hundred clones of clones, before and after it is flattened, against its base and against a plain clone.
+pub async fn a_chain_of_clones(site: &impl Site) {
+    const LINKS: usize = 100;
+    let db = site.open().await.unwrap();
+    let (base, made) = filled(&db, "base", 10_000).await;
+    let session = base.session;
+    reads(&base, &made).await;
+    let of_base = reads(&base, &made).await;
+    let mut writer = base;
+    let mut plain = None;
+    let mut cloned = vec![];
+    for link in 0..LINKS {
+        change(&mut writer, &made, link).await;
+        let view = writer.seal("fork").await;
+        let new = NewTenant { block_size: BS, ..new_tenant(&format!("link-{link}")) };
+        let (branch, layer) = (view.chain[0].branch, view.chain[0].layer);
+        let (time, clone) = timed(writer.store.branch_from(branch, layer, &new)).await;
+        clone.unwrap();
+        cloned.push(time);
+        writer = Writer::acquire(db.clone(), new.id, session).await;
+        if link == 0 {
+            reads(&writer, &made).await;
+            plain = Some(reads(&writer, &made).await);
+        }
+    }
+    let depth = writer.head().await.chain.len();
+    let before = reads(&writer, &made).await;
+    let (time, gone) = timed(super::chains::flatten_all(&*writer.store)).await;
+    let after = reads(&writer, &made).await;
+    println!(
+        "a chain of {depth} (clone {:?}): reads {before:?}; {gone} links flattened in {time:?}, depth {}: reads {after:?}; \
+         a plain clone {plain:?}, its base {of_base:?}",
+        median(cloned),
+        writer.head().await.chain.len(),
+    );
+}

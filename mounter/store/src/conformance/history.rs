@@ -70,6 +70,11 @@ enum Step {
     Switch(u8),
     DeleteLayer(u8),
     Collect,
+    /// Some steps of shortening chains; and whether they go on where earlier ones ended.
+    Flatten {
+        steps: u8,
+        is_cut_off: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -93,6 +98,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Switch),
         2 => any::<u8>().prop_map(Step::DeleteLayer),
         1 => Just(Step::Collect),
+        3 => (1..12u8, any::<bool>()).prop_map(|(steps, is_cut_off)| Step::Flatten { steps, is_cut_off }),
     ]
 }
 
@@ -153,6 +159,7 @@ struct World {
     at: usize,
     kept: Vec<Kept>,
     tenants: usize,
+    flattening: Option<Flattening>,
 }
 
 fn pick<T: Clone>(choice: u8, among: &[T]) -> Option<T> {
@@ -279,6 +286,20 @@ impl World {
             Step::Collect => {
                 collect_all(&*self.lines[self.at].writer.store).await;
             }
+            Step::Flatten { steps, is_cut_off } => self.flatten(*steps, *is_cut_off).await,
+        }
+    }
+
+    async fn flatten(&mut self, steps: u8, is_cut_off: bool) {
+        for _ in 0..steps {
+            let from = self.flattening.take();
+            self.flattening = match self.lines[self.at].writer.store.flatten(from).await.unwrap() {
+                Flattened::More(at) => Some(at),
+                Flattened::Done | Flattened::Nothing => None,
+            };
+        }
+        if is_cut_off {
+            self.flattening = None;
         }
     }
 
@@ -548,12 +569,19 @@ async fn play(db: std::sync::Arc<dyn Database>, name: String, steps: &[Step]) {
     let root = writer.store.inode(&writer.head().await, ROOT_INO).await.unwrap().unwrap();
     let head = State { inodes: BTreeMap::from([(ROOT_INO, root)]), ..State::default() };
     let lines = vec![Line { writer, head }];
-    let mut world = World { lines, at: 0, kept: vec![], tenants: 0 };
+    let mut world = World { lines, at: 0, kept: vec![], tenants: 0, flattening: None };
     for step in steps {
         world.run(step).await;
     }
     world.compare().await;
     for line in &world.lines {
+        collect_all(&*line.writer.store).await;
+    }
+    world.compare().await;
+    super::chains::flatten_all(&*world.lines[0].writer.store).await;
+    world.compare().await;
+    for line in &world.lines {
+        assert!(line.writer.head().await.chain.len() <= 2);
         collect_all(&*line.writer.store).await;
     }
     world.compare().await;

@@ -4,11 +4,15 @@
 
 pub mod audit;
 pub mod blocks;
+pub mod chains;
 pub mod checks;
 pub mod constant;
 pub mod history;
 pub mod layers;
 pub mod leases;
+pub mod publications;
+pub mod quota;
+pub mod races;
 pub mod records;
 pub mod rows;
 pub mod tenants;
@@ -66,6 +70,10 @@ macro_rules! suite {
             records::tags_name_layers_and_are_moved_and_go
             records::what_was_left_behind_is_listed
             records::one_leads_until_it_steps_down_or_dies
+            publications::a_volume_is_published_to_whom_its_access_mode_allows
+            publications::two_nodes_at_the_same_moment_get_a_volume_of_one_node_once
+            publications::what_is_deleted_is_published_to_nobody_and_its_publications_go
+            publications::any_node_may_be_until_one_has_said_that_it_is_there
             tenants::what_was_committed_is_there_for_another_process
             leases::a_held_lease_is_refused_and_names_its_holder
             leases::a_closed_session_frees_its_leases
@@ -92,6 +100,7 @@ macro_rules! suite {
             blocks::blocks_still_referred_to_are_never_collected
             blocks::collecting_races_with_commits_that_reuse
             blocks::orphaned_uploads_are_collected
+            blocks::stray_blocks_are_found_and_collected_once_they_are_offered
             layers::a_sealed_view_does_not_change
             layers::the_same_request_seals_once
             layers::an_unmounted_tenant_is_sealed_and_its_old_holder_fenced
@@ -109,6 +118,13 @@ macro_rules! suite {
             layers::a_layer_with_a_clone_is_not_deleted
             layers::a_clone_outlives_its_source
             layers::a_removed_content_stays_in_views
+            chains::a_chain_of_clones_becomes_short_and_shows_the_same
+            chains::what_is_flattened_needs_its_source_no_more
+            chains::flattening_races_with_commits_and_checkpoints_stay
+            races::nothing_that_is_referred_to_goes_whatever_is_collected_meanwhile
+            quota::a_history_takes_what_views_show_and_the_head_does_not
+            quota::a_removed_file_and_a_line_that_was_left_are_history
+            quota::a_miscounted_history_is_found_and_set_right
             audit::events_come_with_their_commit_or_not_at_all
             audit::events_are_read_by_time_in_pages_from_either_end
             audit::old_events_go_the_oldest_first_and_only_the_tenants_own
@@ -126,6 +142,7 @@ macro_rules! suite {
             let site = $make;
             $crate::conformance::constant::layers_of_tenants_of(&site, &[1_000, 1_000_000]).await;
             $crate::conformance::constant::the_head_behind_many_checkpoints(&site).await;
+            $crate::conformance::constant::a_chain_of_clones(&site).await;
         }
         $crate::conformance::suite! { @sync $make;
             history::kept_views_never_change

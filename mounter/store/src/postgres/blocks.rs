@@ -188,20 +188,17 @@ impl TenantRows {
         let found = self
             .pool
             .write("reserve block numbers", || {
-                Statement::new(
-                    "WITH r AS (UPDATE tarbox.family SET next_block = next_block + $2 WHERE family = $1
-                       RETURNING next_block - $2 AS first),
-                     n AS (INSERT INTO tarbox.reservation (family, first, count, tenant, epoch)
-                       SELECT $1, r.first, $2, t.id, t.epoch FROM r, tarbox.tenant t WHERE t.id = $3)
-                     SELECT first FROM r",
-                )
-                .with(self.family)
-                .with(int(blocks))
-                .with(self.id.0)
+                Statement::new("SELECT tarbox.reserve_blocks($1, $2, $3)")
+                    .with(self.family)
+                    .with(self.id.0)
+                    .with(int(blocks))
             })
             .await?;
-        let row = found.first().ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
-        let first = count(row.try_get(0).map_err(unreadable)?);
+        let first = match found.first() {
+            Some(row) => row.try_get::<Option<i64>, _>(0).map_err(unreadable)?,
+            None => None,
+        };
+        let first = first.map(count).ok_or_else(|| StoreError::NoTenant(self.id.to_string()))?;
         Ok(first..first + blocks)
     }
 
@@ -251,18 +248,10 @@ impl TenantRows {
                     .map(|(part, data)| (int(block.header.block), part as i32, data))
             })
         };
-        let old = probe("block_part", "t.ctid AS at", "t.block = k.block AND t.part >= k.parts");
-        let mut statement = Statement::new(format!(
-            "WITH lazily AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS set),
-             old AS (DELETE FROM tarbox.block_part p USING (SELECT o.at
-                 FROM unnest($5::bigint[], $6::int[]) AS k(block, parts) CROSS JOIN LATERAL {old} o OFFSET 0) o
-               WHERE p.ctid = o.at)
-             INSERT INTO tarbox.block_part (family, block, part, data)
-             SELECT $1, u.block, u.part, u.data
-             FROM lazily, unnest($2::bigint[], $3::int[], $4::bytea[]) AS u(block, part, data)
-             WHERE lazily.set = 'off'
-             ON CONFLICT (family, block, part) DO UPDATE SET data = EXCLUDED.data"
-        ))
+        let mut statement = Statement::new(
+            "WITH lazily AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS set)
+             SELECT tarbox.upload_blocks($1, $2, $3, $4, $5, $6) FROM lazily WHERE lazily.set = 'off'",
+        )
         .with(self.family);
         statement.bind(parts().map(|part| part.0).collect::<Vec<_>>());
         statement.bind(parts().map(|part| part.1).collect::<Vec<_>>());

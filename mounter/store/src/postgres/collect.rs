@@ -3,18 +3,20 @@
 //! A block is deleted only under `FOR UPDATE` of its header, after which a new statement (thus a new snapshot) looks for
 //! references: a commit that uses it again holds `KEY SHARE` until it is visible, or waits and then finds it gone.
 
-use sqlx::Row;
-use tarbox_types::TenantId;
+use sqlx::{Row, postgres::PgRow};
+use tarbox_types::{BlockId, TenantId};
 use uuid::Uuid;
 
 use super::{
     audit,
     chain::probe,
     failure::Failure,
+    history,
     layers::{self, lock_branch},
+    logins,
     pool::{Pool, Transaction, transact},
     rows::unreadable,
-    statement::{Statement, count},
+    statement::{Statement, count, int},
     tenants,
 };
 use crate::{
@@ -34,11 +36,19 @@ const VERSIONED: [&str; 4] = ["inode", "dentry", "xattr", "ext"];
 
 /// One small batch of a family's work; what there was to do, in rows.
 pub(super) async fn collect(pool: &Pool, family: i64) -> Result<u64> {
+    // A login sees too little to judge what nobody needs: the owner does it in the background.
+    if pool.is_of_login() {
+        return Ok(0);
+    }
     let pruned = prune(pool, family).await?.unwrap_or(0);
     let dead = transact!(pool, "reap dead contents", reap_dead(pool, family))?;
     let dropped = transact!(pool, "collect blocks", collect_dropped(pool, family))?;
     let orphaned = orphaned_uploads(pool, family).await?;
-    Ok(pruned + dead + dropped + orphaned)
+    let gone = pruned + dead + dropped + orphaned;
+    if gone == 0 && history::count_one(pool, family).await? {
+        return Ok(1);
+    }
+    Ok(gone)
 }
 
 /// One batch of pruning; `None` when there is nothing to prune.
@@ -62,6 +72,7 @@ async fn try_prune(pool: &Pool, family: i64) -> Attempt<Option<u64>> {
         return Ok(None);
     };
     let branch: i64 = task.try_get("branch")?;
+    transaction.rows(lock_branch(family, branch)).await?;
     let (above, below, upto): (i64, i64, i64) =
         (task.try_get("above")?, task.try_get("below")?, task.try_get("upto")?);
     let mut gone = 0;
@@ -75,11 +86,16 @@ async fn try_prune(pool: &Pool, family: i64) -> Attempt<Option<u64>> {
         .await?;
         if task.try_get("current")? {
             let statement = remove_versions(table, "t.born > $3 AND $4 <= $5");
-            gone += removed(
+            let left = removed(
                 &mut transaction,
                 statement.with(family).with(branch).with(above).with(below).with(upto).with(ROWS),
             )
             .await?;
+            if left > 0 {
+                let anew = "UPDATE tarbox.branch SET left_bytes = NULL WHERE family = $1 AND branch = $2";
+                transaction.rows(Statement::new(anew).with(family).with(branch)).await?;
+            }
+            gone += left;
         }
     }
     if gone == 0 {
@@ -96,18 +112,23 @@ fn remove_versions(table: &str, condition: &str) -> Statement {
     let select = format!(
         "ARRAY(SELECT t.ctid FROM tarbox.{table} t WHERE t.family = $1 AND t.branch = $2 AND {condition} LIMIT $6)"
     );
+    let is_history = table.ends_with("_h");
+    let (counted, less) = match is_history {
+        true => (format!("t.died, {} AS bytes", history::of_row(table)), format!(", {}", history::less())),
+        false => ("1".to_owned(), String::new()),
+    };
     if !table.starts_with("ext") {
         return Statement::new(format!(
             "WITH gone AS (DELETE FROM tarbox.{table} t WHERE t.ctid = ANY({select}) AND t.family = $1
-               AND t.branch = $2 AND {condition} RETURNING 1)
+               AND t.branch = $2 AND {condition} RETURNING {counted}){less}
              SELECT count(*) FROM gone"
         ));
     }
     Statement::new(format!(
         "WITH gone AS (DELETE FROM tarbox.{table} t WHERE t.ctid = ANY({select}) AND t.family = $1
-           AND t.branch = $2 AND {condition} RETURNING t.did, t.blk, t.born, t.kind, t.block, t.patches),
+           AND t.branch = $2 AND {condition} RETURNING t.did, t.blk, t.born, t.kind, t.block, t.patches, {counted}),
          blocks AS (INSERT INTO tarbox.dropped (family, block) SELECT $1, block FROM gone WHERE kind = 1),
-         {}
+         {}{less}
          SELECT count(*) FROM gone",
         patches_of("gone")
     ))
@@ -175,7 +196,8 @@ async fn reap_dead(pool: &Pool, family: i64) -> Attempt<u64> {
     let dead = transaction
         .row(
             Statement::new(
-                "SELECT branch, did, died FROM tarbox.dead_data WHERE family = $1 LIMIT 1 FOR UPDATE SKIP LOCKED",
+                "SELECT branch, did, died FROM tarbox.dead_data WHERE family = $1 AND NOT reaped LIMIT 1
+                 FOR UPDATE SKIP LOCKED",
             )
             .with(family),
         )
@@ -197,11 +219,15 @@ async fn reap_dead(pool: &Pool, family: i64) -> Attempt<u64> {
                  AND y.layer >= g.born AND y.layer < $4) AS kept FROM gone g),
              history AS (INSERT INTO tarbox.ext_h (family, branch, {columns}, died)
                SELECT $1, $2, {columns}, $4 FROM seen WHERE kept),
+             more AS (UPDATE tarbox.branch b SET history_bytes = b.history_bytes + s.bytes
+               FROM (SELECT COALESCE(sum({}), 0)::bigint AS bytes FROM seen t WHERE t.kept) s
+               WHERE b.family = $1 AND b.branch = $2 AND b.history_upto >= $4 AND s.bytes > 0),
              blocks AS (INSERT INTO tarbox.dropped (family, block)
                SELECT $1, block FROM seen WHERE NOT kept AND kind = 1),
              unseen AS (SELECT * FROM seen WHERE NOT kept),
              {}
              SELECT count(*) FROM gone",
+            history::of_row("ext"),
             patches_of("unseen")
         ))
         .with(family)
@@ -212,9 +238,15 @@ async fn reap_dead(pool: &Pool, family: i64) -> Attempt<u64> {
     )
     .await?;
     if gone < ROWS as u64 {
-        let done =
-            Statement::new("DELETE FROM tarbox.dead_data WHERE family = $1 AND branch = $2 AND did = $3");
-        transaction.rows(done.with(family).with(branch).with(dead.try_get::<i64, _>("did")?)).await?;
+        // Where ancestors may have rows of it, that it is dead has to be known as long as they are ancestors.
+        for done in [
+            "DELETE FROM tarbox.dead_data d USING tarbox.branch b WHERE d.family = $1 AND d.branch = $2 AND d.did = $3
+               AND b.family = $1 AND b.branch = $2 AND (b.parent IS NULL OR d.did >= b.ino_floor)",
+            "UPDATE tarbox.dead_data SET reaped = true WHERE family = $1 AND branch = $2 AND did = $3",
+        ] {
+            let done = Statement::new(done).with(family).with(branch);
+            transaction.rows(done.with(dead.try_get::<i64, _>("did")?)).await?;
+        }
     }
     transaction.commit().await?;
     Ok(gone + 1)
@@ -284,6 +316,47 @@ async fn collect_dropped(pool: &Pool, family: i64) -> Attempt<u64> {
     Ok((candidates.len() - busy.len()) as u64)
 }
 
+/// See [`crate::TenantStore::stray_blocks`].
+pub(super) async fn stray(
+    pool: &Pool,
+    family: i64,
+    after: BlockId,
+    limit: usize,
+) -> Result<(Vec<BlockId>, Option<BlockId>)> {
+    let found = pool
+        .read("look for stray blocks", || {
+            Statement::new(
+                "SELECT b.block, NOT EXISTS (SELECT FROM tarbox.ext e WHERE e.family = $1 AND e.block = b.block AND e.kind = 1 OFFSET 0)
+                   AND NOT EXISTS (SELECT FROM tarbox.ext_h e WHERE e.family = $1 AND e.block = b.block AND e.kind = 1 OFFSET 0)
+                   AND NOT EXISTS (SELECT FROM tarbox.dropped d WHERE d.family = $1 AND d.block = b.block)
+                 FROM (SELECT block FROM tarbox.block WHERE family = $1 AND block > $2 ORDER BY block LIMIT $3) b ORDER BY b.block",
+            )
+            .with(family)
+            .with(int(after))
+            .with(limit as i64)
+        })
+        .await?;
+    let read = |row: &PgRow| Ok((row.try_get(0).map(count)?, row.try_get::<bool, _>(1)?));
+    let page: Vec<(BlockId, bool)> =
+        found.iter().map(|row| read(row).map_err(unreadable)).collect::<Result<_>>()?;
+    let next = page.last().map(|(block, _)| *block).filter(|_| page.len() == limit);
+    Ok((page.into_iter().filter(|(_, stray)| *stray).map(|(block, _)| block).collect(), next))
+}
+
+/// See [`crate::TenantStore::offer_blocks`].
+pub(super) async fn offer(pool: &Pool, family: i64, blocks: &[BlockId]) -> Result<()> {
+    pool.write("offer blocks to the collector", || {
+        let blocks: Vec<i64> = blocks.iter().map(|block| int(*block)).collect();
+        Statement::new(
+            "INSERT INTO tarbox.dropped (family, block) SELECT $1, k FROM unnest($2::bigint[]) AS k",
+        )
+        .with(family)
+        .with(blocks)
+    })
+    .await?;
+    Ok(())
+}
+
 /// Uploads of ranges whose epoch is over: no commit can make them visible any more.
 async fn orphaned_uploads(pool: &Pool, family: i64) -> Result<u64> {
     let done = pool
@@ -337,10 +410,11 @@ async fn check_reapable(pool: &Pool, tenant: Tenant) -> Result<()> {
     Err(StoreError::Refused(format!("snapshots of tenant {id} are kept, which need its rows")))
 }
 
-/// Removes a tenant's row, and what is noted of its checkpoints: they went with it.
+/// Removes a tenant's row, and what is noted of its checkpoints and of its nodes: they went with it.
 const REMOVED: &str = "WITH t AS (DELETE FROM tarbox.tenant WHERE id = $1 AND deleted RETURNING id, family),
      n AS (DELETE FROM tarbox.snapshot n USING t WHERE n.tenant = t.id AND n.purpose = 3),
-     g AS (DELETE FROM tarbox.tag g USING t WHERE g.tenant = t.id)";
+     g AS (DELETE FROM tarbox.tag g USING t WHERE g.tenant = t.id),
+     p AS (DELETE FROM tarbox.publication p USING t WHERE p.tenant = t.id)";
 
 /// Removes some of a deleted tenant's data; `true` when its row is gone.
 pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
@@ -350,6 +424,7 @@ pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
     }
     let family = tenant.family;
     check_reapable(pool, tenant).await?;
+    logins::remove_all(pool, id).await?;
     let relatives = pool
         .read("look for relatives", || {
             Statement::new("SELECT 1 FROM tarbox.tenant WHERE family = $1 AND id <> $2 LIMIT 1")
@@ -372,7 +447,7 @@ pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
 
 /// Of a family with other tenants goes what none of them stands on: layers of tenants that are gone, then the branches
 /// that nobody needs. Returns whether there was something.
-async fn release_history(pool: &Pool, family: i64) -> Result<bool> {
+pub(super) async fn release_history(pool: &Pool, family: i64) -> Result<bool> {
     if prune(pool, family).await?.is_some() {
         return Ok(true);
     }

@@ -24,10 +24,16 @@ use crate::{
 
 impl TenantRows {
     pub(super) async fn commit_batch(&self, fence: &Fence, batch: &Batch) -> Result<Committed> {
-        let found = self.pool.write("commit", || statement(self.family, fence, batch)).await?;
-        match found.first() {
-            Some(row) => committed(row).map_err(unreadable),
-            None => Err(self.why_not(fence, batch).await?),
+        loop {
+            let found = self.pool.write("commit", || statement(self.family, fence, batch)).await?;
+            if let Some(row) = found.first() {
+                return committed(row).map_err(unreadable);
+            }
+            match self.why_not(fence, batch).await? {
+                // It waited for a batch of a flattening, which it does not see: once more.
+                StoreError::BlocksGone(none) if none.is_empty() => {}
+                error => return Err(error),
+            }
         }
     }
 
@@ -166,6 +172,7 @@ fn fence_part(parts: &mut Parts, fence: &Fence, batch: &Batch) {
            UPDATE tarbox.tenant t SET seq = {to}, commit_epoch = epoch, next_ino = GREATEST(next_ino, {next_ino}),
              used_bytes = {used_bytes}, used_inodes = {used_inodes}{seal}
            WHERE id = {tenant} AND token = {token} AND epoch = {epoch} AND held AND seq = {from}{all_there}
+             AND flattened = (SELECT o.flattened FROM tarbox.tenant o WHERE o.id = {tenant})
            RETURNING t.id AS tenant, t.head_branch AS branch, {layer} AS layer, {last_view} AS last_view,
              t.cur_layer AS next_layer, t.seq, t.next_ino, t.used_bytes,
              t.used_inodes, t.quota_bytes, t.quota_inodes, t.max_file),

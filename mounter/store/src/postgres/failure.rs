@@ -41,12 +41,29 @@ impl Failure {
 
     /// The unique index that forbids it.
     pub(super) fn violates(&self, constraint: &str) -> bool {
-        match self {
-            Self::Sql(sqlx::Error::Database(error)) => {
-                error.code().as_deref() == Some("23505") && error.constraint() == Some(constraint)
-            }
-            _ => false,
-        }
+        self.is_of("23505", constraint)
+    }
+
+    /// The reference that forbids it.
+    pub(super) fn would_break(&self, constraint: &str) -> bool {
+        self.is_of("23503", constraint)
+    }
+
+    fn is_of(&self, code: &str, constraint: &str) -> bool {
+        let Self::Sql(sqlx::Error::Database(error)) = self else { return false };
+        error.constraint() == Some(constraint) && error.code().as_deref() == Some(code)
+    }
+
+    /// What the server says who refuses it to whoever is connected: no right to do it, or to be let in.
+    pub(super) fn denial(&self) -> Option<String> {
+        let Self::Sql(sqlx::Error::Database(error)) = self else { return None };
+        let is_denied = error.code().is_some_and(|code| code.starts_with("28") || code == "42501");
+        is_denied.then(|| error.message().to_owned())
+    }
+
+    /// Something still depends on what was to go.
+    pub(super) fn is_depended_on(&self) -> bool {
+        self.code().is_some_and(|code| code == "2BP01")
     }
 
     fn code(&self) -> Option<Cow<'_, str>> {

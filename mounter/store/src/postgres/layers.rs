@@ -25,21 +25,45 @@ const LAYER: &str = "y.branch, y.layer, y.tenant, y.name, y.sealed_at, y.used_by
 
 impl TenantRows {
     pub(super) async fn list_layers(&self) -> Result<Vec<LayerRow>> {
-        let (_, view) = self.read_head().await?;
+        // Through where the branches began, whatever has been flattened since.
         let found = self
             .pool
             .read("list checkpoints", || {
                 Statement::new(format!(
-                    "SELECT {LAYER} FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS a(branch, layer, ord)
+                    "WITH RECURSIVE chain AS (
+                       SELECT 1 AS ord, b.branch, {}::bigint AS layer, COALESCE(b.origin, b.parent) AS parent,
+                         COALESCE(b.origin_layer, b.parent_layer) AS parent_layer
+                       FROM tarbox.tenant t JOIN tarbox.branch b ON b.family = t.family AND b.branch = t.head_branch WHERE t.id = $2
+                       UNION ALL
+                       SELECT c.ord + 1, b.branch, c.parent_layer, COALESCE(b.origin, b.parent),
+                         COALESCE(b.origin_layer, b.parent_layer)
+                       FROM chain c JOIN tarbox.branch b ON b.family = $1 AND b.branch = c.parent)
+                     SELECT {LAYER} FROM chain a
                      JOIN tarbox.layer y ON y.family = $1 AND y.branch = a.branch AND y.layer <= a.layer
-                     ORDER BY a.ord, y.layer DESC"
+                     ORDER BY a.ord, y.layer DESC",
+                    i64::MAX
                 ))
                 .with(self.family)
-                .with(view.chain.iter().map(|link| link.branch).collect::<Vec<_>>())
-                .with(view.chain.iter().map(|link| link.layer).collect::<Vec<_>>())
+                .with(self.id.0)
             })
             .await?;
         found.iter().map(|row| rows::layer(row).map_err(unreadable)).collect()
+    }
+
+    pub(super) async fn origin_of(&self, branch: BranchId) -> Result<Option<(BranchId, Layer)>> {
+        let found = self
+            .pool
+            .read("look at a branch", || {
+                Statement::new(
+                    "SELECT COALESCE(origin, parent), COALESCE(origin_layer, parent_layer) FROM tarbox.branch
+                     WHERE family = $1 AND branch = $2 AND COALESCE(origin, parent) IS NOT NULL",
+                )
+                .with(self.family)
+                .with(branch)
+            })
+            .await?;
+        let read = |row: &sqlx::postgres::PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+        found.first().map(|row| read(row).map_err(unreadable)).transpose()
     }
 
     pub(super) async fn layer_of_request(&self, request: &str) -> Result<Option<LayerRow>> {
@@ -157,6 +181,10 @@ impl TenantRows {
 
     pub(super) async fn remove_layer(&self, branch: BranchId, layer: Layer) -> Result<()> {
         remove(&self.pool, self.family, branch, layer).await?;
+        // A login notes what is to be pruned: what relatives still need it does not see.
+        if self.pool.is_of_login() {
+            return Ok(());
+        }
         while collect::prune(&self.pool, self.family).await?.is_some() {}
         Ok(())
     }
@@ -212,9 +240,16 @@ async fn remove_in(
     if transaction.row(forks).await?.is_some() {
         return Err(StoreError::LayerInUse { branch, layer }.into());
     }
-    transaction
-        .rows(key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3"))
-        .await?;
+    let gone = key("DELETE FROM tarbox.layer WHERE family = $1 AND branch = $2 AND layer = $3 RETURNING 1");
+    match transaction.rows(gone).await {
+        // A login sees layers of an ancestor, which are not its tenant's to delete.
+        Ok(gone) if gone.is_empty() => return Err(no_layer(branch, layer).into()),
+        // And it does not see who begins at one of its own: the server looks.
+        Err(failure) if failure.would_break("layer_in_use") => {
+            return Err(StoreError::LayerInUse { branch, layer }.into());
+        }
+        done => drop(done?),
+    }
     // What a head writes from now on into its history is younger than this: a later checkpoint may need it.
     let open = match &head {
         Some(row) => row.try_get("cur_layer")?,

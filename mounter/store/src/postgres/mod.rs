@@ -7,15 +7,20 @@ mod changes;
 mod collect;
 mod commit;
 mod failure;
+mod flatten;
+mod history;
 mod layers;
 mod leases;
+mod logins;
 mod pool;
+mod publications;
 mod reads;
 mod records;
 mod restore;
 mod rows;
 mod scan;
 mod schema;
+mod scram;
 mod statement;
 mod tenants;
 #[cfg(any(test, feature = "testing"))]
@@ -37,6 +42,7 @@ use self::pool::Pool;
 use crate::{
     api::{CheckProgress, CheckReport, Database, SchemaVersion, TenantStore},
     error::{Result, StoreError},
+    flatten::{Flattened, Flattening},
     model::*,
     proof::Proofs,
 };
@@ -45,7 +51,7 @@ use crate::{
 pub(crate) async fn open(url: &str) -> Result<Arc<dyn Database>> {
     let target = url::parse(url)?;
     let pool = Pool::new(&target);
-    schema::migrate(&pool).await?;
+    pool.is_of(schema::migrate(&pool).await?);
     Ok(Arc::new(Postgres { pool, lease: target.lease }))
 }
 
@@ -231,6 +237,10 @@ impl TenantStore for TenantRows {
         self.list_layers().await
     }
 
+    async fn began_at(&self, branch: BranchId) -> Result<Option<(BranchId, Layer)>> {
+        self.origin_of(branch).await
+    }
+
     async fn own_layers(&self) -> Result<Vec<LayerRow>> {
         self.layers_of_tenant().await
     }
@@ -241,6 +251,10 @@ impl TenantStore for TenantRows {
 
     async fn sealed(&self, request: &str) -> Result<Option<LayerRow>> {
         self.layer_of_request(request).await
+    }
+
+    async fn history_bytes(&self) -> Result<u64> {
+        self.history_of_tenant().await
     }
 
     async fn seal(&self, seal: &Seal) -> Result<LayerRow> {
@@ -261,6 +275,18 @@ impl TenantStore for TenantRows {
 
     async fn collect(&self) -> Result<u64> {
         collect::collect(&self.pool, self.family).await
+    }
+
+    async fn stray_blocks(&self, after: BlockId, limit: usize) -> Result<(Vec<BlockId>, Option<BlockId>)> {
+        collect::stray(&self.pool, self.family, after, limit).await
+    }
+
+    async fn offer_blocks(&self, blocks: &[BlockId]) -> Result<()> {
+        collect::offer(&self.pool, self.family, blocks).await
+    }
+
+    async fn flatten(&self, from: Option<Flattening>) -> Result<Flattened> {
+        flatten::step(&self.pool, self.family, from).await
     }
 
     async fn audit(&self, range: &AuditRange, limit: usize) -> Result<Vec<AuditChunk>> {

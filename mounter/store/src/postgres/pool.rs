@@ -6,7 +6,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use sqlx::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
-use super::{failure::Failure, statement::Statement, url::Target};
+use super::{failure::Failure, schema::Caller, statement::Statement, url::Target};
 use crate::{
     error::{Result, StoreError},
     records::Lead,
@@ -57,6 +57,8 @@ pub(super) struct Pool {
 struct Inner {
     options: Mutex<PgConnectOptions>,
     display_url: String,
+    /// Who is connected, once that is known.
+    caller: OnceLock<Caller>,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<(Instant, PgConnection)>>,
 }
@@ -119,6 +121,7 @@ impl Pool {
         let shared = Arc::new(Inner {
             options: Mutex::new(target.options.clone()),
             display_url: target.display_url.clone(),
+            caller: OnceLock::new(),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             idle: Mutex::new(Vec::new()),
         });
@@ -129,6 +132,21 @@ impl Pool {
     /// The same connections; every write depends on this lead.
     pub(super) fn led_by(&self, lead: Lead) -> Self {
         Self { lead: Some(lead), ..self.clone() }
+    }
+
+    /// Notes who is connected.
+    pub(super) fn is_of(&self, caller: Caller) {
+        let _ = self.shared.caller.set(caller);
+    }
+
+    /// Whether a tenant's login is connected: it sees too little to judge what nobody needs any more.
+    pub(super) fn is_of_login(&self) -> bool {
+        self.shared.caller.get() == Some(&Caller::Login)
+    }
+
+    /// How somebody else would connect.
+    pub(super) fn options_of(&self, role: &str, password: &str) -> PgConnectOptions {
+        self.shared.options.lock().clone().username(role).password(password)
     }
 
     pub(super) fn display_url(&self) -> &str {
@@ -282,6 +300,13 @@ impl Transaction {
     /// Runs one statement.
     pub(super) async fn rows(&mut self, statement: Statement) -> std::result::Result<Vec<PgRow>, Failure> {
         rows(&mut self.conn, statement).await
+    }
+
+    /// Runs text without values: what no statement with values can say.
+    pub(super) async fn run(&mut self, sql: String) -> std::result::Result<(), Failure> {
+        within(ANSWER, async { Ok(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *self.conn).await?) })
+            .await?;
+        Ok(())
     }
 
     /// Keeps the lead as it is until the transaction ends.

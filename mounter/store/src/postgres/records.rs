@@ -110,6 +110,21 @@ impl Records for Postgres {
         all(&found, volume)
     }
 
+    async fn describe_volume(&self, old: &VolumeRecord, description: &str) -> Result<bool> {
+        let changed = self
+            .pool
+            .write("describe a volume", || {
+                Statement::new(
+                    "UPDATE tarbox.volume SET description = $3 WHERE id = $1 AND description = $2 RETURNING 1",
+                )
+                .with(old.id.0)
+                .with(old.description.as_str())
+                .with(description)
+            })
+            .await?;
+        Ok(!changed.is_empty())
+    }
+
     async fn forget_volume(&self, id: TenantId) -> Result<()> {
         self.change("forget a volume", "DELETE FROM tarbox.volume WHERE id = $1", id.0).await
     }

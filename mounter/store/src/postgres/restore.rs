@@ -23,12 +23,11 @@ use crate::{
 
 type Attempt<T> = std::result::Result<T, Failure>;
 
-/// Most branches a view looks through.
-const MAX_DEPTH: i32 = 8;
-/// From here on a branch with few rows is copied instead of being looked through.
+/// From here on a branch with few rows is copied instead of being looked through. Of more a longer chain is made, which is flattened in
+/// the background: a restore takes no longer for what there is.
 const COMFORTABLE_DEPTH: i32 = 4;
 /// Few rows, per table.
-const FEW: i64 = 10_000;
+const FEW: i64 = 500;
 
 /// Where a branch begins.
 struct Fork {
@@ -200,7 +199,11 @@ impl TenantRows {
         let row = transaction
             .row(
                 Statement::new(
-                    "SELECT y.tenant, y.next_ino, y.used_bytes, y.used_inodes, b.parent, b.parent_layer, b.depth, b.ino_floor
+                    "SELECT y.tenant, y.next_ino, y.used_bytes, y.used_inodes, b.parent, b.parent_layer, b.ino_floor,
+                       (WITH RECURSIVE chain AS (SELECT 1 AS depth, b.parent
+                          UNION ALL SELECT c.depth + 1, p.parent FROM chain c
+                            JOIN tarbox.branch p ON p.family = $1 AND p.branch = c.parent)
+                        SELECT max(depth) FROM chain) AS depth
                      FROM tarbox.layer y JOIN tarbox.branch b ON b.family = y.family AND b.branch = y.branch
                      WHERE y.family = $1 AND y.branch = $2 AND y.layer = $3 FOR KEY SHARE OF y",
                 )
@@ -236,10 +239,11 @@ impl TenantRows {
             .row(
                 Statement::new(
                     "WITH RECURSIVE chain AS (
-                       SELECT b.family, b.parent, b.parent_layer FROM tarbox.tenant t
+                       SELECT b.family, COALESCE(b.origin, b.parent) AS parent,
+                         COALESCE(b.origin_layer, b.parent_layer) AS parent_layer FROM tarbox.tenant t
                          JOIN tarbox.branch b ON b.family = t.family AND b.branch = t.head_branch WHERE t.id = $1
                        UNION ALL
-                       SELECT b.family, b.parent, b.parent_layer FROM chain c
+                       SELECT b.family, COALESCE(b.origin, b.parent), COALESCE(b.origin_layer, b.parent_layer) FROM chain c
                          JOIN tarbox.branch b ON b.family = c.family AND b.branch = c.parent)
                      SELECT 1 FROM chain WHERE parent = $2 AND parent_layer >= $3 LIMIT 1",
                 )
@@ -270,8 +274,9 @@ impl TenantRows {
         let row = transaction
             .row(
                 Statement::new(
-                    "INSERT INTO tarbox.branch (family, branch, tenant, parent, parent_layer, depth, ino_floor, fork_seq)
-                     VALUES ($1, nextval('tarbox.branch_id'), $2, $3, $4, $5, $6, $7) RETURNING branch",
+                    "INSERT INTO tarbox.branch (family, branch, tenant, parent, parent_layer, depth, ino_floor, fork_seq,
+                       origin, origin_layer)
+                     VALUES ($1, nextval('tarbox.branch_id'), $2, $3, $4, $5, $6, $7, $8, $9) RETURNING branch",
                 )
                 .with(self.family)
                 .with(tenant)
@@ -279,7 +284,9 @@ impl TenantRows {
                 .with(parent_layer)
                 .with(depth)
                 .with(floor)
-                .with(seq),
+                .with(seq)
+                .with(beside.then_some(fork.branch))
+                .with(beside.then_some(fork.layer)),
             )
             .await?
             .ok_or(sqlx::Error::RowNotFound)?;
@@ -291,9 +298,6 @@ impl TenantRows {
     }
 
     async fn is_worth_copying(&self, transaction: &mut Transaction, fork: &Fork) -> Attempt<bool> {
-        if fork.depth + 1 > MAX_DEPTH {
-            return Ok(true);
-        }
         if fork.depth < COMFORTABLE_DEPTH {
             return Ok(false);
         }
@@ -347,6 +351,9 @@ impl TenantRows {
             )
         );
         transaction.rows(self.copying(sql, fork, branch)).await?;
+        let dead = "INSERT INTO tarbox.dead_data (family, branch, did, died, reaped)
+             SELECT $1, $4, d.did, 1, true FROM tarbox.dead_data d WHERE d.family = $1 AND d.branch = $2 AND d.died <= $3";
+        transaction.rows(self.copying(dead.to_owned(), fork, branch)).await?;
         Ok(())
     }
 

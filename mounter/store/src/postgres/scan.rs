@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use sqlx::{Row, postgres::PgRow};
-use tarbox_types::{BlockHash, BlockId, BlockIndex, DataId, Ino, SessionId};
+use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, DataId, Ino, SessionId};
 use tokio::sync::Mutex;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     blocks::{BLOCK, INLINE},
     commit,
     failure::Failure,
+    history,
     leases::LOCKED,
     pool::{Transaction, transact},
     rows::{self, INODE, Sql, unreadable},
@@ -249,6 +250,13 @@ impl Scan for Scanner<'_> {
         codec::decode(header, stored.freeze()).map(|_| true)
     }
 
+    async fn histories(&self) -> Result<Vec<(BranchId, i64, i64)>> {
+        let statement = Statement::new(history::comparison());
+        let found = self.rows(statement.with(self.tenant.family).with(self.tenant.id.0)).await?;
+        let read = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        found.iter().map(|row| read(row).map_err(unreadable)).collect()
+    }
+
     async fn repair(&self, repair: &Repair) -> Result<()> {
         transact!(self.tenant.pool, "repair", self.tenant.try_repair(repair))
     }
@@ -321,6 +329,9 @@ impl TenantRows {
             .await?
             .ok_or(sqlx::Error::RowNotFound)?;
         transaction.rows(set_held(false)).await?;
+        let anew = "UPDATE tarbox.branch SET history_bytes = 0, history_upto = 0, left_bytes = NULL
+                    WHERE family = $1 AND tenant = $2";
+        transaction.rows(Statement::new(anew).with(self.family).with(self.id.0)).await?;
         transaction.commit().await
     }
 }

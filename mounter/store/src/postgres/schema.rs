@@ -9,31 +9,38 @@ use crate::{
 };
 
 /// What this program migrates to.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 7;
 
 /// Steps by the version they lead to; each only adds.
 const STEPS: &[(u32, &str)] = &[
     (1, include_str!("schema.sql")),
     (2, include_str!("schema_2.sql")),
     (3, include_str!("schema_3.sql")),
-    (4, include_str!("schema_4.sql")),
+    (5, include_str!("schema_5.sql")),
+    (6, include_str!("schema_6.sql")),
+    (7, include_str!("schema_7.sql")),
 ];
 
 /// Any number that is ours: the key of the advisory lock under which migrations run.
 const LOCK: i64 = 0x7461_7262_6f78;
 
+/// Whether the schema has a table of this name.
+async fn is_there(conn: &mut PgConnection, table: &str) -> std::result::Result<bool, sqlx::Error> {
+    // A query of the catalogue's tables: `to_regclass` answers from a cache that a wait for an advisory lock leaves stale.
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'tarbox' AND c.relname = $1)",
+    )
+    .bind(table)
+    .fetch_one(conn)
+    .await
+}
+
 /// The version found, `None` in an empty database.
 pub(super) async fn version(
     conn: &mut PgConnection,
 ) -> std::result::Result<Option<SchemaVersion>, sqlx::Error> {
-    // A query of the catalogue's tables: `to_regclass` answers from a cache that a wait for an advisory lock leaves stale.
-    let there: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-           WHERE n.nspname = 'tarbox' AND c.relname = 'schema_version')",
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    if !there {
+    if !is_there(conn, "schema_version").await? {
         return Ok(None);
     }
     let row =
@@ -47,14 +54,40 @@ pub(super) async fn version(
     .transpose()
 }
 
-/// Brings the schema up to date. Two programs at once: the second waits, and finds it done.
-pub(super) async fn migrate(pool: &Pool) -> Result<()> {
+/// Who is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// Whose tables they are, or who may do what the owner may.
+    Owner,
+    /// A tenant's login, which the server keeps to what is its tenant's.
+    Login,
+}
+
+async fn caller(conn: &mut PgConnection) -> std::result::Result<Caller, sqlx::Error> {
+    if !is_there(conn, "login").await? {
+        return Ok(Caller::Owner);
+    }
+    let is_login: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM tarbox.login l WHERE l.role = session_user)")
+            .fetch_one(conn)
+            .await?;
+    Ok(if is_login { Caller::Login } else { Caller::Owner })
+}
+
+/// Brings the schema up to date, unless a tenant's login asks: that one finds it so, or is refused. Two programs at once: the second
+/// waits, and finds it done.
+pub(super) async fn migrate(pool: &Pool) -> Result<Caller> {
     let mut conn = pool.get().await?;
     let found = version(&mut conn).await.map_err(|e| pool.failed("read the schema's version", e))?;
     let current = match found {
         Some(found) => refuse_newer(pool, found)?.version,
         None => 0,
     };
+    let caller = caller(&mut conn).await.map_err(|e| pool.failed("find out who is connected", e))?;
+    if current < VERSION && caller == Caller::Login {
+        let url = pool.display_url().to_owned();
+        return Err(StoreError::SchemaOld { url, found: current, needed: VERSION });
+    }
     if current < VERSION {
         steps(&mut conn).await.map_err(|failure| match failure {
             Step::Newer(found) => refuse_newer(pool, found)
@@ -64,7 +97,7 @@ pub(super) async fn migrate(pool: &Pool) -> Result<()> {
         })?;
     }
     conn.give_back();
-    Ok(())
+    Ok(caller)
 }
 
 fn refuse_newer(pool: &Pool, found: SchemaVersion) -> Result<SchemaVersion> {

@@ -1,6 +1,8 @@
 //! A PostgreSQL server for tests: made in a temporary directory, reached by a socket there and by a loopback port,
 //! gone when it is dropped, and also when the test's process dies.
 
+mod trespass;
+
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::TcpListener,
@@ -13,6 +15,8 @@ use std::{
 use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
+
+pub use trespass::trespasses;
 
 /// Where the programs are looked for, the newest first, before `PATH`.
 const VERSIONS: std::ops::RangeInclusive<u32> = 13..=19;

@@ -1,5 +1,7 @@
 //! The conformance suite over this engine, and what only a server can show: clocks, outages, plans.
 
+mod as_login;
 mod conformance;
+mod isolation;
 mod measure;
 mod server;

@@ -11,10 +11,10 @@ use super::{
     commit::Version,
     family::Family,
     fault::Outcome,
-    layers,
+    history, layers,
     rows::{self, int, number},
 };
-use crate::error::Result;
+use crate::{error::Result, model::ROW_BYTES};
 
 /// Rows of one transaction: about 10 ms, so that no commit waits long.
 const BATCH: i64 = 1000;
@@ -24,7 +24,7 @@ const WALK: i64 = 512;
 /// One small batch of everything; returns how many rows and blocks went.
 pub(super) fn collect(family: &Family, is_alive: &dyn Fn(SessionId) -> bool) -> Result<u64> {
     let mut gone = prune(family)?;
-    if has_rows(family, "SELECT 1 FROM dead")? {
+    if has_rows(family, "SELECT 1 FROM dead WHERE reaped = 0")? {
         gone += family.write("reaping contents", reap_dead)?;
     }
     gone += reap_branches(family)?;
@@ -33,6 +33,9 @@ pub(super) fn collect(family: &Family, is_alive: &dyn Fn(SessionId) -> bool) -> 
         let blocks = family.write("collecting blocks", collect_dropped)?;
         gone += blocks.1;
         remove_parts(family, &blocks.0)?;
+    }
+    if gone == 0 && family.read("looking for work", history::is_behind)? {
+        gone = family.write("counting a history", history::count_one)?;
     }
     if gone == 0 {
         gone = walk_parts(family, is_alive)?;
@@ -87,22 +90,40 @@ struct Work {
 impl Work {
     fn run(&self, connection: &Connection) -> Outcome<u64> {
         let mut gone = 0;
-        for (table, key) in [("inode_h", "ino"), ("dentry_h", "parent, name"), ("xattr_h", "ino")] {
+        let counted = history::counted_upto(connection, self.branch)?;
+        let mut less = 0;
+        for (table, key, more) in [
+            ("inode_h", "ino", "0"),
+            ("dentry_h", "parent, name", "0"),
+            ("xattr_h", "ino", "coalesce(length(data), 0)"),
+        ] {
             let sql = format!(
                 "DELETE FROM {table} WHERE branch = ?1 AND ({key}, died) IN (SELECT {key}, died FROM {table}
-                 WHERE branch = ?1 AND died > ?2 AND died <= ?3 AND born > ?4 LIMIT {BATCH})"
+                 WHERE branch = ?1 AND died > ?2 AND died <= ?3 AND born > ?4 LIMIT {BATCH})
+                 RETURNING died, {more}"
             );
-            let parameters = params![self.branch, self.below, self.upto, self.above];
-            gone += connection.prepare_cached(&sql)?.execute(parameters)? as u64;
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![self.branch, self.below, self.upto, self.above])?;
+            while let Some(row) = rows.next()? {
+                gone += 1;
+                if row.get::<_, Layer>(0)? <= counted {
+                    less += ROW_BYTES + row.get::<_, i64>(1)?;
+                }
+            }
         }
-        gone += self.extents(connection)?;
+        gone += self.extents(connection, counted, &mut less)?;
+        history::adjust(connection, self.branch, -less)?;
         if self.upto == Layer::MAX && gone == 0 {
             gone += self.current(connection)?;
+            if gone > 0 {
+                history::recount_left(connection, self.branch)?;
+            }
         }
         Ok(gone)
     }
 
-    fn extents(&self, connection: &Connection) -> Outcome<u64> {
+    /// Adds to `less` what versions took that are `counted`.
+    fn extents(&self, connection: &Connection, counted: Layer, less: &mut i64) -> Outcome<u64> {
         let sql = format!(
             "SELECT did, blk, born, kind, block, died FROM ext_h
              WHERE branch = ?1 AND died > ?2 AND died <= ?3 AND born > ?4 LIMIT {BATCH}"
@@ -112,8 +133,12 @@ impl Work {
         let mut delete = connection
             .prepare_cached("DELETE FROM ext_h WHERE branch = ?1 AND did = ?2 AND blk = ?3 AND died = ?4")?;
         for row in &found {
+            let (did, blk) = (int(row.version.did), int(row.version.blk));
+            if row.died <= counted {
+                *less += history::of_extent(connection, self.branch, did, blk, row.died)?;
+            }
             row.version.drop_content(connection, row.kind, row.block)?;
-            delete.execute(params![self.branch, int(row.version.did), int(row.version.blk), row.died])?;
+            delete.execute(params![self.branch, did, blk, row.died])?;
         }
         Ok(found.len() as u64)
     }
@@ -174,7 +199,7 @@ fn delete_current(connection: &Connection, found: &[Going]) -> Outcome<()> {
 
 fn reap_dead(connection: &Connection) -> Outcome<u64> {
     let dead: Vec<(BranchId, DataId, Layer)> = connection
-        .prepare_cached("SELECT branch, did, died FROM dead LIMIT 100")?
+        .prepare_cached("SELECT branch, did, died FROM dead WHERE reaped = 0 LIMIT 100")?
         .query_map([], |row| Ok((row.get(0)?, number(row, 1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let mut left = BATCH;
@@ -193,6 +218,10 @@ fn reap_dead(connection: &Connection) -> Outcome<u64> {
                 )?
                 .exists(params![branch, born, died])?;
             if is_seen {
+                if died <= history::counted_upto(connection, branch)? {
+                    let more = history::of_extent(connection, branch, int(did), int(blk), 0)?;
+                    history::adjust(connection, branch, more)?;
+                }
                 connection
                     .prepare_cached(
                         "INSERT OR REPLACE INTO ext_h SELECT *, ?4 FROM ext
@@ -209,9 +238,14 @@ fn reap_dead(connection: &Connection) -> Outcome<u64> {
         if left <= 0 {
             break;
         }
-        connection
-            .prepare_cached("DELETE FROM dead WHERE branch = ?1 AND did = ?2")?
-            .execute(params![branch, int(did)])?;
+        // Where ancestors may have rows of it, that it is dead has to be known as long as they are ancestors.
+        for done in [
+            "DELETE FROM dead WHERE branch = ?1 AND did = ?2
+             AND EXISTS(SELECT 1 FROM branch b WHERE b.branch = ?1 AND (b.parent IS NULL OR ?2 >= b.ino_floor))",
+            "UPDATE dead SET reaped = 1 WHERE branch = ?1 AND did = ?2",
+        ] {
+            connection.prepare_cached(done)?.execute(params![branch, int(did)])?;
+        }
         gone += 1;
     }
     Ok(gone)
@@ -238,6 +272,39 @@ fn collect_dropped(connection: &Connection) -> Outcome<(Vec<BlockId>, u64)> {
         forget.execute([block])?;
     }
     Ok((gone, candidates.len() as u64))
+}
+
+/// See [`crate::TenantStore::stray_blocks`].
+pub(super) fn stray(
+    connection: &Connection,
+    after: BlockId,
+    limit: usize,
+) -> Outcome<(Vec<BlockId>, Option<BlockId>)> {
+    let page: Vec<BlockId> = connection
+        .prepare_cached("SELECT block FROM block WHERE block > ?1 ORDER BY block LIMIT ?2")?
+        .query_map(params![int(after), limit as i64], |row| number(row, 0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let next = page.last().copied().filter(|_| page.len() == limit);
+    let mut is_known = connection.prepare_cached(
+        "SELECT 1 FROM ext WHERE kind = 1 AND block = ?1 UNION ALL SELECT 1 FROM ext_h WHERE kind = 1 AND block = ?1
+         UNION ALL SELECT 1 FROM dropped WHERE block = ?1 LIMIT 1",
+    )?;
+    let mut stray = Vec::new();
+    for block in page {
+        if !is_known.exists([int(block)])? {
+            stray.push(block);
+        }
+    }
+    Ok((stray, next))
+}
+
+/// See [`crate::TenantStore::offer_blocks`].
+pub(super) fn offer(connection: &Connection, blocks: &[BlockId]) -> Outcome<()> {
+    let mut put = connection.prepare_cached("INSERT OR IGNORE INTO dropped(block) VALUES(?1)")?;
+    for block in blocks {
+        put.execute([int(*block)])?;
+    }
+    Ok(())
 }
 
 fn remove_parts(family: &Family, blocks: &[BlockId]) -> Result<()> {
@@ -345,19 +412,10 @@ fn remove_branch(connection: &Connection, branch: BranchId) -> Outcome<()> {
     for table in ["dead", "prune", "branch"] {
         connection.execute(&format!("DELETE FROM {table} WHERE branch = ?1"), [branch])?;
     }
-    // The fork was a view of the parent; if no checkpoint and no other child is there, it is none any more.
-    if let Some((parent, layer)) = parent {
-        let is_kept = connection
-            .prepare_cached(
-                "SELECT 1 FROM layer WHERE branch = ?1 AND layer = ?2
-                 UNION ALL SELECT 1 FROM branch WHERE parent = ?1 AND parent_layer = ?2",
-            )?
-            .exists(params![parent, layer])?;
-        if !is_kept {
-            layers::leave_prune_work(connection, parent, layer)?;
-        }
+    match parent {
+        Some((parent, layer)) => layers::forget_fork(connection, parent, layer),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A batch of a deleted tenant's data; true when nothing of it is left but what clones of it need.

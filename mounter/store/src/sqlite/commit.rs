@@ -570,6 +570,44 @@ impl Version {
         let alloc = alloc_bytes(alloc);
         let parameters = params![new.branch, int(new.did), int(new.blk), new.born, kind, alloc, block];
         connection.prepare_cached(PUT_EXT)?.execute(parameters)?;
+        self.copy_patches(connection, new)
+    }
+
+    /// As [`Version::copy_to`], of a version that died; `false` where it is there already.
+    pub(super) fn copy_to_history(
+        &self,
+        connection: &Connection,
+        new: &Self,
+        kind: i64,
+        alloc: &AllocMap,
+        block: i64,
+        died: Layer,
+    ) -> Outcome<bool> {
+        let key = params![new.branch, int(new.did), int(new.blk), died];
+        let is_there = connection
+            .prepare_cached("SELECT 1 FROM ext_h WHERE branch = ?1 AND did = ?2 AND blk = ?3 AND died = ?4")?
+            .exists(key)?;
+        if is_there {
+            return Ok(false);
+        }
+        let block = match kind {
+            2 => Some(copy_bytes(connection, block)?),
+            1 => Some(block),
+            _ => None,
+        };
+        let alloc = alloc_bytes(alloc);
+        let parameters = params![new.branch, int(new.did), int(new.blk), new.born, kind, alloc, block, died];
+        connection
+            .prepare_cached(
+                "INSERT INTO ext_h(branch, did, blk, born, kind, alloc, block, died)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(parameters)?;
+        self.copy_patches(connection, new)?;
+        Ok(true)
+    }
+
+    fn copy_patches(&self, connection: &Connection, new: &Self) -> Outcome<()> {
         let patches: Vec<(i64, i64, i64, i64)> = connection
             .prepare_cached(
                 "SELECT seq, off, len, bytes FROM patch

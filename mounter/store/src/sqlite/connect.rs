@@ -95,21 +95,26 @@ pub(super) fn create(path: &Path, kind: Kind) -> Outcome<Connection> {
         .into());
     }
     let connection = connect(path)?;
-    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 0 {
+    let known = version(&connection)?;
+    if known == 0 {
         connection.execute_batch(kind.at_creation())?;
     }
-    bring_up_to_date(&connection, kind, version)?;
+    bring_up_to_date(&connection, kind, known)?;
     connection.execute_batch(kind.at_opening(true))?;
     Ok(connection)
 }
 
-/// Takes the steps that lead on from `version`; those that another program has taken meanwhile are left out.
-fn bring_up_to_date(connection: &Connection, kind: Kind, version: u32) -> Outcome<()> {
-    for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > version) {
+/// The step that a file was brought to; 0: it is just being made.
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Takes the steps that lead on from the one that is known.
+fn bring_up_to_date(connection: &Connection, kind: Kind, known: u32) -> Outcome<()> {
+    for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > known) {
         in_transaction(connection, |connection| {
-            let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-            if number > version {
+            // Two programs at once: the second one waits, and finds it done.
+            if version(connection)? < number {
                 connection.execute_batch(&format!("{step} PRAGMA user_version={number};"))?;
             }
             Ok(())
@@ -121,10 +126,9 @@ fn bring_up_to_date(connection: &Connection, kind: Kind, version: u32) -> Outcom
 /// Opens a database file that is there; one that an older release has made is brought up to date.
 pub(super) fn open(path: &Path, kind: Kind, writes: bool) -> Outcome<Connection> {
     let connection = connect(path)?;
-    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    // One that is just being made has none yet.
-    if version > 0 {
-        bring_up_to_date(&connection, kind, version)?;
+    let known = version(&connection)?;
+    if known > 0 {
+        bring_up_to_date(&connection, kind, known)?;
     }
     connection.execute_batch(kind.at_opening(writes))?;
     Ok(connection)

@@ -167,6 +167,7 @@ impl Control {
             let id = id.0.as_bytes();
             connection.execute("DELETE FROM snapshot WHERE tenant = ?1 AND purpose = 3", [id])?;
             connection.execute("DELETE FROM tag WHERE tenant = ?1", [id])?;
+            connection.execute("DELETE FROM publication WHERE tenant = ?1", [id])?;
             connection.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
             Ok(())
         })

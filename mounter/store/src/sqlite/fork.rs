@@ -10,12 +10,11 @@ use super::{
 };
 use crate::model::AllocMap;
 
-/// Chains longer than this are never made.
-const DEPTH_MAX: usize = 8;
-/// From here on a branch with few rows is copied rather than built upon.
+/// From here on a branch with few rows is copied rather than built upon. Of more a longer chain is made, which is flattened in the background:
+/// a restore takes no longer for what there is.
 const DEPTH_GOOD: usize = 4;
-/// "Few": copied in about 50 ms.
-const FEW: i64 = 10_000;
+/// "Few": copied in a few milliseconds.
+const FEW: i64 = 1_000;
 
 /// A branch of `tenant` that begins at a layer. Keys with numbers from `ino_floor` on are unknown there.
 pub(super) fn fork(
@@ -43,9 +42,13 @@ pub(super) fn fork(
     if let Some(grandparent) = chain.get(1) {
         let own = own_rows(connection, branch, layer)?;
         let depth = chain.len() + 1;
-        if own == 0 || depth > DEPTH_MAX || (depth > DEPTH_GOOD && own < FEW) {
+        if own == 0 || (depth > DEPTH_GOOD && own < FEW) {
             insert((grandparent.branch, grandparent.layer), chain[0].ino_floor)?;
             copy_own(connection, branch, layer, new)?;
+            connection.execute(
+                "UPDATE branch SET origin = ?2, origin_layer = ?3 WHERE branch = ?1",
+                params![new, branch, layer],
+            )?;
             return Ok(new);
         }
     }
@@ -80,15 +83,21 @@ fn copy_own(connection: &Connection, from: BranchId, layer: Layer, to: BranchId)
     for (table, key, values) in tables {
         let sql = format!(
             "INSERT INTO {table}(branch, {key}, born, {values})
-             SELECT ?3, {key}, 0, {values} FROM {table} WHERE branch = ?1 AND born <= ?2
-             UNION ALL SELECT ?3, {key}, 0, {values} FROM {table}_h WHERE branch = ?1 AND born <= ?2 AND died > ?2"
+             SELECT ?3, {key}, 1, {values} FROM {table} WHERE branch = ?1 AND born <= ?2
+             UNION ALL SELECT ?3, {key}, 1, {values} FROM {table}_h WHERE branch = ?1 AND born <= ?2 AND died > ?2"
         );
         connection.prepare_cached(&sql)?.execute(params![from, layer, to])?;
     }
     connection
         .prepare_cached(
-            "INSERT INTO cut(branch, did, born, blk) SELECT ?3, did, 0, min(blk) FROM cut
+            "INSERT INTO cut(branch, did, born, blk) SELECT ?3, did, 1, min(blk) FROM cut
              WHERE branch = ?1 AND born <= ?2 GROUP BY did",
+        )?
+        .execute(params![from, layer, to])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO dead(branch, did, died, reaped) SELECT ?3, did, 1, 1 FROM dead
+             WHERE branch = ?1 AND died <= ?2",
         )?
         .execute(params![from, layer, to])?;
     copy_extents(connection, from, layer, to)
@@ -111,7 +120,7 @@ fn copy_extents(connection: &Connection, from: BranchId, layer: Layer, to: Branc
         })?
         .collect::<rusqlite::Result<_>>()?;
     for (old, kind, alloc, block) in found {
-        let new = Version { branch: to, did: old.did, blk: old.blk, born: 0 };
+        let new = Version { branch: to, did: old.did, blk: old.blk, born: 1 };
         old.copy_to(connection, &new, kind, &alloc, block)?;
     }
     Ok(())

@@ -69,14 +69,31 @@ pub(super) fn of_tenant(connection: &Connection, id: TenantId) -> Outcome<Vec<La
 pub(super) fn of_line(connection: &Connection, id: TenantId) -> Outcome<Vec<LayerRow>> {
     let row = TenantRow::need(connection, id)?;
     let mut found = Vec::new();
-    for link in rows::view(connection, row.head_branch, Layer::MAX)?.chain {
+    for (branch, layer) in line(connection, row.head_branch)? {
         let mut statement = connection
             .prepare_cached(&format!("{COLUMNS} branch = ?1 AND layer <= ?2 ORDER BY layer DESC"))?;
-        for layer in statement.query_map(params![link.branch, link.layer], decode)? {
+        for layer in statement.query_map(params![branch, layer], decode)? {
             found.push(layer?);
         }
     }
     Ok(found)
+}
+
+/// What a head has come from, nearest first: through where the branches began, whatever has been flattened since.
+fn line(connection: &Connection, head: BranchId) -> Outcome<Vec<(BranchId, Layer)>> {
+    let mut line = vec![(head, Layer::MAX)];
+    let mut statement = connection.prepare_cached(
+        "SELECT b.branch, coalesce(c.origin_layer, c.parent_layer) FROM branch c
+         JOIN branch b ON b.branch = coalesce(c.origin, c.parent) WHERE c.branch = ?1",
+    )?;
+    while let Some((branch, _)) = line.last() {
+        let next = statement.query_row([branch], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        match next {
+            Some(next) => line.push(next),
+            None => break,
+        }
+    }
+    Ok(line)
 }
 
 /// Seals the head of a tenant that nobody holds. Whoever held it before cannot commit into the sealed layer.
@@ -166,9 +183,8 @@ pub(super) fn restore(
     let owner: Vec<u8> = connection
         .prepare_cached("SELECT tenant FROM layer WHERE branch = ?1 AND layer = ?2")?
         .query_row(params![branch, layer], |row| row.get(0))?;
-    let line = rows::view(connection, row.head_branch, Layer::MAX)?;
     if owner != row.id.0.as_bytes()
-        && !line.chain.iter().any(|link| link.branch == branch && link.layer >= layer)
+        && !line(connection, row.head_branch)?.iter().any(|(at, upto)| *at == branch && *upto >= layer)
     {
         return Err(
             StoreError::Refused(format!("layer {layer} of branch {branch} is another tenant's")).into()
@@ -207,6 +223,17 @@ pub(super) fn delete(connection: &Connection, branch: BranchId, layer: Layer) ->
     }
     connection.execute("DELETE FROM layer WHERE branch = ?1 AND layer = ?2", params![branch, layer])?;
     leave_prune_work(connection, branch, layer)
+}
+
+/// A branch does not begin at this layer any more: if no checkpoint and no other child is there, it is no view any more.
+pub(super) fn forget_fork(connection: &Connection, branch: BranchId, layer: Layer) -> Outcome<()> {
+    let is_kept = connection
+        .prepare_cached(
+            "SELECT 1 FROM layer WHERE branch = ?1 AND layer = ?2
+             UNION ALL SELECT 1 FROM branch WHERE parent = ?1 AND parent_layer = ?2",
+        )?
+        .exists(params![branch, layer])?;
+    if is_kept { Ok(()) } else { leave_prune_work(connection, branch, layer) }
 }
 
 /// After the view at `layer` is gone: what has to be pruned between its neighbours, and the head's new `last_view`.

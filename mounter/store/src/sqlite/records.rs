@@ -119,6 +119,15 @@ impl Records for SqliteDatabase {
         })
     }
 
+    async fn describe_volume(&self, old: &VolumeRecord, description: &str) -> Result<bool> {
+        self.inner.control.write("describing a volume", |connection| {
+            let changed = connection
+                .prepare_cached("UPDATE volume SET description = ?3 WHERE id = ?1 AND description = ?2")?
+                .execute(params![old.id.0.as_bytes(), old.description, description])?;
+            Ok(changed > 0)
+        })
+    }
+
     async fn forget_volume(&self, id: TenantId) -> Result<()> {
         self.inner.control.write("forgetting a volume", |connection| {
             connection.prepare_cached("DELETE FROM volume WHERE id = ?1")?.execute([id.0.as_bytes()])?;

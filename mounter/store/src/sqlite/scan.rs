@@ -4,14 +4,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rusqlite::{Connection, Row, params};
-use tarbox_types::{BlockId, BlockIndex, DataId, Ino, Layer};
+use tarbox_types::{BlockId, BlockIndex, BranchId, DataId, Ino, Layer};
 
 use super::{
     commit::Target,
     connect::{self, Kind},
     family,
     fault::Outcome,
-    read,
+    history, read,
     rows::{self, TenantRow, inode_columns, int, number},
     store::SqliteTenant,
 };
@@ -259,6 +259,10 @@ impl Scan for Scanner<'_> {
         Ok(now.is_none())
     }
 
+    async fn histories(&self) -> Result<Vec<(BranchId, i64, i64)>> {
+        self.read(|connection| history::compare(connection, self.tenant.id))
+    }
+
     async fn repair(&self, repair: &Repair) -> Result<()> {
         self.tenant.family.write("repairing", |connection| {
             let row = TenantRow::need(connection, self.tenant.id)?;
@@ -276,6 +280,7 @@ impl Scan for Scanner<'_> {
                 "UPDATE tenant SET used_bytes = ?2, used_inodes = ?3 WHERE id = ?1",
                 params![row.id.0.as_bytes(), int(repair.used_bytes), int(repair.used_inodes)],
             )?;
+            history::recount(connection, row.id)?;
             Ok(())
         })
     }

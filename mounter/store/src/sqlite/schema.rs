@@ -6,7 +6,7 @@
 //! `*_h` holds what was replaced and a kept view still sees, from `born` to before `died`.
 
 /// What a database is brought to, and what this program knows.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 7;
 
 pub(super) const CONTROL: &[&str] = &[
     "
@@ -40,7 +40,14 @@ CREATE TABLE IF NOT EXISTS tag(tenant BLOB NOT NULL, name TEXT NOT NULL, branch 
     layer INTEGER NOT NULL, PRIMARY KEY(tenant, name)) WITHOUT ROWID;
 ",
     "
-UPDATE schema SET version = max(version, 4);
+UPDATE schema SET version = max(version, 6);
+-- Where volumes may be mounted, as whoever attaches them has said (mode: CSI's number of the access mode); which nodes there are.
+CREATE TABLE IF NOT EXISTS publication(tenant BLOB NOT NULL, node TEXT NOT NULL, mode INTEGER NOT NULL,
+    read_only INTEGER NOT NULL, PRIMARY KEY(tenant, node)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS node(node TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) WITHOUT ROWID;
+",
+    "
+UPDATE schema SET version = max(version, 7);
 ",
 ];
 
@@ -138,6 +145,18 @@ CREATE TABLE IF NOT EXISTS dead(branch INTEGER NOT NULL, did INTEGER NOT NULL, d
     PRIMARY KEY(branch, did)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS prune(id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, above INTEGER NOT NULL,
     below INTEGER NOT NULL, upto INTEGER NOT NULL);
+",
+    "
+-- What versions take that died up to a layer; and, of a branch that is no head any more, its present rows (NULL: not counted yet).
+ALTER TABLE branch ADD COLUMN history_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE branch ADD COLUMN history_upto INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE branch ADD COLUMN left_bytes INTEGER;
+-- Where the branch began, if it has been flattened since: what it has come from.
+ALTER TABLE branch ADD COLUMN origin INTEGER;
+ALTER TABLE branch ADD COLUMN origin_layer INTEGER;
+-- Reaped: kept to know that the ancestors' rows of the content are not to be taken over.
+ALTER TABLE dead ADD COLUMN reaped INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX dead_left ON dead(branch) WHERE reaped = 0;
 ",
     "
 -- Audit events of a tenant, whatever branch it writes, packed; until: when the last of them happened, in microseconds since 1970.

@@ -12,7 +12,7 @@ use super::{
     connect::in_one_state,
     database::Inner,
     family::Family,
-    layers,
+    flatten, history, layers,
     read::{self, Base, Recipe},
     rows::{self, TenantRow, int, number},
     scan,
@@ -21,6 +21,7 @@ use crate::{
     api::{CheckProgress, CheckReport, TenantStore},
     codec,
     error::{Result, StoreError},
+    flatten::{Flattened, Flattening},
     model::*,
     proof::{Plan, Proofs},
 };
@@ -270,6 +271,15 @@ impl TenantStore for SqliteTenant {
         self.family.read("listing layers", |connection| layers::of_line(connection, self.id))
     }
 
+    async fn began_at(&self, branch: BranchId) -> Result<Option<(BranchId, Layer)>> {
+        self.family.read("looking at a branch", |connection| {
+            let sql = "SELECT coalesce(origin, parent), coalesce(origin_layer, parent_layer) FROM branch
+                       WHERE branch = ?1 AND coalesce(origin, parent) IS NOT NULL";
+            let mut statement = connection.prepare_cached(sql)?;
+            Ok(statement.query_row([branch], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+        })
+    }
+
     async fn own_layers(&self) -> Result<Vec<LayerRow>> {
         self.family.read("listing checkpoints", |connection| layers::of_tenant(connection, self.id))
     }
@@ -280,6 +290,12 @@ impl TenantStore for SqliteTenant {
 
     async fn sealed(&self, request: &str) -> Result<Option<LayerRow>> {
         self.family.read("looking for a layer", |connection| layers::of_request(connection, self.id, request))
+    }
+
+    async fn history_bytes(&self) -> Result<u64> {
+        self.family.read("adding up a history", |connection| {
+            in_one_state(connection, |connection| history::bytes(connection, self.id))
+        })
     }
 
     async fn seal(&self, seal: &Seal) -> Result<LayerRow> {
@@ -315,6 +331,21 @@ impl TenantStore for SqliteTenant {
 
     async fn collect(&self) -> Result<u64> {
         collect::collect(&self.family, &|session| self.database.is_alive(session))
+    }
+
+    async fn stray_blocks(&self, after: BlockId, limit: usize) -> Result<(Vec<BlockId>, Option<BlockId>)> {
+        self.family.read("looking for stray blocks", |connection| {
+            in_one_state(connection, |connection| collect::stray(connection, after, limit))
+        })
+    }
+
+    async fn offer_blocks(&self, blocks: &[BlockId]) -> Result<()> {
+        self.family.write("offering blocks", |connection| collect::offer(connection, blocks))
+    }
+
+    async fn flatten(&self, from: Option<Flattening>) -> Result<Flattened> {
+        self.family
+            .write("flattening a chain of branches", |connection| flatten::step(connection, from.as_ref()))
     }
 
     async fn audit(&self, range: &AuditRange, limit: usize) -> Result<Vec<AuditChunk>> {

@@ -1,10 +1,8 @@
 //! How a volume is to be mounted, from its capability. Pure.
 
 use serde::{Deserialize, Serialize};
-use tarbox_proto::csi::v1::{
-    VolumeCapability,
-    volume_capability::{AccessType, access_mode::Mode},
-};
+use tarbox_proto::csi::v1::{VolumeCapability, volume_capability::AccessType};
+use tarbox_types::AccessMode;
 
 use super::request::RequestError;
 
@@ -55,16 +53,14 @@ pub fn read(capability: Option<&VolumeCapability>, read_only: bool) -> Result<Mo
             "`tarbox`, or none: a tenant is no disk that could be formatted",
         ));
     }
-    let mode =
-        capability.access_mode.as_ref().ok_or(RequestError::Missing("volume_capability.access_mode"))?;
-    let (reads, many_readers) = access(mode.mode)?;
+    let mode = mode(capability)?;
     let mut wish = MountWish {
-        read_only: read_only || reads,
+        read_only: read_only || mode.only_reads(),
         nosuid: false,
         nodev: false,
         noexec: false,
         group: group(&mount.volume_mount_group)?,
-        many_readers,
+        many_readers: mode == AccessMode::MultiNodeReaderOnly,
     };
     mount.mount_flags.iter().try_for_each(|flag| apply(&mut wish, flag))?;
     Ok(wish)
@@ -73,28 +69,20 @@ pub fn read(capability: Option<&VolumeCapability>, read_only: bool) -> Result<Mo
 /// Whether the volume may be published at one place only (ReadWriteOncePod).
 #[must_use]
 pub fn is_for_one_target(capability: Option<&VolumeCapability>) -> bool {
-    let mode = capability.and_then(|capability| capability.access_mode.as_ref()).map(|mode| mode.mode);
-    mode == Some(Mode::SingleNodeSingleWriter.into())
+    capability.is_some_and(|capability| mode(capability) == Ok(AccessMode::SingleNodeSingleWriter))
 }
 
-/// Whether the mode is for reading only, and whether by many nodes.
-fn access(number: i32) -> Result<(bool, bool), RequestError> {
-    match Mode::try_from(number) {
-        Ok(Mode::SingleNodeReaderOnly) => Ok((true, false)),
-        Ok(Mode::MultiNodeReaderOnly) => Ok((true, true)),
-        Ok(
-            Mode::SingleNodeWriter
-            | Mode::SingleNodeSingleWriter
-            | Mode::SingleNodeMultiWriter
-            | Mode::MultiNodeSingleWriter
-            | Mode::MultiNodeMultiWriter,
-        ) => Ok((false, false)),
-        Ok(Mode::Unknown) | Err(_) => Err(RequestError::value(
-            "volume_capability.access_mode",
-            number,
-            "one of SINGLE_NODE_WRITER (1) to SINGLE_NODE_MULTI_WRITER (7)",
-        )),
-    }
+/// Who may use the volume at the same time.
+///
+/// # Errors
+/// Where it is not said, or there is no such mode.
+pub fn mode(capability: &VolumeCapability) -> Result<AccessMode, RequestError> {
+    let mode =
+        capability.access_mode.as_ref().ok_or(RequestError::Missing("volume_capability.access_mode"))?.mode;
+    AccessMode::of_number(mode).ok_or_else(|| {
+        let allowed = "one of SINGLE_NODE_WRITER (1) to SINGLE_NODE_MULTI_WRITER (7)";
+        RequestError::value("volume_capability.access_mode", mode, allowed)
+    })
 }
 
 fn group(text: &str) -> Result<Option<u32>, RequestError> {

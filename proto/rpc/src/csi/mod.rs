@@ -1,5 +1,6 @@
 //! What the CSI services of a node and of the controller have in common: who the driver is, and what requests may say.
 
+pub mod attachment;
 pub mod capability;
 pub mod identity;
 pub mod inline;

@@ -63,12 +63,27 @@ fn usual_priority() -> u32 {
     200
 }
 
+/// The native mounts of a volume's context: see [`parse`].
+///
+/// # Errors
+/// As [`parse`].
+pub fn read(context: &HashMap<String, String>, tenant: TenantId) -> Result<Vec<NativeMount>, RequestError> {
+    let text = context.get(KEY).map_or("", String::as_str);
+    parse(text, context, tenant).map_err(|error| error.within("volume_context"))
+}
+
 /// The native mounts of a tenant in the order in which they are mounted, with what their templates stand for.
 ///
 /// # Errors
 /// The first fault, with the entry it is in.
-pub fn read(context: &HashMap<String, String>, tenant: TenantId) -> Result<Vec<NativeMount>, RequestError> {
-    let Some(text) = context.get(KEY).filter(|text| !text.trim().is_empty()) else { return Ok(Vec::new()) };
+pub fn parse(
+    text: &str,
+    context: &HashMap<String, String>,
+    tenant: TenantId,
+) -> Result<Vec<NativeMount>, RequestError> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
     let document: Document = toml::from_str(text).map_err(|error| {
         let place = error.span().and_then(|span| text.get(span)).unwrap_or(text);
         bad(KEY, place.trim(), &format!("{ENTRY}: {}", error.message()))
@@ -98,7 +113,7 @@ pub fn read(context: &HashMap<String, String>, tenant: TenantId) -> Result<Vec<N
 }
 
 fn bad(field: &str, value: &str, allowed: &str) -> RequestError {
-    RequestError::value(format!("volume_context.{field}"), value, allowed)
+    RequestError::value(field, value, allowed)
 }
 
 fn inside(field: &str, text: &str) -> Result<PathBuf, RequestError> {

@@ -46,6 +46,16 @@ impl fmt::Debug for Parameters {
 const DEFAULT_BYTES: u64 = 256 << 20;
 
 impl Parameters {
+    /// With the options that were changed since the volume was made, which come first.
+    #[must_use]
+    pub fn changed_by(mut self, newer: Self) -> Self {
+        self.options.retain(|(flag, _)| newer.options.iter().all(|(newer, _)| newer != flag));
+        self.options.extend(newer.options);
+        self.cache_bytes = newer.cache_bytes.or(self.cache_bytes);
+        self.journal_bytes = newer.journal_bytes.or(self.journal_bytes);
+        self
+    }
+
     /// Memory that the mounter's cache and its journal may take.
     #[must_use]
     pub fn working_bytes(&self) -> u64 {
@@ -109,6 +119,22 @@ const KEYS: &[(&str, Meaning)] = &[
 /// A key that there is not, or a value that is not allowed.
 pub fn check(field: &'static str, key: &str, value: &str) -> Result<(), RequestError> {
     apply(&mut Parameters::default(), field, key, value)
+}
+
+/// Those of them that are fixed when a volume is made: what is stored goes by them, or where it is stored.
+const FIXED: &[&str] = &[DATABASE_URL, "tenant_id", "tenant_name", "blockSize", "namespace", native::KEY];
+
+/// Whether a key may have another value later.
+#[must_use]
+pub fn may_change(key: &str) -> bool {
+    KEYS.iter().any(|(known, _)| *known == key) && !FIXED.contains(&key)
+}
+
+/// All keys that may, for messages.
+#[must_use]
+pub fn mutable() -> String {
+    let keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).filter(|key| may_change(key)).collect();
+    keys.join(", ")
 }
 
 /// Whether a key was added by the provisioner or the kubelet, and is none of ours.
@@ -238,6 +264,16 @@ mod tests {
         ];
         assert_eq!(read.options, expected.map(|(flag, value)| (flag.to_owned(), value.to_owned())));
         assert_eq!((read.cache_bytes, read.tenant_name.as_deref()), (Some(1 << 30), Some("work")));
+    }
+
+    #[test]
+    fn what_was_changed_comes_before_what_the_volume_was_made_with() {
+        let of = |pairs: &[(&str, &str)]| read(&map(pairs), &map(&[])).expect("known keys");
+        let made = of(&[("cacheSize", "1Gi"), ("maxLag", "2s"), ("tenant_name", "work")]);
+        let now = made.changed_by(of(&[("cacheSize", "2Gi"), ("syncMode", "writethrough"), ("inodes", "7")]));
+        let expected = [("--max-lag", "2s"), ("--cache-size", "2Gi"), ("--sync-mode", "writethrough")];
+        assert_eq!(now.options, expected.map(|(flag, value)| (flag.to_owned(), value.to_owned())));
+        assert_eq!((now.cache_bytes, now.tenant_name.as_deref()), (Some(2 << 30), Some("work")));
     }
 
     #[test]

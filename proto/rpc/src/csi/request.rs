@@ -51,6 +51,16 @@ impl RequestError {
         Self::Value { field: field.into(), value: value.to_string(), allowed: allowed.into() }
     }
 
+    /// The same of a field that stands in this one.
+    pub(super) fn within(self, outer: &str) -> Self {
+        match self {
+            Self::Value { field, value, allowed } => {
+                Self::Value { field: format!("{outer}.{field}"), value, allowed }
+            }
+            other => other,
+        }
+    }
+
     /// What a caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -17,13 +17,17 @@ pub(super) fn server() -> &'static Server {
     SERVER.get_or_init(|| Server::start("").expect("PostgreSQL is needed"))
 }
 
-struct Place {
+pub(super) struct Place {
     database: String,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self { database: server().database().await.unwrap() }
+    }
+
+    pub(super) fn url(&self) -> String {
+        server().url(&self.database)
     }
 
     async fn run(&self, sql: &str) {
@@ -34,7 +38,7 @@ impl Place {
 #[async_trait]
 impl Site for Place {
     async fn open(&self) -> crate::Result<Arc<dyn Database>> {
-        crate::open(&server().url(&self.database)).await
+        crate::open(&self.url()).await
     }
 
     async fn expire(&self, dead: SessionId, claimant: SessionId) {

@@ -160,3 +160,63 @@ async fn measure_blocks() {
     writer.store.upload(&encoded[..64]).await.unwrap();
     println!("upload of the same ids again: {:.0} MiB/s", 8.0 / began.elapsed().as_secs_f64());
 }
+
+/// The same work as the owner and as a tenant's login, in turns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute and asserts nothing"]
+async fn measure_logins() {
+    let (owner, database) = writer().await;
+    let db = owner.db.clone();
+    let new = NewTenant { block_size: BLOCK as u32, compression: Compression::None, ..new_tenant("kept") };
+    let tenant = db.create_tenant(&new).await.unwrap();
+    let Made::Login(login) = db.make_login(tenant.id, "node").await.unwrap() else { panic!("no login") };
+    let url =
+        tarbox_types::database_url::with_user(&server().url(&database), &login.role, Some(&login.password));
+    let its = crate::open(&url).await.unwrap();
+    let session = session(&*its).await;
+    let mut both = [owner, Writer::acquire(its, tenant.id, session).await];
+    let mut files = Vec::new();
+    for writer in &mut both {
+        create(writer, 5000).await;
+        files.push(writer.file("patched", &random(BLOCK, 0)).await.0);
+    }
+    let mut times = [[Duration::ZERO; 5]; 2];
+    const ROUNDS: u32 = 400;
+    for round in 0..ROUNDS + 20 {
+        for (who, writer) in both.iter_mut().enumerate() {
+            let (head, ino) = (writer.head().await, files[who]);
+            let mut took = [Duration::ZERO; 5];
+            let mut time = |what: usize, began: Instant| took[what] = began.elapsed();
+            let began = Instant::now();
+            writer.store.lookup(&head, ROOT_INO, b"patched").await.unwrap().unwrap();
+            time(0, began);
+            let began = Instant::now();
+            create(writer, 4).await;
+            time(1, began);
+            let began = Instant::now();
+            writer.store.list(&head, ROOT_INO, 0, 1000).await.unwrap();
+            time(2, began);
+            let began = Instant::now();
+            writer.store.read(&head, uncut(ino), &[0]).await.unwrap();
+            time(3, began);
+            let began = Instant::now();
+            writer.upload(&random(BLOCK, u64::from(round))).await;
+            time(4, began);
+            // The first rounds make plans.
+            if round >= 20 {
+                times[who].iter_mut().zip(took).for_each(|(all, took)| *all += took);
+            }
+        }
+    }
+    for (what, name) in
+        ["lookup", "commit of 4 creates", "1,000 names", "read of a block", "upload of a block"]
+            .iter()
+            .enumerate()
+    {
+        let (owner, login) = (times[0][what] / ROUNDS, times[1][what] / ROUNDS);
+        println!(
+            "{name}: owner {owner:?}, login {login:?}, {:.3}",
+            login.as_secs_f64() / owner.as_secs_f64()
+        );
+    }
+}

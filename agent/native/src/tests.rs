@@ -32,14 +32,14 @@ impl Host {
         NativeMount { path: "/native".into(), source: self.at(source), read_only }
     }
 
-    fn check(&self, source: &str, read_only: bool) -> Result<(), AgentError> {
+    fn check(&self, source: &str, read_only: bool) -> Result<(), NativeError> {
         check(&self.allowed, &[self.mount(source, read_only)])
     }
 }
 
-fn denied(outcome: Result<(), AgentError>, words: &[&str]) {
+fn denied(outcome: Result<(), NativeError>, words: &[&str]) {
     match outcome {
-        Err(AgentError::Denied(text)) => assert!(words.iter().all(|word| text.contains(word)), "{text}"),
+        Err(NativeError::Denied(text)) => assert!(words.iter().all(|word| text.contains(word)), "{text}"),
         other => panic!("not denied: {other:?}"),
     }
 }
@@ -54,7 +54,7 @@ fn what_the_node_allows_may_be_used_and_nothing_else() {
     denied(host.check("ro/a", false), &["ro/a", "\"rw\"", "=ro"]);
     denied(host.check("secret", true), &["secret", "nativeSources", "=rw"]);
     denied(host.check("rwx", true), &["rwx"]);
-    assert!(matches!(host.check("ro/new", true), Err(AgentError::Precondition(_))));
+    assert!(matches!(host.check("ro/new", true), Err(NativeError::Precondition(_))));
     fs::write(host.at("rw/file"), "").expect("write");
     let error = host.check("rw/file", true).expect_err("a file").to_string();
     assert!(error.contains("not a directory"), "{error}");
@@ -75,7 +75,7 @@ fn a_link_that_leads_out_is_refused_and_one_that_stays_is_followed() {
     let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
     let wanted = host.mount("rw/relative/x", false);
     let place = Place::of(&host.allowed, &wanted).expect("by its name it is allowed");
-    assert!(matches!(place.open_or_make(&owner), Err(AgentError::Denied(_))));
+    assert!(matches!(place.open_or_make(&owner), Err(NativeError::Denied(_))));
     assert!(!host.at("secret/x").exists());
 }
 

@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # env.sh says where `here` is.
+# Nodes that are lost, and come back or do not. They need a second one.
+if [ "$NODES" != one ]; then
+    CASES+=(
+        a_node_that_loses_power_comes_back_with_its_volumes
+        a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced
+    )
+fi
+
+a_node_that_loses_power_comes_back_with_its_volumes() {
+    claim data 128Mi
+    k apply -f - >/dev/null <<YAML
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: user}
+spec:
+  strategy: {type: Recreate}
+  selector: {matchLabels: {app: user}}
+  template:
+    metadata: {labels: {app: user}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      nodeSelector: {kubernetes.io/hostname: $WORKER}
+      tolerations: [{operator: Exists}]
+      containers:
+      - {name: main, image: cluster.local/busybox:1, args: [sleep, "100000"], volumeMounts: [{name: data, mountPath: /data}]}
+      volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+YAML
+    k rollout status deployment/user --timeout=120s >/dev/null
+    k exec deploy/user -- sh -ec 'echo synced >/data/file; fsync /data/file'
+    "$here/down.sh" "$WORKER"
+    "$here/up.sh" "$WORKER"
+    rolled_out "$AGENTS"
+    # The same pod, its containers begun anew.
+    until_true 180 "a pod that reads its file" equals synced k exec deploy/user -- cat /data/file
+    k exec deploy/user -- sh -ec 'echo more >>/data/file; fsync /data/file'
+}
+
+a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced() {
+    k apply -f - >/dev/null <<YAML
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: set}
+spec:
+  serviceName: set
+  replicas: 1
+  selector: {matchLabels: {app: set}}
+  template:
+    metadata: {labels: {app: set}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$WORKER]}]}}]}}
+      containers:
+      - name: main
+        image: cluster.local/busybox:1
+        command: [sh, -c, 'n=0; while :; do n=\$((n + 1)); echo \$n >>/data/log; fsync /data/log; echo \$n; sleep 0.1; done']
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], storageClassName: tarbox, resources: {requests: {storage: 64Mi}}}
+YAML
+    k rollout status statefulset/set --timeout=120s >/dev/null
+    expect "$WORKER" field pod/set-0 .spec.nodeName
+    until_true 30 "a hundred records" a_hundred_records
+    local last
+    last=$(k logs set-0 | tail -n 1)
+    "$here/down.sh" "$WORKER"
+    # What an administrator says who knows that the machine is off. Source: "Non-Graceful Node Shutdown" of Kubernetes' documentation.
+    k taint node "$WORKER" node.kubernetes.io/out-of-service=nodeshutdown:NoExecute >/dev/null
+    until_true 240 "the pod on the other node" equals one field pod/set-0 .spec.nodeName
+    ready set-0 180
+    shell set-0 "grep -qx $last /data/log" || fail "record $last, acknowledged with fsync, is lost"
+    step "record $last is there"
+    k taint node "$WORKER" node.kubernetes.io/out-of-service- >/dev/null
+    "$here/up.sh" "$WORKER"
+    rolled_out "$AGENTS"
+}
+a_hundred_records() { [ "$(k logs set-0 | tail -n 1)" -gt 100 ]; }
