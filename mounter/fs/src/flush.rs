@@ -165,6 +165,7 @@ impl Flusher {
                 }
                 StoreError::Url { .. }
                 | StoreError::Schema { .. }
+                | StoreError::SchemaOld { .. }
                 | StoreError::NameTaken(_)
                 | StoreError::Invalid { .. }
                 | StoreError::Held { .. }
@@ -172,6 +173,8 @@ impl Flusher {
                 | StoreError::NoLayer { .. }
                 | StoreError::LayerInUse { .. }
                 | StoreError::NotLeading
+                | StoreError::Published(_)
+                | StoreError::PublishedElsewhere(_)
                 | StoreError::Refused(_) => return Err(FlushError::Refused(error.to_string())),
             }
         }

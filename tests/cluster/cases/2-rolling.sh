@@ -100,7 +100,7 @@ helm_upgrades_to_the_next_release_and_rolls_back_under_load() {
     local volume before after
     volume=$(volume_of work)
     before=$(build_of "$volume")
-    helm_in upgrade "$RELEASE" "$CHART" --reuse-values --set image.tag=2 --wait --timeout 5m >/dev/null || fail "helm upgrade"
+    helm_in upgrade "$RELEASE" "$CHART" --reuse-values --set-string image.tag=2 --wait --timeout 5m >/dev/null || fail "helm upgrade"
     until_true 120 "a mounter of the next release" runs_another_build "$volume" "$before"
     load_goes_on work
     after=$(build_of "$volume")
