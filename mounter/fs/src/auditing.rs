@@ -150,7 +150,8 @@ impl FileSystem {
     /// Where the database has to be asked and cannot be.
     pub async fn recent_events(&self) -> Result<Vec<Event>, FsError> {
         let shared = &self.shared;
-        let source = Source { store: &*shared.store, view: &shared.view };
+        let view = shared.view();
+        let source = Source { store: &*shared.store, view: &view };
         let uncommitted = |from: Seq| {
             let mut gathered = Gathered::default();
             for recovered in shared.journal.read_range(from, Seq::MAX).flatten() {
