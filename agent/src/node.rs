@@ -325,6 +325,7 @@ impl Node {
         let parameters = request.parameters.clone().changed_by(changed.clone());
         let url = self.database_of(request)?;
         let (public, had_secret) = database_url::public(url);
+        let memory = ByteSize(self.settings.memory.bytes() + parameters.working_bytes());
         let staged = Staged {
             tenant: request.tenant,
             staging_path: request.staging_path.clone(),
@@ -336,7 +337,7 @@ impl Node {
             login: None,
             options: parameters.options,
             native: request.native.clone(),
-            memory: ByteSize(self.settings.memory.bytes() + parameters.working_bytes()),
+            memory,
             published: BTreeMap::new(),
             inline: request.inline.clone(),
         };

@@ -156,7 +156,7 @@ fn agent(listed: Result<ListResponse, AgentError>) -> Vec<Finding> {
     let mut findings =
         vec![Finding::fine("agent", format!("pid {}, version {}", found.agent_pid, found.agent_version))];
     findings.push(if found.launcher_proof.starts_with("it does not work") {
-        Finding::fault("launcher", found.launcher_proof, "see the agent's and the keeper's logs")
+        Finding::fault("launcher", found.launcher_proof.clone(), "see the agent's and the keeper's logs")
     } else {
         Finding::fine("launcher", format!("{}: {}", found.launcher, found.launcher_proof))
     });

@@ -57,14 +57,11 @@ async fn flatten_one(
     };
     let mut gone = 0u64;
     while Instant::now() < until {
-        from = match store.flatten(from).await? {
+        match store.flatten(from.take()).await? {
             Flattened::Nothing => break,
-            Flattened::More(at) => Some(at),
-            Flattened::Done => {
-                gone += 1;
-                None
-            }
-        };
+            Flattened::More(at) => from = Some(at),
+            Flattened::Done => gone += 1,
+        }
     }
     if gone > 0 {
         tracing::info!(family = tenant.family, gone, "chains of branches are shorter");
