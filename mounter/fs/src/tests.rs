@@ -394,8 +394,12 @@ async fn an_answer_that_comes_late_brings_nothing_back_that_was_removed_meanwhil
     (0..2).for_each(|_| shared.core.lock().tree.evict(0));
 
     let query = shared.query();
-    let (entry, row) =
-        shared.store.lookup(&shared.view, ROOT_INO, b"gone").await.expect("it answers").expect("it is there");
+    let (entry, row) = shared
+        .store
+        .lookup(&shared.view(), ROOT_INO, b"gone")
+        .await
+        .expect("it answers")
+        .expect("it is there");
     shared.supply(crate::tree::Need::Directory(ROOT_INO)).await.expect("all names are loaded");
     fs.unlink(req(), ROOT_INO, name).await.expect("it is unlinked");
     shared.remove_all_orphans().await.expect("it is removed");

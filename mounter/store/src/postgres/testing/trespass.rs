@@ -129,8 +129,8 @@ impl Trial {
         self.must_not(&format!("DELETE FROM tarbox.{name} WHERE {which}")).await?;
         self.must_not(&format!("TRUNCATE tarbox.{name}")).await?;
         self.must_not(&format!("ALTER TABLE tarbox.{name} DISABLE ROW LEVEL SECURITY")).await?;
-        // Another one of the kind.
-        let place = &unchanged[0];
+        // Another one of the kind, of somebody else's where there is one.
+        let place = unseen.first().unwrap_or(&unchanged[0]);
         let text: String = self
             .one(&format!(
                 "SELECT quote_literal(row_to_json(t)::text) FROM tarbox.{name} t WHERE ctid = {place}"

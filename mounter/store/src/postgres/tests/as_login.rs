@@ -183,12 +183,12 @@ delegate! { TenantStore for SplitRows {
     seal(seal: &Seal) -> LayerRow = login;
     restore(fence: &Fence, branch: BranchId, layer: Layer) -> View = login;
     branch_from(branch: BranchId, layer: Layer, new: &NewTenant) -> Tenant = owner;
-    collect() -> u64 = owner;
     began_at(branch: BranchId) -> Option<(BranchId, Layer)> = login;
-    history_bytes() -> u64 = owner;
+    history_bytes() -> u64 = login;
     stray_blocks(after: BlockId, limit: usize) -> (Vec<BlockId>, Option<BlockId>) = owner;
     offer_blocks(blocks: &[BlockId]) -> () = owner;
     flatten(from: Option<Flattening>) -> Flattened = owner;
+    collect() -> u64 = owner;
     audit(range: &AuditRange, limit: usize) -> Vec<AuditChunk> = login;
 }
     /// A login removes no events, and is not told so; the owner does.
