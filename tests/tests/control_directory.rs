@@ -37,7 +37,8 @@ use tarbox_tests::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Every file that can be read.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
+    "audit/recent",
     "layers/current",
     "layers/list",
     "layers/tree",

@@ -13,8 +13,9 @@ use tarbox_store::{Compression, Database, Limits, NewSession, NewTenant};
 use tarbox_types::{Connection, Ino, ROOT_INO, SessionId, TenantId};
 use uuid::Uuid;
 
-use crate::{FileSystem, FsConfig};
+use crate::{AuditConfig, FileSystem, FsConfig};
 
+mod audited;
 mod told;
 
 const BLOCK: u32 = 16 << 10;
@@ -55,6 +56,10 @@ impl World {
     }
 
     async fn mount_on(&self, connection: Connection) -> FileSystem {
+        self.mount_audited(AuditConfig::default(), connection).await
+    }
+
+    async fn mount_audited(&self, audit: AuditConfig, connection: Connection) -> FileSystem {
         let session = NewSession {
             id: SessionId(Uuid::new_v4()),
             node: "test".into(),
@@ -69,6 +74,7 @@ impl World {
             cache_bytes: 256 << 10,
             segment_bytes: 2 << 20,
             journal_bytes: 16 << 20,
+            audit,
             connection,
             ..FsConfig::new(self.journal())
         };

@@ -1,6 +1,7 @@
 //! The domain's words: identifiers, quantities, error kinds. Pure: no I/O, no clock.
 
 pub mod access;
+pub mod audit;
 pub mod database_url;
 pub mod error;
 pub mod format;
@@ -12,6 +13,7 @@ pub mod outage;
 pub mod quantity;
 
 pub use access::AccessMode;
+pub use audit::AuditLevel;
 pub use error::{Chain, ErrorKind};
 pub use format::Format;
 pub use id::*;

@@ -337,7 +337,7 @@ impl Tree {
             draft.counters.used_bytes -= node.row.charge;
             draft.counters.used_inodes -= 1;
         }
-        let caller = Caller { unique: 0, uid: 0, gid: 0, now: Time::default() };
+        let caller = Caller { unique: 0, uid: 0, gid: 0, pid: 0, now: Time::default() };
         Ok((!draft.is_empty()).then(|| draft.finish(&caller, Outcome::Done)))
     }
 }
