@@ -57,13 +57,14 @@ fi
 postgres=$(dirname "$(find /usr/lib/postgresql -name initdb | sort -V | tail -n 1)")
 if changed postgres "$postgres/postgres" "$here/postgres.sh"; then
     busybox_in "$work/postgres"
-    with_libraries "$work/postgres" "$postgres"/{postgres,initdb,pg_ctl,psql,pg_isready} "${postgres%/bin}"/lib/{dict_snowball,plpgsql}.so
+    with_libraries "$work/postgres" "$postgres"/{postgres,initdb,pg_ctl,psql,pg_isready} "$(command -v flock)" "${postgres%/bin}"/lib/{dict_snowball,plpgsql}.so
     ln -s "$postgres"/{psql,pg_isready} "$work/postgres/usr/local/bin/"
     cp -r --parents "/usr/share/postgresql/$(basename "${postgres%/bin}")" "$work/postgres"
     rm -rf "$work/postgres/usr/share/postgresql"/*/{man,locale,extension/[!p]*}
     cp -rL --parents /usr/lib/locale/C.utf8 /usr/share/zoneinfo/UTC "$work/postgres"
     sed "s#@POSTGRES@#$postgres#" "$here/postgres.sh" >"$work/postgres/bin/postgres.sh"
     chmod 755 "$work/postgres/bin/postgres.sh"
+    ln -s /bin/postgres.sh "$work/postgres/usr/local/bin/docker-entrypoint.sh"
     # Fast: by SIGTERM it would wait for its clients to go.
     done_with postgres "$work/postgres" '["/bin/postgres.sh"]' SIGINT
 fi

@@ -38,29 +38,8 @@ YAML
 }
 
 a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced() {
-    k apply -f - >/dev/null <<YAML
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: set}
-spec:
-  serviceName: set
-  replicas: 1
-  selector: {matchLabels: {app: set}}
-  template:
-    metadata: {labels: {app: set}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$WORKER]}]}}]}}
-      containers:
-      - name: main
-        image: cluster.local/busybox:1
-        command: [sh, -c, 'n=0; while :; do n=\$((n + 1)); echo \$n >>/data/log; fsync /data/log; echo \$n; sleep 0.1; done']
-        volumeMounts: [{name: data, mountPath: /data}]
-  volumeClaimTemplates:
-  - metadata: {name: data}
-    spec: {accessModes: [ReadWriteOnce], storageClassName: tarbox, resources: {requests: {storage: 64Mi}}}
-YAML
-    k rollout status statefulset/set --timeout=120s >/dev/null
+    stateful_set set 1 '"n=0; while :; do n=$((n + 1)); echo $n >>/data/log; fsync /data/log; echo $n; sleep 0.1; done"' \
+        "affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$WORKER]}]}}]}}"
     expect "$WORKER" field pod/set-0 .spec.nodeName
     until_true 30 "a hundred records" a_hundred_records
     local last
