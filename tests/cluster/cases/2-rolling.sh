@@ -100,17 +100,28 @@ helm_upgrades_to_the_next_release_and_rolls_back_under_load() {
     local volume before after
     volume=$(volume_of work)
     before=$(build_of "$volume")
-    helm_in upgrade "$RELEASE" "$CHART" --reuse-values --set-string image.tag=2 --wait --timeout 5m >/dev/null || fail "helm upgrade"
+    helm_while_a_mounter_dies "$volume" upgrade "$RELEASE" "$CHART" --reuse-values --set-string image.tag=2
     until_true 120 "a mounter of the next release" runs_another_build "$volume" "$before"
     load_goes_on work
     after=$(build_of "$volume")
     on "$WORKER" kill -9 "$(mounter "$WORKER" "$volume")"
     load_goes_on work
-    helm_in rollback "$RELEASE" --wait --timeout 5m >/dev/null || fail "helm rollback"
+    until_true 60 "a mounter that serves" serves "$WORKER" "$volume"
+    expect "$after" build_of "$volume"
+    helm_while_a_mounter_dies "$volume" rollback "$RELEASE"
     until_true 120 "a mounter of the earlier release" runs_another_build "$volume" "$after"
     expect "$before" build_of "$volume"
     load_goes_on work
     load_ends work
+}
+# helm_while_a_mounter_dies VOLUME COMMAND…
+helm_while_a_mounter_dies() {
+    local pid helm
+    pid=$(mounter "$WORKER" "$1")
+    helm_in "${@:2}" --wait --timeout 5m >/dev/null &
+    helm=$!
+    on "$WORKER" kill -9 "$pid"
+    wait "$helm" || fail "helm $2"
 }
 build_of() { agent "$WORKER" ps -o json | jq -er --arg id "$1" '.tenants[] | select(.tenant_id == $id and .phase == "serving") | .build'; }
 runs_another_build() { local build; build=$(build_of "$1") && [ "$build" != "$2" ]; }

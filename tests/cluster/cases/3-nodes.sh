@@ -5,6 +5,7 @@ if [ "$NODES" != one ]; then
     CASES+=(
         a_node_that_loses_power_comes_back_with_its_volumes
         a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced
+        a_node_that_is_lost_right_after_its_pod_ended_loses_nothing
     )
 fi
 
@@ -56,3 +57,19 @@ a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced() {
     rolled_out "$AGENTS"
 }
 a_hundred_records() { [ "$(k logs set-0 | tail -n 1)" -gt 100 ]; }
+
+# What removes nodes drains them, and does not wait for volumes to be unstaged.
+a_node_that_is_lost_right_after_its_pod_ended_loses_nothing() {
+    claim data 128Mi
+    pod writer data
+    ready writer
+    shell writer 'seq 20000 | while read -r n; do echo $n; done >/data/log; mkdir /data/d; mv /data/log /data/d/log'
+    gone writer
+    "$here/down.sh" "$WORKER"
+    ON=one pod reader data
+    ready reader 180
+    shell reader 'seq 20000 | cmp - /data/d/log'
+    gone reader
+    "$here/up.sh" "$WORKER"
+    rolled_out "$AGENTS"
+}
