@@ -20,7 +20,7 @@ changed() {
 }
 # done_with NAME DIRECTORY ENTRYPOINT [STOP-SIGNAL]
 done_with() {
-    "$pack" "$IMAGES/$1.tar" "cluster.local/$1:1" "$2" "{\"Entrypoint\": $3, \"StopSignal\": \"${4:-SIGTERM}\", \"Env\": [\"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\"], \"WorkingDir\": \"/\"}" 2>/dev/null
+    "$pack" "$IMAGES/$1.tar" "cluster.local/$1:1" "$2" "{\"Entrypoint\": $3, \"StopSignal\": \"${4:-SIGTERM}\", \"Env\": [\"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\"], \"WorkingDir\": \"/\"}" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
     mv "$IMAGES/.$1.new" "$IMAGES/.$1"
     rm -rf "$2"
 }
@@ -99,7 +99,7 @@ fi
 for release in this:1: next:2:tarbox-types/next-release; do
     IFS=: read -r name tag features <<<"$release"
     out=$IMAGES/tarbox-$name.tar
-    REPOSITORY=cluster.local/tarbox TAG=$tag FEATURES=$features "$here/../../deploy/image/image.sh" "$out.new" 2>/dev/null
+    REPOSITORY=cluster.local/tarbox TAG=$tag FEATURES=$features "$here/../../deploy/image/image.sh" "$out.new" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
     # An archive that is as it was is not imported again.
     if cmp -s "$out.new" "$out"; then rm "$out.new"; else mv "$out.new" "$out"; fi
 done
