@@ -57,6 +57,7 @@ check() {
 
     accepts --set database.embedded=true --set networkPolicy.enabled=true --set 'networkPolicy.nodeCIDRs={10.0.0.0/8}'
     has 'kind: PersistentVolumeClaim'; has 'resource-policy: keep'; has 'kind: NetworkPolicy'
+    has 'kind: StatefulSet'; has 'flock 9'
 
     accepts --set monitoring.serviceMonitor.enabled=true --set monitoring.prometheusRule.enabled=true --set monitoring.dashboard.enabled=true \
         --set openshift.scc=true --set priorityClassQuota.create=true --set namespace.create=true --set sidecars.healthMonitor.enabled=true

@@ -20,7 +20,7 @@ changed() {
 }
 # done_with NAME DIRECTORY ENTRYPOINT [STOP-SIGNAL]
 done_with() {
-    "$pack" "$IMAGES/$1.tar" "cluster.local/$1:1" "$2" "{\"Entrypoint\": $3, \"StopSignal\": \"${4:-SIGTERM}\", \"Env\": [\"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\"], \"WorkingDir\": \"/\"}" 2>/dev/null
+    "$pack" "$IMAGES/$1.tar" "cluster.local/$1:1" "$2" "{\"Entrypoint\": $3, \"StopSignal\": \"${4:-SIGTERM}\", \"Env\": [\"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\"], \"WorkingDir\": \"/\"}" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
     mv "$IMAGES/.$1.new" "$IMAGES/.$1"
     rm -rf "$2"
 }
@@ -57,13 +57,14 @@ fi
 postgres=$(dirname "$(find /usr/lib/postgresql -name initdb | sort -V | tail -n 1)")
 if changed postgres "$postgres/postgres" "$here/postgres.sh"; then
     busybox_in "$work/postgres"
-    with_libraries "$work/postgres" "$postgres"/{postgres,initdb,pg_ctl,psql,pg_isready} "${postgres%/bin}"/lib/{dict_snowball,plpgsql}.so
+    with_libraries "$work/postgres" "$postgres"/{postgres,initdb,pg_ctl,psql,pg_isready} "$(command -v flock)" "${postgres%/bin}"/lib/{dict_snowball,plpgsql}.so
     ln -s "$postgres"/{psql,pg_isready} "$work/postgres/usr/local/bin/"
     cp -r --parents "/usr/share/postgresql/$(basename "${postgres%/bin}")" "$work/postgres"
     rm -rf "$work/postgres/usr/share/postgresql"/*/{man,locale,extension/[!p]*}
     cp -rL --parents /usr/lib/locale/C.utf8 /usr/share/zoneinfo/UTC "$work/postgres"
     sed "s#@POSTGRES@#$postgres#" "$here/postgres.sh" >"$work/postgres/bin/postgres.sh"
     chmod 755 "$work/postgres/bin/postgres.sh"
+    ln -s /bin/postgres.sh "$work/postgres/usr/local/bin/docker-entrypoint.sh"
     # Fast: by SIGTERM it would wait for its clients to go.
     done_with postgres "$work/postgres" '["/bin/postgres.sh"]' SIGINT
 fi
@@ -98,7 +99,7 @@ fi
 for release in this:1: next:2:tarbox-types/next-release; do
     IFS=: read -r name tag features <<<"$release"
     out=$IMAGES/tarbox-$name.tar
-    REPOSITORY=cluster.local/tarbox TAG=$tag FEATURES=$features "$here/../../deploy/image/image.sh" "$out.new" 2>/dev/null
+    REPOSITORY=cluster.local/tarbox TAG=$tag FEATURES=$features "$here/../../deploy/image/image.sh" "$out.new" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
     # An archive that is as it was is not imported again.
     if cmp -s "$out.new" "$out"; then rm "$out.new"; else mv "$out.new" "$out"; fi
 done

@@ -83,6 +83,32 @@ spec:
   $more
 YAML
 }
+# stateful_set NAME REPLICAS SCRIPT [MORE-OF-SPEC]: pods NAME-0 … that run a script (in YAML), each with a volume of its own at /data; until all are ready.
+stateful_set() {
+    k apply -f - >/dev/null <<YAML
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: $1}
+spec:
+  serviceName: $1
+  replicas: $2
+  selector: {matchLabels: {app: $1}}
+  template:
+    metadata: {labels: {app: $1}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: cluster.local/busybox:1
+        command: [sh, -c, $3]
+        volumeMounts: [{name: data, mountPath: /data}]
+      ${4:-}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], storageClassName: tarbox, resources: {requests: {storage: 64Mi}}}
+YAML
+    k rollout status "statefulset/$1" --timeout=120s >/dev/null
+}
 ready() { k wait --for=condition=Ready "pod/$1" --timeout="${2:-120}s" >/dev/null || { k describe "pod/$1" | tail -n 20; fail "pod $1 is not ready"; }; }
 inside() {
     local pod=$1

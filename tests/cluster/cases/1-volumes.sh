@@ -79,28 +79,7 @@ YAML
 }
 
 a_stateful_set_has_a_volume_for_each_of_its_pods() {
-    k apply -f - >/dev/null <<YAML
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: set}
-spec:
-  serviceName: set
-  replicas: 2
-  selector: {matchLabels: {app: set}}
-  template:
-    metadata: {labels: {app: set}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: main
-        image: cluster.local/busybox:1
-        command: [sh, -c, 'hostname >>/data/names; exec sleep 100000']
-        volumeMounts: [{name: data, mountPath: /data}]
-  volumeClaimTemplates:
-  - metadata: {name: data}
-    spec: {accessModes: [ReadWriteOnce], storageClassName: tarbox, resources: {requests: {storage: 64Mi}}}
-YAML
-    k rollout status statefulset/set --timeout=120s >/dev/null
+    stateful_set set 2 '"hostname >>/data/names; exec sleep 100000"'
     k delete pod set-0 set-1 --wait >/dev/null
     k rollout status statefulset/set --timeout=120s >/dev/null
     for pod in set-0 set-1; do

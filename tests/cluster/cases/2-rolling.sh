@@ -12,6 +12,8 @@ CASES+=(
     volumes_are_made_while_the_leading_controllers_are_killed
     the_database_is_restarted_under_load
     kubelet_and_containerd_are_restarted_under_load
+    a_kubelet_that_is_killed_while_pods_end_leaves_nothing_staged
+    a_state_directory_that_nothing_may_be_executed_from_fails_nothing
 )
 
 the_mounter_is_killed_under_load() {
@@ -100,17 +102,28 @@ helm_upgrades_to_the_next_release_and_rolls_back_under_load() {
     local volume before after
     volume=$(volume_of work)
     before=$(build_of "$volume")
-    helm_in upgrade "$RELEASE" "$CHART" --reuse-values --set-string image.tag=2 --wait --timeout 5m >/dev/null || fail "helm upgrade"
+    helm_while_a_mounter_dies "$volume" upgrade "$RELEASE" "$CHART" --reuse-values --set-string image.tag=2
     until_true 120 "a mounter of the next release" runs_another_build "$volume" "$before"
     load_goes_on work
     after=$(build_of "$volume")
     on "$WORKER" kill -9 "$(mounter "$WORKER" "$volume")"
     load_goes_on work
-    helm_in rollback "$RELEASE" --wait --timeout 5m >/dev/null || fail "helm rollback"
+    until_true 60 "a mounter that serves" serves "$WORKER" "$volume"
+    expect "$after" build_of "$volume"
+    helm_while_a_mounter_dies "$volume" rollback "$RELEASE"
     until_true 120 "a mounter of the earlier release" runs_another_build "$volume" "$after"
     expect "$before" build_of "$volume"
     load_goes_on work
     load_ends work
+}
+# helm_while_a_mounter_dies VOLUME COMMAND…
+helm_while_a_mounter_dies() {
+    local pid helm
+    pid=$(mounter "$WORKER" "$1")
+    helm_in "${@:2}" --wait --timeout 5m >/dev/null &
+    helm=$!
+    on "$WORKER" kill -9 "$pid"
+    wait "$helm" || fail "helm $2"
 }
 build_of() { agent "$WORKER" ps -o json | jq -er --arg id "$1" '.tenants[] | select(.tenant_id == $id and .phase == "serving") | .build'; }
 runs_another_build() { local build; build=$(build_of "$1") && [ "$build" != "$2" ]; }
@@ -161,11 +174,9 @@ restart_counts() { k -n "$SYSTEM" get pods -o json | jq -r '[.items[] | .metadat
 
 kubelet_and_containerd_are_restarted_under_load() {
     load_begins work
-    local daemon old
+    local daemon
     for daemon in kubelet containerd; do
-        old=$(on "$WORKER" cat "/run/cluster/$daemon.pid")
-        on "$WORKER" kill -9 "$old"
-        until_true 60 "another $daemon" another_process "$WORKER" "$daemon" "$old"
+        restart "$daemon"
         until_true 90 "$daemon to answer" inside work true
         load_goes_on work
     done
@@ -175,4 +186,56 @@ kubelet_and_containerd_are_restarted_under_load() {
     ready later
     load_ends work
 }
+# restart DAEMON: kills it; the node starts another one.
+restart() {
+    local old
+    old=$(on "$WORKER" cat "/run/cluster/$1.pid")
+    on "$WORKER" kill -9 "$old"
+    until_true 60 "another $1" another_process "$WORKER" "$1" "$old"
+}
 another_process() { local pid; pid=$(on "$1" cat "/run/cluster/$2.pid") && [ "$pid" != "$3" ] && on "$1" kill -0 "$pid"; }
+
+a_kubelet_that_is_killed_while_pods_end_leaves_nothing_staged() {
+    claim data 64Mi
+    local volume after
+    # Between Unpublish and Unstage, before, and behind.
+    for after in 0 0.4 0.8 1.2 1.6 2; do
+        pod user data
+        ready user
+        volume=$(volume_of data)
+        shell user "echo $after >>/data/log"
+        k delete pod user --wait=false >/dev/null
+        sleep "$after"
+        restart kubelet
+        k wait --for=delete pod/user --timeout=120s >/dev/null || fail "the pod does not end"
+        until_true 180 "an unstaged volume" is_not_staged "$volume"
+    done
+    pod user data
+    ready user
+    expect "0 0.4 0.8 1.2 1.6 2 " shell user 'tr "\n" " " </data/log'
+}
+is_not_staged() { agent "$WORKER" ps -o json | jq -e --arg id "$1" '[.tenants[] | select(.tenant_id == $id)] == []'; }
+
+# As hardened systems mount /var.
+a_state_directory_that_nothing_may_be_executed_from_fails_nothing() {
+    load_begins work
+    local volume old pid
+    volume=$(volume_of work)
+    old=$(pod_of agent "$WORKER")
+    on "$WORKER" mount -o remount,bind,noexec /var/lib/tarbox
+    # Its successor sees the directory as it is now.
+    k -n "$SYSTEM" delete pod "$old" --wait >/dev/null
+    until_true 90 "another agent" another_pod agent "$WORKER" "$old"
+    until_true 60 "an agent that answers" serves "$WORKER" "$volume"
+    for _ in 1 2; do
+        pid=$(mounter "$WORKER" "$volume")
+        on "$WORKER" kill -9 "$pid"
+        until_true 60 "another mounter" serves_another "$WORKER" "$volume" "$pid"
+    done
+    load_goes_on work
+    claim later 64Mi
+    pod later later
+    ready later
+    on "$WORKER" mount -o remount,bind,exec /var/lib/tarbox
+    load_ends work
+}

@@ -5,6 +5,7 @@ if [ "$NODES" != one ]; then
     CASES+=(
         a_node_that_loses_power_comes_back_with_its_volumes
         a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced
+        a_node_that_is_lost_right_after_its_pod_ended_loses_nothing
     )
 fi
 
@@ -38,29 +39,8 @@ YAML
 }
 
 a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced() {
-    k apply -f - >/dev/null <<YAML
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: set}
-spec:
-  serviceName: set
-  replicas: 1
-  selector: {matchLabels: {app: set}}
-  template:
-    metadata: {labels: {app: set}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$WORKER]}]}}]}}
-      containers:
-      - name: main
-        image: cluster.local/busybox:1
-        command: [sh, -c, 'n=0; while :; do n=\$((n + 1)); echo \$n >>/data/log; fsync /data/log; echo \$n; sleep 0.1; done']
-        volumeMounts: [{name: data, mountPath: /data}]
-  volumeClaimTemplates:
-  - metadata: {name: data}
-    spec: {accessModes: [ReadWriteOnce], storageClassName: tarbox, resources: {requests: {storage: 64Mi}}}
-YAML
-    k rollout status statefulset/set --timeout=120s >/dev/null
+    stateful_set set 1 '"n=0; while :; do n=$((n + 1)); echo $n >>/data/log; fsync /data/log; echo $n; sleep 0.1; done"' \
+        "affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$WORKER]}]}}]}}"
     expect "$WORKER" field pod/set-0 .spec.nodeName
     until_true 30 "a hundred records" a_hundred_records
     local last
@@ -77,3 +57,19 @@ YAML
     rolled_out "$AGENTS"
 }
 a_hundred_records() { [ "$(k logs set-0 | tail -n 1)" -gt 100 ]; }
+
+# What removes nodes drains them, and does not wait for volumes to be unstaged.
+a_node_that_is_lost_right_after_its_pod_ended_loses_nothing() {
+    claim data 128Mi
+    pod writer data
+    ready writer
+    shell writer 'seq 20000 | while read -r n; do echo $n; done >/data/log; mkdir /data/d; mv /data/log /data/d/log'
+    gone writer
+    "$here/down.sh" "$WORKER"
+    ON=one pod reader data
+    ready reader 180
+    shell reader 'seq 20000 | cmp - /data/d/log'
+    gone reader
+    "$here/up.sh" "$WORKER"
+    rolled_out "$AGENTS"
+}
