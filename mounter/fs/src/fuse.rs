@@ -441,8 +441,8 @@ impl Filesystem for FileSystem {
         sized(self.shared.look(|tree| tree.get_xattr(ino, name.as_bytes())).await?, size)
     }
 
-    async fn listxattr(&self, _req: Request, ino: Ino, size: u32) -> Result<ReplyXAttr> {
-        sized(self.shared.look(|tree| tree.list_xattrs(ino)).await?, size)
+    async fn listxattr(&self, req: Request, ino: Ino, size: u32) -> Result<ReplyXAttr> {
+        sized(self.shared.look(|tree| tree.list_xattrs(req.uid, ino)).await?, size)
     }
 
     async fn removexattr(&self, req: Request, ino: Ino, name: &OsStr) -> Result<()> {
