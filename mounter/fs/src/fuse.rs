@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     num::NonZeroU32,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -30,6 +30,8 @@ use crate::{
 const TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Kernel caches of file content stay when a file is opened again.
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+/// A write of pages from the kernel's cache, stored into a mapping or kept back: nobody asks for the rest of a short one.
+const WRITE_CACHE: u32 = 1 << 0;
 /// Names per READDIR; the engine takes as many as fit into the kernel's buffer.
 const READDIR_NAMES: usize = 1024;
 /// Names per READDIRPLUS.
@@ -391,6 +393,11 @@ impl Filesystem for FileSystem {
                 },
             )
             .await?;
+        if write_flags & WRITE_CACHE != 0 && (written as usize) < data.len() {
+            // A short count would be taken for all of them, and msync(2) and fsync(2) would know of nothing.
+            self.shared.refusals.fetch_add(1, Ordering::Relaxed);
+            return Err(FsError::NoSpace.into());
+        }
         if flags & (libc::O_SYNC | libc::O_DSYNC) as u32 != 0 {
             self.barrier(ino).await?;
         }
