@@ -15,7 +15,7 @@ use tarbox_handover::{Limit, SpawnSpec};
 use tarbox_rpc::csi::{identity::Readiness, request::VolumeRef};
 use tarbox_runtime::{Monitored, Reached};
 use tarbox_store::Isolation;
-use tarbox_supervisor::{Build, Policy, Wanted};
+use tarbox_supervisor::{Build, Policy, Record, Wanted};
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -125,6 +125,9 @@ impl Node {
                         }
                         staged.published.clear();
                         record = tenant::reborn(&record);
+                        if tenant::awaits_password(&staged) {
+                            record = tenant::reborn(&Record { wanted: None, ..record });
+                        }
                     }
                     tenants.insert(tenant, tenant::start(self.clone(), staged, Some(record)));
                 }
