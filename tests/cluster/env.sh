@@ -7,7 +7,7 @@ IMAGES=$CACHE/images
 RUN=$CACHE/run # one cluster; gone when it is
 PKI=$RUN/pki
 KUBERNETES=v1.34.4
-NODES=${CLUSTER_NODES:-one}
+NODES=${CLUSTER_NODES:-one two}
 # Addresses exist only in the nodes' own network namespaces.
 node_ip() { case $1 in one) echo 10.250.0.1 ;; *) echo 10.250.0.2 ;; esac; }
 pod_cidr() { case $1 in one) echo 10.251.1.0/24 ;; *) echo 10.251.2.0/24 ;; esac; }

@@ -12,7 +12,8 @@ case " $NODES " in *" two "*) WORKER=two ;; *) WORKER=one ;; esac
 
 # In the namespace of the case, unless another one is named behind it.
 k() { "$here/in.sh" kubectl ${CASE_NAMESPACE:+--namespace="$CASE_NAMESPACE"} "$@"; }
-helm_in() { "$here/in.sh" helm --namespace "$SYSTEM" "$@"; }
+# Helm's notes on links are no news.
+helm_in() { "$here/in.sh" helm --namespace "$SYSTEM" "$@" 2> >(grep -v 'found symbolic link' >&2); }
 # on NODE COMMAND…
 on() { "$here/in.sh" -n "$@"; }
 step() { printf '    %(%T)T %s\n' -1 "$*"; }

@@ -47,10 +47,16 @@ network() {
     local other
     hostname "$node"
     ip link set lo up
-    until ip link show node0 >/dev/null 2>&1; do sleep 0.05; done # up.sh makes it once both ends' namespaces are there
+    if [ "$node" = one ]; then
+        # A switch, with a cable in it that leads nowhere else: it has a carrier, and its address, whatever becomes of other nodes.
+        ip link add node0 type bridge
+        ip link add node0-port type veth peer name node0-peer
+        ip link set node0-port master node0 up
+        ip link set node0-peer up
+    fi
+    until ip link show node0 >/dev/null 2>&1; do sleep 0.05; done # The second node's is made by up.sh.
     ip addr add "$ip/24" dev node0
     ip link set node0 up
-    ! ip link show node0-peer >/dev/null 2>&1 || ip link set node0-peer up
     ip route add default dev node0 # Without any route there is no translation of service addresses.
     for other in $NODES; do
         [ "$other" = "$node" ] || ip route add "$(pod_cidr "$other")" via "$(node_ip "$other")"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make e2e`: a real cluster, the product installed into it by its chart, and every case of cases/. Leaves nothing behind.
 # Usage: run.sh [PATTERN…]: only the cases whose name matches one; --list names them; --keep leaves the cluster for `in.sh`, until `down.sh`
-#   CLUSTER_NODES="one two"   with a second node, and the cases that need it
+#   CLUSTER_NODES=one     without the second node, and the cases that lose it
 #   PROFILE=dev           the product as cargo's dev profile builds it
 set -euo pipefail
 . "$(dirname "$0")/env.sh"

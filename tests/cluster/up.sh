@@ -42,16 +42,21 @@ start() {
     echo "$outer $inner" >"$RUN/$node/pid"
 }
 
-# Where its network namespace is, there is a link for it: no address of it is one of the machine's.
+# A cable from the second node to the first one's switch (node.sh): it goes with the second node, the switch stays. No address of it is one of
+# the machine's.
 link() {
     local first second
+    [ -e "$RUN/two/pid" ] || return 0
     read -r _ first <"$RUN/one/pid"
-    if [ -e "$RUN/two/pid" ]; then
-        read -r _ second <"$RUN/two/pid"
-        ip link add node0 netns "$first" type veth peer name node0 netns "$second"
-    else
-        ip link add node0 netns "$first" type veth peer name node0-peer netns "$first"
-    fi
+    read -r _ second <"$RUN/two/pid"
+    for _ in $(seq 200); do
+        # The one of a node that was lost a moment ago may still be there; the switch may not be.
+        ! { nsenter -t "$first" -n ip link add two type veth peer name node0 netns "$second" && nsenter -t "$first" -n ip link set two master node0 up; } 2>/dev/null || return 0
+        nsenter -t "$first" -n ip link delete two 2>/dev/null || true
+        sleep 0.1
+    done
+    echo "up.sh: the nodes cannot be linked" >&2
+    exit 1
 }
 
 # until_ready NODE

@@ -317,6 +317,26 @@ fn a_target_whose_directory_is_gone_is_unpublished() {
 }
 
 #[test]
+fn a_pod_ends_although_its_tenant_is_gone_from_the_database() {
+    let server = PostgresServer::start().expect("PostgreSQL");
+    let node = Node::with(NodePlan { url: Some(server.url()), ..NodePlan::default() }).expect("a node");
+    let id = node.tenant("work").expect("a tenant");
+    let volume = node.publish(&id, "work").expect("published");
+    let mut file = fs::File::create(volume.target.join("file")).expect("create");
+    file.sync_all().expect("committed");
+    // As a database that was begun anew, or a backup from before the volume was made.
+    server.sql("tarbox", &format!("DELETE FROM tarbox.tenant WHERE id = '{id}'")).expect("SQL");
+    file.write_all(b"acknowledged, and never committed").expect("it is in the journal");
+    file.sync_all().expect_err("the database has refused it");
+    drop(file);
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+    let left = node.left_over();
+    let is_journal = |left: &String| left.ends_with(&format!("mounters/{id}"));
+    assert!(left.iter().all(is_journal) && !left.is_empty(), "its journal, and nothing else: {left:?}");
+}
+
+#[test]
 fn a_keeper_on_the_host_stands_outside_of_the_agents_control_groups_and_outlives_them() {
     let mut node = Node::start_with(|_| vec!["--launcher".into(), "host".into()]).expect("a node");
     let id = node.tenant("work").expect("a tenant");

@@ -5,7 +5,8 @@ use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 use tarbox_tests::{
     boot::{pretend_another_boot, with_own_mounts},
     deadline::wait_for,
-    node::{Node, Published},
+    node::{Node, NodePlan, Published},
+    postgres::PostgresServer,
     process::stop,
 };
 
@@ -104,5 +105,27 @@ fn an_unstage_that_a_loss_of_power_cut_off_ends_and_loses_nothing() {
         node.call("stage", &words(&volume)).expect("stage");
         node.call("publish", &words(&volume)).expect("publish");
         assert_whole(&volume);
+    });
+}
+
+/// The kubelet looks at the staging path before it says anything: it would hang where something is mounted that nobody can serve.
+#[test]
+fn a_volume_whose_password_was_lost_with_the_power_is_not_mounted_before_it_is_staged_again() {
+    let server = PostgresServer::start().expect("PostgreSQL");
+    with_own_mounts(|| {
+        let plan = NodePlan { url: Some(server.url()), ..NodePlan::default() };
+        let mut node = Node::with(plan).expect("a node");
+        let id = node.tenant("work").expect("a tenant");
+        let volume = node.publish(&id, "work").expect("published");
+        fs::write(volume.target.join("file"), "synced").expect("write");
+        fs::File::open(volume.target.join("file")).expect("open").sync_all().expect("committed");
+        node.power_off().expect("power off");
+        pretend_another_boot(node.path()).expect("another boot");
+        node.start_agent().expect("start again");
+        wait_for("no tenant", LIMIT, || node.ps().ok().filter(Vec::is_empty)).expect("nothing is staged");
+        assert_eq!((mounted(&volume.staging), mounted(&volume.target)), (0, 0));
+        node.call("stage", &volume.words()).expect("stage");
+        node.call("publish", &volume.words()).expect("publish");
+        assert_eq!(fs::read_to_string(volume.target.join("file")).expect("read"), "synced");
     });
 }

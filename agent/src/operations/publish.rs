@@ -9,7 +9,7 @@ use std::{
 use nix::mount::{MntFlags, umount2};
 use tarbox_rpc::csi::request::VolumeRef;
 use tarbox_supervisor::Condition;
-use tarbox_types::TenantId;
+use tarbox_types::{ErrorKind, TenantId};
 use tokio::sync::oneshot;
 
 use super::inline;
@@ -166,7 +166,7 @@ async fn withdraw(
     Ok(())
 }
 
-/// Commits everything. Where no mounter can be kept running nobody can: the journal keeps it.
+/// Commits everything. Where no mounter can be kept running, or where the database refuses it for good, nobody can: the journal keeps it.
 async fn barrier(
     node: &Arc<Node>,
     tenant: TenantId,
@@ -183,6 +183,11 @@ async fn barrier(
         match node.control(tenant).flush(left).await {
             Ok(sequence) => {
                 tracing::debug!(%tenant, sequence, "committed before unpublishing");
+                return Ok(());
+            }
+            // Another node has the tenant, or it is no more: a pod that waits for this would never end.
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                tracing::error!(%tenant, error = error.report(), "unpublished without what could not be committed");
                 return Ok(());
             }
             // Between two mounters there is nobody to ask: the next one answers.

@@ -28,7 +28,9 @@ pub(crate) use publication::{Place, bind, place, resolve, unbind};
 pub(crate) use shell::{Command, Handle, start};
 pub(crate) use snapshot::{Snapshot, UpgradeOutcome};
 pub(crate) use spec::{Surroundings, control_socket, environment, limits, may_spare, mounter_dir, spec};
-pub(crate) use staged::{Publication, Staged, StateFile, clear_earlier, clear_stale, reborn};
+pub(crate) use staged::{
+    Publication, Staged, StateFile, awaits_password, clear_earlier, clear_stale, reborn,
+};
 
 /// Works beside the tenant's task; what it logs is the tenant's as well.
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use tarbox_rpc::csi::{capability::MountWish, native::NativeMount, parameters::Parameters};
 use tarbox_supervisor::{Connection, Record, State, Stopping};
-use tarbox_types::{ByteSize, TenantId};
+use tarbox_types::{ByteSize, TenantId, database_url};
 
 use super::{resolve, table};
 use crate::{failure::AgentError, host::sentry};
@@ -93,6 +93,13 @@ pub(crate) fn reborn(record: &Record) -> Record {
         state,
         ..Record::default()
     }
+}
+
+/// Whether a tenant of an earlier boot has to be staged anew before it can be served: what its mounters logged in with was in memory. The
+/// kubelet has that done once its pod starts again; before, it looks at the staging path, and for ever where something is mounted there that
+/// nobody can serve. Of a volume that a pod asked for itself the path is the agent's own. Pure.
+pub(crate) fn awaits_password(staged: &Staged) -> bool {
+    database_url::has_users(&staged.database_url) && staged.inline.is_none()
 }
 
 /// What of an earlier boot may still be seen where the tenant was: file systems that nobody serves, and what lies under them.

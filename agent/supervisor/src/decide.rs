@@ -105,7 +105,7 @@ impl Tenant {
     }
 
     /// Nobody can commit what may be left.
-    fn leave_journal(&mut self) {
+    pub(crate) fn leave_journal(&mut self) {
         if self.record.served {
             let why = self.record.last_words.clone().unwrap_or_default();
             self.notice(Notice::JournalLeft { why });

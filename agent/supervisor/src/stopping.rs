@@ -44,6 +44,13 @@ impl Tenant {
         true
     }
 
+    /// The database has answered that nothing of this mounter will ever be committed: another node has the tenant, or it is no more.
+    pub(crate) fn flush_refused(&mut self, now: Duration, why: String) {
+        self.record.last_words = Some(why);
+        self.leave_journal();
+        self.enter_stopping(now, Stopping::Unmounting);
+    }
+
     fn unmount(&mut self, now: Duration) -> bool {
         if self.record.connection == Connection::None {
             self.enter_stopping(now, Stopping::Ending);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tarbox_types::ErrorKind;
+
 use crate::{
     Build, Cause, Condition, Effect, EffectId, Event, Failure, Mounter, Notice, Order, Outcome, Policy,
     Process, Record, Report, Role, Stage, State, Stopping, Ticket, UnmountStep, Upgrading, Wanted,
@@ -360,6 +362,9 @@ impl Tenant {
         match self.run.pending.take_if(|pending| pending.id == id).map(|pending| pending.what) {
             Some(doing @ (Doing::Mount | Doing::Spawn(..))) => self.start_failed(now, &doing, failure),
             Some(Doing::Unmount(step)) => self.unmount_failed(now, step, failure.message),
+            Some(Doing::Flush) if failure.kind == ErrorKind::Fenced => {
+                self.flush_refused(now, failure.message)
+            }
             Some(Doing::Flush | Doing::Forget | Doing::Observe) => self.retry_later(now, failure.message),
             None => {}
         }

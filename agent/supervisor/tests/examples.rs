@@ -410,6 +410,17 @@ fn an_unstage_waits_for_the_database() {
 }
 
 #[test]
+fn an_unstage_does_not_wait_for_a_database_that_has_refused_for_good() {
+    let mut world = serving();
+    world.fenced = true;
+    world.unstage();
+    world.run_until(60 * SECOND, "it is gone", |world| world.state() == State::Gone);
+    assert!(world.procs.is_empty());
+    let left = |notice: &&Notice| matches!(notice, Notice::JournalLeft { why } if why == "not flushed");
+    assert_eq!(world.notices().iter().filter(left).count(), 1, "{}", world.story());
+}
+
+#[test]
 fn a_broken_tenant_can_be_unstaged() {
     let mut world = serving();
     world.manners.insert(build("a"), Manner::CrashesAtStart);

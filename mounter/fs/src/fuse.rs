@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     num::NonZeroU32,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -35,6 +35,8 @@ const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 /// Handle of a file whose open came here; one that was opened without a message has 0.
 const OPENED: u64 = 1;
+/// A write of pages from the kernel's cache, stored into a mapping or kept back: nobody asks for the rest of a short one.
+const WRITE_CACHE: u32 = 1 << 0;
 /// Names per READDIR; the engine takes as many as fit into the kernel's buffer.
 const READDIR_NAMES: usize = 1024;
 /// Names per READDIRPLUS.
@@ -473,6 +475,11 @@ impl Filesystem for FileSystem {
                 },
             )
             .await?;
+        if write_flags & WRITE_CACHE != 0 && (written as usize) < data.len() {
+            // A short count would be taken for all of them, and msync(2) and fsync(2) would know of nothing.
+            self.shared.refusals.fetch_add(1, Ordering::Relaxed);
+            return Err(FsError::NoSpace.into());
+        }
         if flags & (libc::O_SYNC | libc::O_DSYNC) as u32 != 0 {
             self.barrier(ino).await?;
         }
@@ -524,8 +531,8 @@ impl Filesystem for FileSystem {
         sized(self.shared.look(|tree| tree.get_xattr(ino, name.as_bytes())).await?, size)
     }
 
-    async fn listxattr(&self, _req: Request, ino: Ino, size: u32) -> Result<ReplyXAttr> {
-        sized(self.shared.look(|tree| tree.list_xattrs(ino)).await?, size)
+    async fn listxattr(&self, req: Request, ino: Ino, size: u32) -> Result<ReplyXAttr> {
+        sized(self.shared.look(|tree| tree.list_xattrs(req.uid, ino)).await?, size)
     }
 
     async fn removexattr(&self, req: Request, ino: Ino, name: &OsStr) -> Result<()> {

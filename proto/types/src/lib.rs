@@ -9,6 +9,7 @@ pub mod fuse;
 pub mod id;
 pub mod kernel;
 pub mod latency;
+pub mod moment;
 pub mod outage;
 pub mod quantity;
 
@@ -18,5 +19,6 @@ pub use error::{Chain, ErrorKind};
 pub use format::Format;
 pub use id::*;
 pub use kernel::{Connection, KernelCache, Unanswered};
+pub use moment::moment;
 pub use outage::OutagePolicy;
 pub use quantity::{ByteSize, HumanDuration, QuantityError};

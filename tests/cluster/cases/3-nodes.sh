@@ -29,17 +29,17 @@ spec:
       volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
 YAML
     k rollout status deployment/user --timeout=120s >/dev/null
-    k exec deploy/user -- sh -ec 'echo synced >/data/file; fsync /data/file'
+    k exec deploy/user -- sh -ec 'echo synced >/data/file; sync /data/file'
     "$here/down.sh" "$WORKER"
     "$here/up.sh" "$WORKER"
     rolled_out "$AGENTS"
     # The same pod, its containers begun anew.
     until_true 180 "a pod that reads its file" equals synced k exec deploy/user -- cat /data/file
-    k exec deploy/user -- sh -ec 'echo more >>/data/file; fsync /data/file'
+    k exec deploy/user -- sh -ec 'echo more >>/data/file; sync /data/file'
 }
 
 a_pod_moves_when_its_node_is_lost_and_finds_what_it_synced() {
-    stateful_set set 1 '"n=0; while :; do n=$((n + 1)); echo $n >>/data/log; fsync /data/log; echo $n; sleep 0.1; done"' \
+    stateful_set set 1 '"n=0; while :; do n=$((n + 1)); echo $n >>/data/log; sync /data/log; echo $n; sleep 0.1; done"' \
         "affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$WORKER]}]}}]}}"
     expect "$WORKER" field pod/set-0 .spec.nodeName
     until_true 30 "a hundred records" a_hundred_records

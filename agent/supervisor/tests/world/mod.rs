@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) procs: Vec<Proc>,
     pub(crate) connection: Connection,
     pub(crate) database: bool,
+    /// It answers, and refuses whatever is to be committed.
+    pub(crate) fenced: bool,
     pub(crate) responding: bool,
     /// What kubelet wants: staged or not.
     pub(crate) wanted: Option<Wanted>,
@@ -111,6 +113,7 @@ impl World {
             procs: Vec::new(),
             connection: Connection::None,
             database: true,
+            fenced: false,
             responding: false,
             wanted: None,
             links_survive: false,
@@ -515,11 +518,12 @@ impl World {
             Order::Flush(process) => {
                 let can = self.database
                     && self.procs.iter().any(|proc| proc.process == process && proc.serving && !proc.hung);
-                self.flushed |= can;
-                if can {
+                self.flushed |= can && !self.fenced;
+                if can && !self.fenced {
                     self.answer(STEP, done(Outcome::Done), heard);
                 } else {
-                    let failure = Failure { kind: ErrorKind::Unavailable, message: "not flushed".to_owned() };
+                    let kind = if can { ErrorKind::Fenced } else { ErrorKind::Unavailable };
+                    let failure = Failure { kind, message: "not flushed".to_owned() };
                     self.answer(Duration::from_secs(5), Event::EffectFailed { id, failure }, heard);
                 }
             }
@@ -583,6 +587,7 @@ impl World {
         assert!(!self.claimed, "unmounted while it is used\n{}", self.story());
         let is_lossless = self.flushed
             || !self.served_since_mount
+            || self.fenced
             // Nobody could be asked: one that hangs has been, and did not answer.
             || !self.procs.iter().any(|proc| proc.serving && !proc.hung)
             || self.connection != Connection::Alive;
