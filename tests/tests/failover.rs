@@ -13,7 +13,6 @@ use std::{
 use tarbox_tests::{
     deadline::wait_for,
     mount::{Mount, MountPlan},
-    postgres::PostgresServer,
     relay::Relay,
     scratch::Scratch,
     stamper::{Stamper, Told},
