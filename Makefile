@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TOOLS ?= $(or $(TESTS_TOOLS),$(HOME)/.cache/tarbox/tools)
 WHOLE = cargo test -p tarbox-tests --no-fail-fast
 
-.PHONY: sanity build run demo test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd volumes races constant test-kernels chart manifests image e2e e2e-suite clean deps-run deps-test
+.PHONY: sanity build run demo test fmt lint deny doc coverage pjdfstest fsx differ bench chaos test-postgres fuzz stress soak patience crowd volumes races constant measure audit-cost test-kernels chart manifests image e2e e2e-suite clean deps-run deps-test
 build: ; cargo build --release --bins -p tarbox-mounter -p tarbox-keeper -p tarbox-agent -p tarbox-controller
 run: deps-run build ; PATH="$(CURDIR)/target/release:$$PATH" agent/demo/run.sh
 demo: build ; tests/deps.sh demo && PATH="$(CURDIR)/target/release:$$PATH" agent/demo/day.sh
@@ -30,9 +30,11 @@ manifests: ; tests/deps.sh chart && tests/chart.sh render
 volumes: deps-test ; TESTS_PROFILE=release $(WHOLE) --test volumes -- --ignored --nocapture --test-threads 1
 races: deps-test ; TESTS_RACE_SECONDS=600 cargo test --release -p tarbox-store --lib races -- --nocapture
 constant: deps-test ; cargo test --release -p tarbox-store --lib constant_time -- --ignored --nocapture --test-threads 1
+audit-cost: deps-test ; TESTS_PROFILE=release $(WHOLE) --test audit -- --ignored --nocapture
 image: ; tests/deps.sh image && deploy/image/image.sh
 e2e: ; tests/deps.sh cluster && tests/cluster/build.sh && tests/cluster/images.sh && tests/cluster/run.sh $(CASES)
 e2e-suite: ; tests/deps.sh cluster && tests/cluster/build.sh suite && tests/cluster/images.sh && CLUSTER_SUITE=1 CLUSTER_NODES=one tests/cluster/run.sh suite
+measure: deps-test ; cargo test --release -p tarbox-store --lib measure -- --ignored --nocapture --test-threads 1
 crowd: deps-test ; TESTS_PROFILE=release $(WHOLE) --test node -- --ignored --nocapture
 clean: ; cargo clean && rm -rf bench-results chaos-results
 deps-run: ; tests/deps.sh run

@@ -45,6 +45,10 @@ check() {
     lacks 'VolumeSnapshotClass'; has 'type: OnDelete'; has 'kind: Job'
     [ "$(grep -c '^kind: StorageClass' "$TMP/out")" = 4 ] || fail "there are not four StorageClasses"
 
+    has 'kubernetes-events=true'; has 'resources: \[events\], verbs: \[create\]'
+    accepts --set node.events=false
+    has 'kubernetes-events=false'; lacks 'automountServiceAccountToken: true'; lacks 'resources: \[events\], verbs: \[create\]'
+
     chart template t "$CHART" --kube-version $KUBERNETES --api-versions snapshot.storage.k8s.io/v1 >"$TMP/out" || fail "template with snapshots"
     has 'name: tarbox-snapshot$'; has 'csi-snapshotter'
 

@@ -108,6 +108,18 @@ echo "all three have all that they did, and nobody has anything of another"
 say "In the evening: where it all came from"
 run tarbox log work
 run tarbox log try-2
+
+say "And who changed what"
+run tarbox audit work --op rename,unlink,rmdir,chown -n 5
+[ "$(tarbox audit work --process rm --op unlink -o json | wc -l)" -eq 20 ] || fail "the audit does not have the 20 files that rm took away"
+[ "$(tarbox audit work --process chown --op chown -o json | jq -r .path | sort -u | wc -l)" -eq 21 ] || fail "the audit does not have what chown changed"
+for n in 1 2 3; do
+    renamed=$(tarbox audit "try-$n" --op rename --uid "200$n" -o json | jq -r .to | sort -u | wc -l)
+    [ "$renamed" -eq 40 ] || fail "the audit of try-$n has $renamed of 40 renames"
+    [ "$(tarbox audit "try-$n" --op rename -o json | wc -l)" -eq 40 ] || fail "the audit of try-$n has some of them twice"
+done
+run tarbox audit try-2 --op takeover,rename -n 3
+echo "each change is there once, with who made it, also across the kill"
 for n in 1 2 3; do tarbox umount "$day/try-$n" >/dev/null; done
 tarbox umount "$day/work" >/dev/null
 for tenant in work try-1 try-2 try-3; do run tarbox fsck "$tenant" >/dev/null; done

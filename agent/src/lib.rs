@@ -9,6 +9,7 @@
 pub mod builds;
 pub mod cli;
 pub mod csi;
+pub mod events;
 pub mod failure;
 pub mod host;
 pub mod keeper;

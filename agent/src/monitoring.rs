@@ -103,6 +103,17 @@ const REFUSALS: Metric = Metric {
     labels: &["volume_id"],
 };
 
+const AUDIT_EVENTS: Metric = Metric {
+    name: "tarbox_audit_events_total",
+    help: "Audit events that were committed.",
+    labels: &["volume_id"],
+};
+const AUDIT_BYTES: Metric = Metric {
+    name: "tarbox_audit_bytes_total",
+    help: "Bytes that committed audit events take in the database.",
+    labels: &["volume_id"],
+};
+
 /// What the agent counts itself.
 #[derive(Debug)]
 pub(crate) struct Numbers {
@@ -244,6 +255,8 @@ fn families_of(told: &[(TenantId, Option<StatisticsResponse>)]) -> Vec<MetricFam
             Some((id, Counted::of(*count, *total_ns, classes)))
         })),
         REFUSALS.counter(systems().map(|(id, system)| (id, system.quota_refusals))),
+        AUDIT_EVENTS.counter(systems().map(|(id, system)| (id, system.audit_events))),
+        AUDIT_BYTES.counter(systems().map(|(id, system)| (id, system.audit_bytes))),
     ]
 }
 

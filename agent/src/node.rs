@@ -24,11 +24,7 @@ use crate::{
     builds::Builds,
     csi::request::Stage,
     failure::AgentError,
-    host::{
-        boot,
-        cgroup::{Cgroup, Cgroups},
-        state,
-    },
+    host::{boot, cgroup::Places, state},
     keeper::Keeper,
     launcher,
     logins::LogIn,
@@ -60,6 +56,7 @@ pub struct Node {
     /// How tenants are kept apart in the agent's own database, as last seen.
     pub(crate) isolation: Mutex<Option<Isolation>>,
     pub(crate) numbers: Numbers,
+    places: Places,
     environment: Vec<String>,
     limits: Vec<Limit>,
     may_spare: bool,
@@ -95,6 +92,7 @@ impl Node {
             launcher: OnceLock::new(),
             isolation: Mutex::default(),
             numbers: Numbers::new(),
+            places: Places::default(),
             environment: tenant::environment(settings.otlp_endpoint.as_ref()),
             limits: tenant::limits(),
             may_spare: tenant::may_spare(),
@@ -380,7 +378,7 @@ impl Node {
 
     /// The groups that the tenant's next mounter enters: one with this memory limit, or none where the machine offers none.
     fn limited(&self, tenant: TenantId, memory: ByteSize) -> Vec<String> {
-        let made = Cgroups::of(self.keeper.pid()).and_then(|groups| {
+        let made = self.places.current(self.keeper.pid()).and_then(|groups| {
             let group = groups.vacant(&tenant.to_string())?;
             group.limit_memory(memory)?;
             Ok(group.directory().to_string_lossy().into_owned())
@@ -394,14 +392,9 @@ impl Node {
         }
     }
 
-    fn groups(&self, tenant: TenantId) -> Vec<Cgroup> {
-        let groups = Cgroups::of(self.keeper.pid()).ok();
-        groups.map_or_else(Vec::new, |groups| groups.both(&tenant.to_string()).into())
-    }
-
     /// How often the kernel has killed a mounter of the tenant for want of memory.
     pub(crate) fn oom_kills(&self, tenant: TenantId) -> u64 {
-        self.groups(tenant).iter().map(Cgroup::oom_kills).sum()
+        self.places.oom_kills(self.keeper.pid(), &tenant.to_string())
     }
 
     // === State on disk ===
@@ -429,7 +422,8 @@ impl Node {
         let node = self.clone();
         tenant::blocking(move || {
             node.clear_run_dir(tenant);
-            for group in node.groups(tenant) {
+            // Without a keeper it is tried again: what is forgotten here is never removed.
+            for group in node.places.groups(node.keeper.pid(), &tenant.to_string())? {
                 group.remove(GROUP_ENDS_WITHIN)?;
             }
             crate::operations::forget_inline(&node.settings, tenant)?;

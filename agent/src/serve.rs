@@ -17,6 +17,7 @@ use tonic::transport::Server;
 
 use crate::{
     csi::node::NodeService,
+    events::{self, ApiServer},
     failure::{AgentError, Chain},
     launcher,
     node::Node,
@@ -72,6 +73,7 @@ pub async fn serve(
         tokio::spawn(watch_database(node.clone())),
         tokio::spawn(upgrade_after_start(node.clone())),
     ];
+    background.extend(kubernetes(&node).map(|server| tokio::spawn(events::watch(node.clone(), server))));
     background.extend(measured.map(|listening| listening.serve(node.clone())));
     let collector = node.settings.otlp_endpoint.as_ref();
     background
@@ -87,6 +89,17 @@ pub async fn serve(
         Ok(())
     })
     .await
+}
+
+/// Where events go; nowhere outside of a cluster, or where the account cannot be read: that keeps nobody from being served.
+fn kubernetes(node: &Node) -> Option<ApiServer> {
+    if !node.settings.kubernetes_events {
+        return None;
+    }
+    ApiServer::of_this_pod().unwrap_or_else(|error| {
+        tracing::warn!(error = error.report(), "pods are not told of their volumes by events");
+        None
+    })
 }
 
 async fn upgrade_after_start(node: Arc<Node>) {

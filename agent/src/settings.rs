@@ -40,6 +40,7 @@ pub const KEYS: &[&str] = &[
     "ephemeralMaxCache",
     "standBy",
     "upgrade",
+    "kubernetesEvents",
     "metricsAddress",
     "otlpEndpoint",
     "logLevel",
@@ -111,6 +112,8 @@ pub struct Settings {
     pub stand_by: bool,
     /// Whether mounters of another build are replaced when the agent starts.
     pub upgrade: bool,
+    /// Whether pods are told, by events, what their users must know of their volumes.
+    pub kubernetes_events: bool,
     /// Where metrics and health are served; `None` = nowhere.
     pub metrics_address: Option<SocketAddr>,
     /// The collector that traces are sent to; `None` = nowhere.
@@ -169,6 +172,7 @@ impl Settings {
                 .unwrap_or(ByteSize::mib(256)),
             stand_by: layers.read("standBy", config::boolean).unwrap_or(true),
             upgrade: layers.read("upgrade", config::boolean).unwrap_or(true),
+            kubernetes_events: layers.read("kubernetesEvents", config::boolean).unwrap_or(true),
             metrics_address: layers.read("metricsAddress", monitoring::address).unwrap_or(None),
             otlp_endpoint: layers
                 .read("otlpEndpoint", traces::endpoint)
@@ -295,6 +299,7 @@ mod tests {
             ("nativeSources", "srv=rw", "absolute paths"),
             ("nativeSources", "/srv/../etc=rw", "without `..`"),
             ("standBy", "yes", "true or false"),
+            ("kubernetesEvents", "auto", "true or false"),
             ("ephemeral", "no", "true or false"),
             ("ephemeralMaxSize", "0", "1Mi or more"),
             ("ephemeralMaxCache", "much", "1Mi or more"),

@@ -68,7 +68,12 @@ pub(crate) async fn upgrade(node: &Arc<Node>, only: Option<TenantId>, build: Bui
     let planned = plan(node, only, &build);
     let (chosen, mut outcomes): (Vec<_>, Vec<_>) =
         planned.into_iter().partition(|outcome| outcome.is_upgraded);
-    let mut upgrades = Upgrades::new(chosen.iter().map(|outcome| outcome.tenant));
+    let is_broken = |tenant: &TenantId| {
+        node.tenant(*tenant)
+            .is_some_and(|handle| matches!(handle.snapshot.borrow().record.state, State::Broken { .. }))
+    };
+    let (broken, served): (Vec<_>, Vec<_>) = chosen.iter().map(|outcome| outcome.tenant).partition(is_broken);
+    let mut upgrades = Upgrades::new(served, broken);
     let mut running = JoinSet::new();
     loop {
         for tenant in upgrades.next(&node.policy) {

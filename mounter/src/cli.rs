@@ -1,6 +1,7 @@
 //! The command line of `tarbox`.
 
 mod archive;
+mod audit;
 pub(crate) mod checkpoint;
 mod clone;
 pub mod context;
@@ -30,6 +31,7 @@ Examples:
   tarbox usage
   tarbox checkpoint create notes before-tool
   tarbox clone notes attempt
+  tarbox audit notes --since 1h
   tarbox export notes | zstd > notes.tar.zst
   tarbox umount ~/notes
   tarbox doctor
@@ -93,6 +95,8 @@ enum Command {
     Clone(clone::CloneCommand),
     /// Show the checkpoints that a tenant has come from
     Log(log::LogCommand),
+    /// Show who did what in a tenant
+    Audit(audit::AuditCommand),
     /// Show how much tenants use; live numbers of those mounted on this machine
     Usage(usage::UsageCommand),
     /// Commit everything and unmount
@@ -135,6 +139,7 @@ impl Cli {
             }
             Command::Clone(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Log(command) => block_on(global, vec![], async |context| command.run(&context).await),
+            Command::Audit(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Usage(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Umount(command) => block_on(global, vec![], async |context| command.run(&context).await),
             Command::Fsck(command) => block_on(global, vec![], async |context| command.run(&context).await),

@@ -116,6 +116,15 @@ pub struct MountCommand {
     #[arg(long, value_name = "BOOL", help_heading = "Storage")]
     control_dir: Option<String>,
 
+    /// What is audited: off; basic: names, owners, modes, refusals, mounts; standard: changes of content as well, summed up;
+    /// full: every open, read and write [default: standard]
+    #[arg(long, value_name = "LEVEL", help_heading = "Audit")]
+    audit_level: Option<String>,
+
+    /// How many days audit events are kept; 0 = for ever [default: 90]
+    #[arg(long, value_name = "DAYS", help_heading = "Audit")]
+    audit_retention_days: Option<String>,
+
     /// Directories of this machine shown inside the tenant, for root: TOML, [[native_mounts]] with path, source, mode, priority
     #[arg(long, value_name = "TOML", help_heading = "Storage")]
     native_mounts: Option<String>,
@@ -234,6 +243,8 @@ impl MountCommand {
             ("journalSize", self.journal_size),
             ("controlDir", self.control_dir),
             ("nativeMounts", self.native_mounts),
+            ("auditLevel", self.audit_level),
+            ("auditRetentionDays", self.audit_retention_days),
             ("logLevel", self.log_level),
             ("logFormat", self.log_format),
         ];

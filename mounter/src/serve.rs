@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tarbox_fs::{FileSystem, FsConfig, Recovery, SyncMode as FsSyncMode};
+use tarbox_fs::{AuditConfig, FileSystem, FsConfig, Recovery, SyncMode as FsSyncMode, audit::Operation};
 use tarbox_store::{Database, Lease, StoreError, Tenant, TenantStore};
 use tarbox_types::{Connection, ErrorKind, SessionId};
 
 use crate::{
     failure::Failure,
     lease, native,
+    pods::PodFile,
     settings::{Settings, SyncMode},
     tenant_dir::{self, Note, TenantDir},
 };
@@ -80,7 +81,7 @@ pub async fn open_file_system(
     directory: &TenantDir,
 ) -> Result<Arc<FileSystem>, Failure> {
     let store = database.open_tenant(lease.fence.tenant).await?;
-    let opening = Opening { store, connection: Connection::default() };
+    let opening = Opening { store, connection: Connection::default(), begun: None };
     Ok(open_on(database, settings, lease, session, directory, opening).await?.0)
 }
 
@@ -90,6 +91,8 @@ pub(crate) struct Opening {
     pub(crate) store: Arc<dyn TenantStore>,
     /// The connection it is going to serve.
     pub(crate) connection: Connection,
+    /// What is noted in the audit: that the tenant is mounted, or that another process goes on.
+    pub(crate) begun: Option<Operation>,
 }
 
 /// As [`open_file_system`], for a connection that may have been served before.
@@ -106,7 +109,8 @@ pub(crate) async fn open_on(
 ) -> Result<(Arc<FileSystem>, Recovery), Failure> {
     let name = lease.tenant.name.clone();
     let config = fs_config(settings, &lease.tenant, directory);
-    let config = FsConfig { connection: opening.connection, ..config };
+    let audit = AuditConfig { begun: opening.begun, ..config.audit.clone() };
+    let config = FsConfig { connection: opening.connection, audit, ..config };
     let opened = FileSystem::open(Arc::clone(database), opening.store, lease, session, config).await;
     let (file_system, recovery) = opened.map_err(|error| Failure::Part {
         kind: error.kind(),
@@ -133,6 +137,18 @@ fn report(recovery: &Recovery) {
     }
 }
 
+/// What is audited. Who begins to serve says so by itself.
+fn audit_config(settings: &Settings) -> AuditConfig {
+    let days = u64::from(settings.audit_retention_days);
+    AuditConfig {
+        level: settings.audit_level,
+        node: tarbox_runtime::host_name(),
+        pods: Some(Arc::new(PodFile::new(settings.state_dir.join(tarbox_handover::pods::FILE)))),
+        keep: (days > 0).then(|| Duration::from_secs(days * 24 * 3600)),
+        begun: None,
+    }
+}
+
 pub(crate) fn fs_config(settings: &Settings, tenant: &Tenant, directory: &TenantDir) -> FsConfig {
     FsConfig {
         cache_bytes: settings.cache_bytes,
@@ -149,6 +165,7 @@ pub(crate) fn fs_config(settings: &Settings, tenant: &Tenant, directory: &Tenant
         read_only: settings.read_only,
         compression: settings.compression.unwrap_or(tenant.compression),
         max_inodes: 100_000,
+        audit: audit_config(settings),
         connection: Connection::default(),
     }
 }

@@ -14,7 +14,7 @@ use tarbox_runtime::{
     telemetry::{LogFormat, LogLevel},
 };
 use tarbox_store::{Compression, Limits};
-use tarbox_types::{ByteSize, HumanDuration, OutagePolicy, TenantId};
+use tarbox_types::{AuditLevel, ByteSize, HumanDuration, OutagePolicy, TenantId};
 
 use crate::{failure::Failure, places};
 
@@ -38,6 +38,8 @@ pub const KEYS: &[&str] = &[
     "maxLag",
     "journalSize",
     "controlDir",
+    "auditLevel",
+    "auditRetentionDays",
     "nativeMounts",
     "logLevel",
     "logFormat",
@@ -80,6 +82,9 @@ impl LimitChoice {
 /// No limit at all: the default of a workstation.
 pub const UNLIMITED: Limits = Limits { bytes: 0, inodes: 0, file_bytes: 0 };
 
+/// How many days audit events are kept where nothing is said.
+pub const DEFAULT_AUDIT_RETENTION_DAYS: u32 = 90;
+
 /// When a change is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
@@ -120,6 +125,10 @@ pub struct Settings {
     pub journal_bytes: u64,
     /// Whether there is a control directory.
     pub control_dir: bool,
+    /// What is audited.
+    pub audit_level: AuditLevel,
+    /// How many days events are kept; 0 = for ever.
+    pub audit_retention_days: u32,
     /// Directories of this machine that are shown inside the tenant, as TOML; empty for none.
     pub native_mounts: String,
     /// Which messages are logged; `None` where nothing was said.
@@ -188,6 +197,10 @@ impl Settings {
                 .read("journalSize", |text| size(text, 8 << 20, 1 << 46))
                 .unwrap_or(256 << 20),
             control_dir: layers.read("controlDir", config::boolean).unwrap_or(true),
+            audit_level: layers.read("auditLevel", config::parsed).unwrap_or_default(),
+            audit_retention_days: layers
+                .read("auditRetentionDays", days)
+                .unwrap_or(DEFAULT_AUDIT_RETENTION_DAYS),
             native_mounts: layers.read("nativeMounts", |text| Ok(text.to_owned())).unwrap_or_default(),
             log_level,
             log_format: log_format.unwrap_or(LogFormat::Text),
@@ -318,6 +331,10 @@ fn duration(text: &str, most: Duration) -> Result<Duration, String> {
     }
 }
 
+fn days(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "a whole number of days; 0 = for ever".to_owned())
+}
+
 const UNLIMITED_WORD: &str = "unlimited";
 
 /// A limit in bytes; `unlimited` or 0 = none.
@@ -426,6 +443,7 @@ mod tests {
         assert_eq!(settings.limits.over(UNLIMITED), UNLIMITED);
         assert_eq!((settings.cache_bytes, settings.journal_bytes), (256 << 20, 256 << 20));
         assert!(settings.control_dir);
+        assert_eq!((settings.audit_level, settings.audit_retention_days), (AuditLevel::Standard, 90));
         assert_eq!((settings.flush_interval.as_secs(), settings.max_lag.as_secs()), (1, 5));
     }
 
@@ -467,6 +485,8 @@ mod tests {
             ("flushInterval", "0s", "a duration from 1ms to 1h"),
             ("journalSize", "1Mi", "a size from 8Mi"),
             ("controlDir", "maybe", "true or false"),
+            ("auditLevel", "all", "off, basic, standard or full"),
+            ("auditRetentionDays", "1y", "a whole number of days"),
             ("logLevel", "loud", "error, warn, info"),
             ("logFormat", "xml", "text or json"),
         ] {

@@ -76,7 +76,9 @@ fn every_control_message_is_as_the_first_release_recorded_it() {
         journal_age_ms: 5,
         commits: Some(Latencies { count: 6, total_ns: 7, classes: vec![8, 900] }),
         quota_refusals: 10,
+        ..FileSystemStatistics::default()
     };
+    let audited = FileSystemStatistics { audit_events: 11, audit_bytes: 1200, ..file_system.clone() };
     let found = [
         differs("status", &status()),
         differs("flush", &FlushResponse { committed_sequence: 9 }),
@@ -85,11 +87,12 @@ fn every_control_message_is_as_the_first_release_recorded_it() {
         differs("credentials", &SetCredentialsRequest { database_url: "sqlite:///x".into() }),
         differs("log-level", &SetLogLevelRequest { level: "debug".into() }),
         differs("file-system", &StatisticsResponse { operations: vec![], file_system: Some(file_system) }),
+        differs("audit", &StatisticsResponse { operations: vec![], file_system: Some(audited) }),
         differs("drain", &DrainRequest { millis: 1500 }),
     ];
     let wrong: Vec<String> = found.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "otherwise than recorded:\n{}", wrong.join("\n"));
-    assert_eq!(RECORDED.lines().count(), 8, "recorded, but never read");
+    assert_eq!(RECORDED.lines().count(), 9, "recorded, but never read");
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub mod plot;
 pub mod postgres;
 pub mod process;
 pub mod product;
+pub mod relay;
 pub mod rng;
 pub mod scratch;
 pub mod sources;

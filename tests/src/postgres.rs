@@ -48,17 +48,7 @@ impl PostgresServer {
     /// # Errors
     /// If PostgreSQL is not installed, or does not start.
     pub fn start_at(home: &Path) -> Result<Self> {
-        fs::create_dir_all(home)?;
-        let user = User::from_name("postgres")?.context("there is no user postgres: run `make deps-test`")?;
-        chown(home, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-        let mut server = Self {
-            process: None,
-            bin: programs()?,
-            port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
-            data: home.join("data"),
-            log: home.join("log"),
-            _scratch: None,
-        };
+        let mut server = Self::below(home)?;
         let mut initdb = server.as_postgres("initdb");
         initdb.args([
             "--no-sync",
@@ -72,6 +62,58 @@ impl PostgresServer {
         server.resume()?;
         server.sql("postgres", "CREATE DATABASE tarbox")?;
         Ok(server)
+    }
+
+    /// A server that has yet to get its data, in a directory that is made if it is missing.
+    fn below(home: &Path) -> Result<Self> {
+        fs::create_dir_all(home)?;
+        let user = User::from_name("postgres")?.context("there is no user postgres: run `make deps-test`")?;
+        chown(home, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        Ok(Self {
+            process: None,
+            bin: programs()?,
+            port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
+            data: home.join("data"),
+            log: home.join("log"),
+            _scratch: None,
+        })
+    }
+
+    /// Starts another server that follows this one, until it is promoted.
+    ///
+    /// # Errors
+    /// If the copy fails, or the server does not start.
+    pub fn standby(&self, home: &Path) -> Result<Self> {
+        let mut standby = Self::below(home)?;
+        let mut copy = self.as_postgres("pg_basebackup");
+        copy.args([
+            "--no-sync",
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+        ]);
+        command::succeed(copy.args(["-p", &self.port.to_string(), "-D"]).arg(&standby.data), LIMIT)?;
+        standby.resume()?;
+        Ok(standby)
+    }
+
+    /// Makes a standby the server that is written to.
+    ///
+    /// # Errors
+    /// If it does not become it.
+    pub fn promote(&self) -> Result<()> {
+        let promoted = self.sql("postgres", "SELECT pg_promote(true, 60)")?;
+        anyhow::ensure!(promoted.trim() == "t", "the standby was not promoted: {promoted}");
+        Ok(())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Address of the database.

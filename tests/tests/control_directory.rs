@@ -37,7 +37,8 @@ use tarbox_tests::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Every file that can be read.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
+    "audit/recent",
     "layers/current",
     "layers/list",
     "layers/tree",
@@ -141,7 +142,7 @@ on_each_database! {
         fs::write(root.join("file"), "content").expect("write");
         order(root, "layers/new", "first").expect("a checkpoint");
         assert_eq!(run(root, "ls -A; find . | sort; du -a | wc -l"), "file\n.\n./file\n2\n");
-        assert_eq!(run(&root.join(".tarbox"), "ls; cd ..; ls"), "control\nlayers\nsnapshots\nstats\nfile\n");
+        assert_eq!(run(&root.join(".tarbox"), "ls; cd ..; ls"), "audit\ncontrol\nlayers\nsnapshots\nstats\nfile\n");
         assert_eq!(run(root, "cd .tarbox/layers; ls -a | tr '\\n' ' '"), ". .. current drop list new switch tree ");
         assert!(run(root, "git init -q . && git add -A && git status --short").contains("A  file"));
         assert_eq!(run(root, "rm -rf .git; mkdir ../copy; rsync -a ./ ../copy/; ls -A ../copy; rm -r ../copy"), "file\n");

@@ -69,6 +69,20 @@ on_each_database! {
         volume.fsck();
     }
 
+    fn what_is_stored_into_mapped_memory_beyond_the_quota_is_an_error_of_msync_and_fsync(on) {
+        let volume = quota(on, "1Mi");
+        let file = File::create(volume.at("file")).expect("create");
+        file.set_len(4 * MIB).expect("a hole takes no space");
+        let script = "import errno,mmap,os,sys\nfirst,second=(os.open(sys.argv[1],os.O_RDWR) for _ in range(2))\n\
+                      memory=mmap.mmap(first,0)\nmemory[:]=b'x'*len(memory)\n\
+                      for ask in (memory.flush,lambda:os.fsync(second)):\n try: ask(); print('done')\n \
+                      except OSError as error: print(errno.errorcode[error.errno])\n";
+        let mut python = Command::new("python3");
+        let ended = end_of(python.args(["-c", script]).arg(volume.at("file")), LIMIT).expect("python3");
+        assert_eq!((ended.stdout.as_str(), ended.code), ("ENOSPC\nENOSPC\n", Some(0)), "{}", ended.stderr);
+        assert!(free_bytes(&volume) < 4096, "what there is room for is written");
+    }
+
     fn inodes_end_at_their_limit_and_come_back(on) {
         let volume = Volume::with(on, &["--quota-inodes", "500"]);
         if volume.is_control() { return; }

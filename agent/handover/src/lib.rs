@@ -19,6 +19,7 @@ mod link;
 mod memfd;
 pub mod message;
 mod packet;
+pub mod pods;
 pub mod process;
 pub mod protocol;
 mod spec;

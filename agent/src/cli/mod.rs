@@ -147,6 +147,9 @@ struct ServeCommand {
     /// Replace mounters of another build when the agent starts: true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     upgrade: Option<String>,
+    /// In a pod: tell the pods that have a volume, by Kubernetes events, what their users must know of it: true or false [default: true]
+    #[arg(long, value_name = "BOOL")]
+    kubernetes_events: Option<String>,
     /// Where metrics (/metrics) and health (/healthz, /readyz) are served over HTTP: IP:port, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<String>,
@@ -191,6 +194,7 @@ impl ServeCommand {
             ("ephemeralMaxCache", self.ephemeral_max_cache),
             ("standBy", self.stand_by),
             ("upgrade", self.upgrade),
+            ("kubernetesEvents", self.kubernetes_events),
             ("metricsAddress", self.metrics_address),
             ("otlpEndpoint", self.otlp_endpoint),
             ("logLevel", self.log_level),

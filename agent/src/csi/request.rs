@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
+use tarbox_handover::pods::Pod;
 use tarbox_proto::csi::v1 as csi;
 use tarbox_rpc::csi::{
     RequestError,
@@ -72,6 +73,8 @@ pub struct Publish {
     pub alone: bool,
     /// How.
     pub wish: MountWish,
+    /// For whom, where the kubelet says it.
+    pub pod: Option<Pod>,
 }
 
 /// NodeUnstageVolume and NodeUnpublishVolume: a volume, and a path that it has to leave.
@@ -158,8 +161,15 @@ impl TryFrom<&csi::NodePublishVolumeRequest> for Publishing {
         let staging_path = path("staging_target_path", &request.staging_target_path)?;
         let alone = capability::is_for_one_target(request.volume_capability.as_ref());
         let tenant = volume(&request.volume_id)?;
-        Ok(Self::Staged(Publish { tenant, attached_to, staging_path, target_path, alone, wish }))
+        let pod = pod(|key| request.volume_context.get(key));
+        Ok(Self::Staged(Publish { tenant, attached_to, staging_path, target_path, alone, wish, pod }))
     }
+}
+
+/// The pod that the kubelet tells of (`podInfoOnMount`), by its keys.
+pub(crate) fn pod<'a>(said: impl Fn(&str) -> Option<&'a String>) -> Option<Pod> {
+    let word = |key: &str| said(&format!("csi.storage.k8s.io/pod.{key}"));
+    Pod::new(word("uid")?, word("namespace")?, word("name")?)
 }
 
 fn leave(id: &str, field: &'static str, text: &str) -> Result<Leave, RequestError> {

@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use parking_lot::Mutex;
 use tarbox_types::ByteSize;
 
 use super::mountinfo::{Mount, Mounts};
@@ -40,6 +41,10 @@ pub struct Cgroups {
     parent: PathBuf,
 }
 
+/// Every place below which this agent has made groups: what is left below one that was left behind has to go as well.
+#[derive(Debug, Default)]
+pub struct Places(Mutex<Vec<Cgroups>>);
+
 /// One tenant's group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cgroup {
@@ -48,23 +53,18 @@ pub struct Cgroup {
 }
 
 impl Cgroups {
-    /// Finds the group of a process: what is mounted, and where in it the process stands.
+    /// Finds the group of a process: what is mounted, and where in it the process stands. None where no memory controller is mounted, or
+    /// not where the process stands.
     ///
     /// # Errors
-    /// Where no memory controller is mounted, or not where the process stands.
-    pub fn of(pid: u32) -> Result<Self, AgentError> {
+    /// Where the process is gone.
+    pub fn of(pid: u32) -> Result<Option<Self>, AgentError> {
         let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
         let membership = fs::read_to_string(&path).map_err(AgentError::io("read", &path))?;
         let mounts = Mounts::read().map_err(AgentError::io("read", Path::new("/proc/self/mountinfo")))?;
-        let found = find(mounts.all(), &membership, |directory| {
+        Ok(find(mounts.all(), &membership, |directory| {
             fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default()
-        });
-        found.ok_or_else(|| {
-            AgentError::Unusable(format!(
-                "no memory controller is mounted where process {pid} stands (neither a version 1 hierarchy `memory` nor version 2 with \
-                 the controller `memory`)"
-            ))
-        })
+        }))
     }
 
     /// Groups below this directory.
@@ -134,6 +134,53 @@ impl Cgroups {
             let _ = fs::write(own.join("cgroup.procs"), pid.to_string());
         }
         fs::write(&control, "+memory").map_err(AgentError::io("hand the memory controller down in", &control))
+    }
+}
+
+impl Places {
+    /// Where the process's groups are made now.
+    ///
+    /// # Errors
+    /// Where it is gone, or stands where no memory controller is mounted.
+    pub fn current(&self, pid: u32) -> Result<Cgroups, AgentError> {
+        let found = self.look(pid)?;
+        found.ok_or_else(|| {
+            AgentError::Unusable(format!(
+                "no memory controller is mounted where process {pid} stands (neither a version 1 hierarchy `memory` nor version 2 with \
+                 the controller `memory`)"
+            ))
+        })
+    }
+
+    /// Both groups of a tenant in every place.
+    ///
+    /// # Errors
+    /// Where the process is gone: its place may be one that is not known yet.
+    pub fn groups(&self, pid: u32, tenant: &str) -> Result<Vec<Cgroup>, AgentError> {
+        self.look(pid)?;
+        Ok(self.known(tenant))
+    }
+
+    /// How often the kernel has killed a mounter of the tenant for want of memory, in every place that is known.
+    #[must_use]
+    pub fn oom_kills(&self, pid: u32, tenant: &str) -> u64 {
+        // Where the process is gone, the count has to be that of the places before: one that shrinks would be taken for a kill when it is back.
+        let _ = self.look(pid);
+        self.known(tenant).iter().map(Cgroup::oom_kills).sum()
+    }
+
+    fn known(&self, tenant: &str) -> Vec<Cgroup> {
+        self.0.lock().iter().flat_map(|place| place.both(tenant)).collect()
+    }
+
+    fn look(&self, pid: u32) -> Result<Option<Cgroups>, AgentError> {
+        let found = Cgroups::of(pid)?;
+        let mut known = self.0.lock();
+        if let Some(place) = found.as_ref().filter(|place| !known.contains(place)) {
+            known.push(place.clone());
+        }
+        drop(known);
+        Ok(found)
     }
 }
 

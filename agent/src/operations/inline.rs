@@ -23,7 +23,7 @@ use tarbox_types::{ByteSize, TenantId};
 
 use super::{publish, stage, unstage};
 use crate::{
-    csi::request::{Leave, Publish, PublishInline, Stage},
+    csi::request::{Leave, Publish, PublishInline, Stage, pod},
     failure::AgentError,
     node::Node,
     settings::Settings,
@@ -54,6 +54,7 @@ pub(crate) async fn publish_inline(
     if let Some(earlier) = node.tenant_of(&VolumeRef::Inline(id.clone())).filter(|other| *other != tenant) {
         end(node, earlier, left()).await?;
     }
+    let pod = pod(|key| asked.pod.get(key));
     let staging_path = staging_path(&node.settings, tenant);
     make_directory(&staging_path)?;
     let staged = Stage {
@@ -74,7 +75,7 @@ pub(crate) async fn publish_inline(
         }
         return Err(error);
     }
-    let published = Publish { tenant, attached_to: None, staging_path, target_path, alone: true, wish };
+    let published = Publish { tenant, attached_to: None, staging_path, target_path, alone: true, wish, pod };
     publish(node, published, left()).await
 }
 

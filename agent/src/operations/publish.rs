@@ -18,8 +18,8 @@ use crate::{
     failure::AgentError,
     node::{Node, ending},
     tenant::{
-        Command, Place, Publication, Snapshot, bind, blocking, compose, give_group, place, resolve, table,
-        unbind,
+        Command, Place, Publication, Snapshot, bind, blocking, compose, give_group, mounter_dir, place, pods,
+        resolve, table, unbind,
     },
 };
 
@@ -28,7 +28,7 @@ use crate::{
 /// # Errors
 /// Where it is not staged there, or something else is at the target.
 pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration) -> Result<(), AgentError> {
-    let Publish { tenant, attached_to, staging_path, target_path, alone, wish } = request;
+    let Publish { tenant, attached_to, staging_path, target_path, alone, wish, pod } = request;
     super::check_attached(node, tenant, attached_to.as_deref())?;
     let seen = staged(node, tenant, &staging_path)?;
     if let Some(other) = seen.staged.published.keys().find(|other| alone && **other != target_path) {
@@ -36,6 +36,13 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
             "the volume {tenant} is for one place at a time (SINGLE_NODE_SINGLE_WRITER), and is published at {}",
             other.display()
         )));
+    }
+    if let Some(pod) = pod {
+        let directory = mounter_dir(&node.settings.run_dir, tenant);
+        let noted = blocking(move || {
+            pods::note(&directory, &pod).map_err(AgentError::io("note the pod in", &directory))
+        });
+        noted.await?;
     }
     let staging = resolve(&staging_path).map_err(AgentError::io("resolve", &staging_path))?;
     let target = resolve(&target_path).map_err(|_| {

@@ -13,6 +13,7 @@ mod mounting;
 mod native;
 mod observe;
 mod orders;
+pub(crate) mod pods;
 mod publication;
 mod shell;
 mod snapshot;

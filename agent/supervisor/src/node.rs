@@ -12,6 +12,8 @@ use crate::Policy;
 pub struct Upgrades {
     waiting: VecDeque<TenantId>,
     running: BTreeSet<TenantId>,
+    /// Those that no build could be kept running for. Whatever keeps them from serving may keep another build from it too.
+    broken: BTreeSet<TenantId>,
     /// Whether the first one has proved the build.
     is_proven: bool,
     /// Nobody else is begun.
@@ -19,16 +21,21 @@ pub struct Upgrades {
 }
 
 impl Upgrades {
-    /// Plans to upgrade `tenants`, each once; the first is the canary.
+    /// Plans to upgrade tenants, each once: those that are served, of which the first is the canary, then those that are `broken`.
     #[must_use]
-    pub fn new(tenants: impl IntoIterator<Item = TenantId>) -> Self {
+    pub fn new(
+        served: impl IntoIterator<Item = TenantId>,
+        broken: impl IntoIterator<Item = TenantId>,
+    ) -> Self {
         let mut waiting = VecDeque::new();
-        for tenant in tenants {
+        let broken: Vec<TenantId> = broken.into_iter().collect();
+        for tenant in served.into_iter().chain(broken.iter().copied()) {
             if !waiting.contains(&tenant) {
                 waiting.push_back(tenant);
             }
         }
-        Self { waiting, running: BTreeSet::new(), is_proven: false, has_failed: false }
+        let broken = broken.into_iter().collect();
+        Self { waiting, running: BTreeSet::new(), broken, is_proven: false, has_failed: false }
     }
 
     /// Who has not been begun.
@@ -59,8 +66,8 @@ impl Upgrades {
         self.running.remove(&tenant);
     }
 
-    /// A tenant's upgrade failed and was rolled back.
+    /// A tenant's upgrade failed and was rolled back. Where the tenant was broken before, that says nothing about the build.
     pub fn failed_at(&mut self, tenant: TenantId) {
-        self.has_failed |= self.running.remove(&tenant);
+        self.has_failed |= self.running.remove(&tenant) && !self.broken.contains(&tenant);
     }
 }

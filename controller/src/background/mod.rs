@@ -4,6 +4,7 @@
 //! Each step is a small batch that finds by itself what is left to do, so a new leader goes on where the old one was. A leader that
 //! was paused and lost the lead is refused by the database at its next write.
 
+mod audit;
 mod blocks;
 mod chains;
 mod checkpoints;
@@ -47,6 +48,8 @@ struct Due {
     collect: bool,
     orphans: bool,
     volumes: bool,
+    /// Counts the times that there was something to collect.
+    round: u64,
 }
 
 /// Leads, or waits to lead, until the controller ends. `grace`: how long nobody may hold a pod's own volume.
@@ -54,6 +57,7 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
     let begun = Instant::now();
     let (mut collected, mut looked_through, mut searched) = (begun, begun, begun);
     let (mut unheld, mut chains) = (Unheld::new(grace), Chains::default());
+    let mut collections = 0;
     let mut looked = None::<Instant>;
     loop {
         sleep(ROUND).await;
@@ -62,6 +66,7 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
             collect: collected.elapsed() >= COLLECT,
             orphans: searched.elapsed() >= ORPHANS,
             volumes: looked_through.elapsed() >= VOLUMES,
+            round: collections,
         };
         for database in databases.opened() {
             let done = async {
@@ -87,6 +92,7 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
         }
         if due.collect {
             collected = Instant::now();
+            collections += 1;
         }
         if due.orphans {
             searched = Instant::now();
@@ -126,6 +132,9 @@ async fn round(
         checkpoints::make(&*led, &records, Instant::now() + SLICE).await?;
     }
     if due.collect {
+        let records =
+            all(|record: &VolumeRecord| record.id, |after, limit| led.volumes(after, limit)).await?;
+        audit::expire(&*led, &records, due.round, Instant::now() + SLICE).await?;
         blocks::collect(&*led, || renewed(database, lead)).await?;
         chains.flatten(&*led, || renewed(database, lead)).await?;
     }

@@ -95,6 +95,8 @@ const ALWAYS: u64 = flag::ASYNC_READ
     | flag::HANDLE_KILLPRIV_V2
     | flag::SETXATTR_EXT
     | flag::INIT_EXT
+    // Where a file system wants to see each read and write: shared mappings of such files work as well (from 6.6 on).
+    | flag::DIRECT_IO_ALLOW_MMAP
     | flag::HAS_RESEND;
 
 /// Agrees: the kernel's INIT and the wishes give what is in force.

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use tarbox_store::Compression;
 use tarbox_types::Connection;
 
+use crate::audit::AuditConfig;
+
 /// When a change is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
@@ -39,6 +41,8 @@ pub struct FsConfig {
     pub compression: Compression,
     /// Upper limit for inodes kept in memory; clean ones beyond it are dropped.
     pub max_inodes: usize,
+    /// What is audited; by default changes, and nothing of the mount itself.
+    pub audit: AuditConfig,
     /// The connection of the mount; by default an unknown one.
     pub connection: Connection,
 }
@@ -59,6 +63,7 @@ impl FsConfig {
             read_only: false,
             compression: Compression::None,
             max_inodes: 100_000,
+            audit: AuditConfig::default(),
             connection: Connection::default(),
         }
     }

@@ -92,7 +92,8 @@ pub enum Outcome {
 /// What the journal holds of one operation, its payload apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// FUSE `unique` of the request, bit 63 cleared; 0 = none (our own work).
+    /// FUSE `unique` of the request, bit 63 cleared; 0 = none (our own work). With bit 63 it is no answer: see
+    /// [`crate::effect_codec::AUDIT_ALONE`].
     pub unique: u64,
     /// Afterwards.
     pub counters: Counters,

@@ -108,6 +108,16 @@ pub fn unique_of(bytes: &[u8]) -> Result<u64, CodecError> {
     }
 }
 
+/// Marks the `unique` of a record that answers nobody: a request was audited that has changed nothing. A release that does not know it
+/// takes it for a request that nobody asks for.
+pub const AUDIT_ALONE: u64 = 1 << 63;
+
+/// The request that a record's `unique` speaks of.
+#[must_use]
+pub const fn request_of(unique: u64) -> u64 {
+    unique & !AUDIT_ALONE
+}
+
 fn encode_effect(effect: &Effect, out: &mut Vec<u8>) {
     match effect {
         Effect::Inode(row) => encode_inode(row, out),

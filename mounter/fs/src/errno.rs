@@ -11,7 +11,7 @@ impl From<FsError> for Errno {
 }
 
 /// Source: errno(3), and the manual page of each operation.
-fn number(error: &FsError) -> i32 {
+pub(crate) fn number(error: &FsError) -> i32 {
     match error {
         FsError::NotFound => libc::ENOENT,
         FsError::Exists => libc::EEXIST,

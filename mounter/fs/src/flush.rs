@@ -14,10 +14,15 @@ use std::{
 
 use rustc_hash::FxHashSet;
 use tarbox_store::{Batch, Committed, Compression, Fence, Lease, StoreError, TenantStore, View};
-use tarbox_types::{BlockId, ErrorKind, Seq};
+use tarbox_types::{AuditLevel, BlockId, ErrorKind, Seq};
 
 use self::content::{Building, Installed};
-use crate::{effect::Counters, fold::Folded, shell::Shared};
+use crate::{
+    audit::{OnTheWay, Source},
+    effect::Counters,
+    fold::Folded,
+    shell::Shared,
+};
 
 /// A batch ends after this many bytes of journal, so that a barrier never waits for much more than its own data.
 const BATCH_BYTES: u64 = 32 << 20;
@@ -144,6 +149,7 @@ impl Flusher {
                 }
                 StoreError::Position { found, .. } => {
                     self.reposition(shared, found)?;
+                    shared.audit.reposition(found).await;
                     continue;
                 }
                 StoreError::Fenced { .. } | StoreError::Deleted(_) | StoreError::NoTenant(_) => {
@@ -174,7 +180,12 @@ impl Flusher {
         }
     }
 
-    async fn try_commit(&mut self, shared: &Shared, folded: Folded, dedup: bool) -> Result<(), StoreError> {
+    async fn try_commit(
+        &mut self,
+        shared: &Shared,
+        mut folded: Folded,
+        dedup: bool,
+    ) -> Result<(), StoreError> {
         let mut building = Building::new(dedup);
         let mut contents: Vec<_> = folded.contents.iter().collect();
         contents.sort_by_key(|(did, _)| **did);
@@ -184,13 +195,31 @@ impl Flusher {
         self.upload(&mut building).await?;
         let to_seq = folded.to_seq;
         let counters = folded.counters;
+        let mut audit = self.audit(shared, &mut folded).await?;
+        building.batch.audit = std::mem::take(&mut audit.chunks);
         add_rows(&mut building.batch, self.committed, folded);
         building.batch.next_ino = counters.next_ino.max(self.first_number);
         let committed = self.store.commit(&self.fence, &building.batch).await?;
         self.committed = to_seq;
         self.counters = counters;
+        audit.chunks = building.batch.audit;
+        shared.audit.committed(audit, to_seq).await;
         install(shared, to_seq, building.installs, &committed);
         Ok(())
+    }
+
+    /// The batch's events; names that had to be looked for are known to the tree from now on.
+    async fn audit(&self, shared: &Shared, folded: &mut Folded) -> Result<OnTheWay, StoreError> {
+        let gathered = std::mem::take(&mut folded.audit);
+        let is_kept = shared.audit.level > AuditLevel::Off && !gathered.steps.is_empty();
+        if gathered.events == 0 && !is_kept {
+            return Ok(OnTheWay::default());
+        }
+        let source = Source { store: &*self.store, view: &self.view };
+        let told = shared.audit.tell(gathered, folded.to_seq, &source).await?;
+        let core = shared.core.lock();
+        told.files().for_each(|(ino, place)| core.tree.suggest_name(ino, place));
+        Ok(told)
     }
 
     /// The records of the next batch; `None` if there are none.

@@ -6,6 +6,7 @@ use tarbox_store::{EntryRow, InodeRow, Seal};
 use tarbox_types::{Cookie, DataId, Ino, Seq};
 
 use crate::{
+    audit::Gathered,
     effect::{Counters, Effect, Record},
     journal::Payload,
     tree::Content,
@@ -45,6 +46,8 @@ pub(crate) struct Folded {
     pub removed_data: Vec<DataId>,
     /// The batch ends with this.
     pub seal: Option<Seal>,
+    /// What is to be told of it.
+    pub audit: Gathered,
 }
 
 impl Folded {
@@ -60,6 +63,7 @@ impl Folded {
             contents: FxHashMap::default(),
             removed_data: Vec::new(),
             seal: None,
+            audit: Gathered::default(),
         }
     }
 
@@ -67,6 +71,7 @@ impl Folded {
     pub(crate) fn add(&mut self, seq: Seq, record: Record, payload: &Payload) {
         self.to_seq = seq;
         self.counters = record.counters;
+        self.audit.add(&record, payload.as_slice());
         for effect in record.effects {
             self.add_effect(seq, effect, payload);
         }

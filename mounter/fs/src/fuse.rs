@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     num::NonZeroU32,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,9 +15,10 @@ use fuse3::{
 };
 use futures_util::stream::{self, Stream};
 use tarbox_store::{InodeRow, Time, UNIT};
-use tarbox_types::{Ino, fuse as convention};
+use tarbox_types::{AuditLevel, Ino, fuse as convention};
 
 use crate::{
+    audit::{Doing, Operation},
     effect::Outcome,
     error::FsError,
     plan::{Caller, Change, Fallocate, Listed, NewInode, Page, READ_MAX, Rename, Seek, statfs},
@@ -30,6 +31,12 @@ use crate::{
 const TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Kernel caches of file content stay when a file is opened again.
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+/// Every read and write comes here, past the kernel's cache.
+const FOPEN_DIRECT_IO: u32 = 1 << 0;
+/// Handle of a file whose open came here; one that was opened without a message has 0.
+const OPENED: u64 = 1;
+/// A write of pages from the kernel's cache, stored into a mapping or kept back: nobody asks for the rest of a short one.
+const WRITE_CACHE: u32 = 1 << 0;
 /// Names per READDIR; the engine takes as many as fit into the kernel's buffer.
 const READDIR_NAMES: usize = 1024;
 /// Names per READDIRPLUS.
@@ -48,10 +55,10 @@ pub struct FileSystem {
 }
 
 fn caller(req: &Request) -> Caller {
-    Caller { unique: req.unique & !(1 << 63), uid: req.uid, gid: req.gid, now: now() }
+    Caller { unique: req.unique & !(1 << 63), uid: req.uid, gid: req.gid, pid: req.pid, now: now() }
 }
 
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time { sec: since.as_secs() as i64, nsec: since.subsec_nanos() }
 }
@@ -133,12 +140,19 @@ fn negative() -> ReplyEntry {
 }
 
 impl FileSystem {
-    async fn make(&self, req: &Request, parent: Ino, name: &OsStr, new: NewInode<'_>) -> Result<FileAttr> {
+    async fn make(
+        &self,
+        req: &Request,
+        operation: Operation,
+        (parent, name): (Ino, &OsStr),
+        new: NewInode<'_>,
+    ) -> Result<FileAttr> {
         let caller = caller(req);
         let name = name.as_bytes();
+        let doing = Doing::named(operation, parent, name);
         Ok(self
             .shared
-            .once(&caller, &[], |tree| tree.make(&caller, parent, name, &new).map(Some), shown)
+            .once(&caller, doing, &[], |tree| tree.make(&caller, parent, name, &new).map(Some), shown)
             .await?)
     }
 
@@ -151,7 +165,8 @@ impl FileSystem {
     ) -> Result<()> {
         let caller = caller(req);
         let (from, to) = ((parent, name.as_bytes()), (new_parent, new_name.as_bytes()));
-        Ok(self.shared.once(&caller, &[], |tree| tree.rename(&caller, from, to, how), done).await?)
+        let doing = Doing::named(Operation::Rename, parent, name.as_bytes());
+        Ok(self.shared.once(&caller, doing, &[], |tree| tree.rename(&caller, from, to, how), done).await?)
     }
 
     async fn names(&self, ino: Ino, after: u64, limit: usize, rows: bool) -> Result<Vec<Listed>> {
@@ -197,6 +212,21 @@ impl FileSystem {
         }
     }
 
+    /// Whether each open has to come here; else the kernel is told to stop asking. The answer is one for all inodes of a mount.
+    #[must_use]
+    pub fn answers_opens(&self) -> bool {
+        self.shared.audit.level == AuditLevel::Full
+    }
+
+    /// Reads; that is audited before it is shown.
+    async fn read_seen(&self, caller: &Caller, ino: Ino, offset: u64, len: u64) -> Result<Bytes> {
+        let doing = Doing::to(Operation::Read, ino).at(offset, len);
+        let asked = self.shared.audit.asked(caller, doing);
+        let data = self.shared.read_bytes(ino, offset, len).await?;
+        self.shared.looked_at(caller, asked.as_ref(), data.len() as u64).await?;
+        Ok(data)
+    }
+
     async fn barrier(&self, ino: Ino) -> Result<()> {
         let seq = {
             let core = self.shared.core.lock();
@@ -204,6 +234,22 @@ impl FileSystem {
         };
         Ok(self.shared.commit_for(seq).await?)
     }
+}
+
+/// What a change of attributes is, to who looks at it later.
+fn attributes<'a>(ino: Ino, change: &Change) -> Doing<'a> {
+    match change {
+        Change { uid, gid, .. } if uid.is_some() || gid.is_some() => Doing::to(Operation::Chown, ino),
+        Change { mode: Some(_), .. } => Doing::to(Operation::Chmod, ino),
+        Change { size: Some(size), .. } => Doing::to(Operation::Truncate, ino).at(*size, 0),
+        _ => Doing::to(Operation::Utimens, ino),
+    }
+}
+
+/// ACLs, labels and capabilities are rights; what users keep in attributes is content.
+fn attribute<'a>(operation: Operation, ino: Ino, name: &[u8]) -> Doing<'a> {
+    let doing = Doing::to(operation, ino);
+    if name.starts_with(b"user.") { doing.kept_from(AuditLevel::Standard) } else { doing }
 }
 
 fn sized(value: Bytes, size: u32) -> Result<ReplyXAttr> {
@@ -263,7 +309,13 @@ impl Filesystem for FileSystem {
         };
         let attr = self
             .shared
-            .once(&caller, &[], |tree| tree.set_attributes(&caller, ino, &change).map(Some), shown)
+            .once(
+                &caller,
+                attributes(ino, &change),
+                &[],
+                |tree| tree.set_attributes(&caller, ino, &change).map(Some),
+                shown,
+            )
             .await?;
         Ok(ReplyAttr { ttl: TTL, attr })
     }
@@ -285,7 +337,7 @@ impl Filesystem for FileSystem {
 
     async fn symlink(&self, req: Request, parent: Ino, name: &OsStr, link: &OsStr) -> Result<ReplyEntry> {
         let new = NewInode { mode: libc::S_IFLNK | 0o777, umask: None, rdev: 0, target: link.as_bytes() };
-        self.make(&req, parent, name, new).await.map(entry)
+        self.make(&req, Operation::Symlink, (parent, name), new).await.map(entry)
     }
 
     async fn mknod(
@@ -297,7 +349,10 @@ impl Filesystem for FileSystem {
         rdev: u32,
     ) -> Result<ReplyEntry> {
         let (mode, umask) = convention::unpack_umask(mode);
-        self.make(&req, parent, name, NewInode { mode, umask, rdev, target: b"" }).await.map(entry)
+        let new = NewInode { mode, umask, rdev, target: b"" };
+        let is_file = mode & libc::S_IFMT == libc::S_IFREG;
+        let operation = if is_file { Operation::Create } else { Operation::Mknod };
+        self.make(&req, operation, (parent, name), new).await.map(entry)
     }
 
     async fn mkdir(
@@ -310,17 +365,25 @@ impl Filesystem for FileSystem {
     ) -> Result<ReplyEntry> {
         let umask = (umask & convention::UMASK_UNAPPLIED != 0).then_some(umask & 0o7777);
         let new = NewInode { mode: libc::S_IFDIR | mode & 0o7777, umask, rdev: 0, target: b"" };
-        self.make(&req, parent, name, new).await.map(entry)
+        self.make(&req, Operation::Mkdir, (parent, name), new).await.map(entry)
     }
 
     async fn unlink(&self, req: Request, parent: Ino, name: &OsStr) -> Result<()> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        Ok(self.shared.once(&caller, &[], |tree| tree.unlink(&caller, parent, name).map(Some), done).await?)
+        let doing = Doing::named(Operation::Unlink, parent, name);
+        Ok(self
+            .shared
+            .once(&caller, doing, &[], |tree| tree.unlink(&caller, parent, name).map(Some), done)
+            .await?)
     }
 
     async fn rmdir(&self, req: Request, parent: Ino, name: &OsStr) -> Result<()> {
         let (caller, name) = (caller(&req), name.as_bytes());
-        Ok(self.shared.once(&caller, &[], |tree| tree.rmdir(&caller, parent, name).map(Some), done).await?)
+        let doing = Doing::named(Operation::Rmdir, parent, name);
+        Ok(self
+            .shared
+            .once(&caller, doing, &[], |tree| tree.rmdir(&caller, parent, name).map(Some), done)
+            .await?)
     }
 
     async fn rename(&self, req: Request, parent: Ino, name: &OsStr, to: Ino, to_name: &OsStr) -> Result<()> {
@@ -349,22 +412,42 @@ impl Filesystem for FileSystem {
         let (caller, name) = (caller(&req), name.as_bytes());
         let attr = self
             .shared
-            .once(&caller, &[], |tree| tree.link(&caller, ino, parent, name).map(Some), shown)
+            .once(
+                &caller,
+                Doing::named(Operation::Link, parent, name),
+                &[],
+                |tree| tree.link(&caller, ino, parent, name).map(Some),
+                shown,
+            )
             .await?;
         Ok(entry(attr))
     }
 
-    /// Not needed: a node id says everything (the kernel stops asking, and opens without a message).
-    async fn open(&self, _req: Request, _ino: Ino, _flags: u32) -> Result<ReplyOpen> {
-        Err(FsError::NotNeeded.into())
+    /// Not needed: a node id says everything (the kernel stops asking, and opens without a message). Only where every open and read
+    /// is audited, both have to come here.
+    async fn open(&self, req: Request, ino: Ino, _flags: u32) -> Result<ReplyOpen> {
+        if !self.answers_opens() {
+            return Err(FsError::NotNeeded.into());
+        }
+        let caller = caller(&req);
+        let asked = self.shared.audit.asked(&caller, Doing::to(Operation::Open, ino));
+        self.shared.looked_at(&caller, asked.as_ref(), 0).await?;
+        Ok(ReplyOpen { fh: OPENED, flags: FOPEN_DIRECT_IO })
     }
 
     async fn opendir(&self, _req: Request, _ino: Ino, _flags: u32) -> Result<ReplyOpen> {
         Err(FsError::NotNeeded.into())
     }
 
-    async fn read(&self, _req: Request, ino: Ino, _fh: u64, offset: u64, size: u32) -> Result<ReplyData> {
-        Ok(ReplyData { data: self.shared.read_bytes(ino, offset, u64::from(size)).await? })
+    async fn read(&self, req: Request, ino: Ino, fh: u64, offset: u64, size: u32) -> Result<ReplyData> {
+        if !self.answers_opens() {
+            return Ok(ReplyData { data: self.shared.read_bytes(ino, offset, u64::from(size)).await? });
+        }
+        if fh != OPENED {
+            self.shared.audit.warn_of_unseen_opens();
+        }
+        let data = self.read_seen(&caller(&req), ino, offset, u64::from(size)).await?;
+        Ok(ReplyData { data })
     }
 
     async fn write(
@@ -383,6 +466,7 @@ impl Filesystem for FileSystem {
             .shared
             .once(
                 &caller,
+                Doing::to(Operation::Write, ino).at(offset, data.len() as u64),
                 data,
                 |tree| tree.write(&caller, ino, offset, data.len() as u64, kill).map(Some),
                 |_, outcome| match outcome {
@@ -391,6 +475,11 @@ impl Filesystem for FileSystem {
                 },
             )
             .await?;
+        if write_flags & WRITE_CACHE != 0 && (written as usize) < data.len() {
+            // A short count would be taken for all of them, and msync(2) and fsync(2) would know of nothing.
+            self.shared.refusals.fetch_add(1, Ordering::Relaxed);
+            return Err(FsError::NoSpace.into());
+        }
         if flags & (libc::O_SYNC | libc::O_DSYNC) as u32 != 0 {
             self.barrier(ino).await?;
         }
@@ -434,22 +523,29 @@ impl Filesystem for FileSystem {
         let (caller, name) = (caller(&req), name.as_bytes());
         let kill_sgid = position & convention::ACL_KILL_SGID != 0;
         let plan = |tree: &Tree| tree.set_xattr(&caller, ino, (name, value), flags, kill_sgid).map(Some);
-        Ok(self.shared.once(&caller, &[], plan, done).await?)
+        let doing = attribute(Operation::Setxattr, ino, name);
+        Ok(self.shared.once(&caller, doing, &[], plan, done).await?)
     }
 
     async fn getxattr(&self, _req: Request, ino: Ino, name: &OsStr, size: u32) -> Result<ReplyXAttr> {
         sized(self.shared.look(|tree| tree.get_xattr(ino, name.as_bytes())).await?, size)
     }
 
-    async fn listxattr(&self, _req: Request, ino: Ino, size: u32) -> Result<ReplyXAttr> {
-        sized(self.shared.look(|tree| tree.list_xattrs(ino)).await?, size)
+    async fn listxattr(&self, req: Request, ino: Ino, size: u32) -> Result<ReplyXAttr> {
+        sized(self.shared.look(|tree| tree.list_xattrs(req.uid, ino)).await?, size)
     }
 
     async fn removexattr(&self, req: Request, ino: Ino, name: &OsStr) -> Result<()> {
         let (caller, name) = (caller(&req), name.as_bytes());
         Ok(self
             .shared
-            .once(&caller, &[], |tree| tree.remove_xattr(&caller, ino, name).map(Some), done)
+            .once(
+                &caller,
+                attribute(Operation::Removexattr, ino, name),
+                &[],
+                |tree| tree.remove_xattr(&caller, ino, name).map(Some),
+                done,
+            )
             .await?)
     }
 
@@ -504,6 +600,7 @@ impl Filesystem for FileSystem {
             self.shared
                 .once(
                     &caller,
+                    Doing::named(Operation::Create, parent, b""),
                     &[],
                     |tree| tree.make_nameless(&caller, parent, &new).map(Some),
                     |tree, outcome| {
@@ -514,9 +611,11 @@ impl Filesystem for FileSystem {
                 )
                 .await?
         } else {
-            self.make(&req, parent, name, new).await?
+            self.make(&req, Operation::Create, (parent, name), new).await?
         };
-        Ok(ReplyCreated { ttl: TTL, attr, generation: 0, fh: 0, flags: FOPEN_KEEP_CACHE })
+        let (fh, flags) =
+            if self.answers_opens() { (OPENED, FOPEN_DIRECT_IO) } else { (0, FOPEN_KEEP_CACHE) };
+        Ok(ReplyCreated { ttl: TTL, attr, generation: 0, fh, flags })
     }
 
     async fn fallocate(
@@ -538,7 +637,8 @@ impl Filesystem for FileSystem {
         let range = offset..offset.checked_add(length).filter(|_| length > 0).ok_or(FsError::Invalid)?;
         let caller = caller(&req);
         let plan = |tree: &Tree| tree.fallocate(&caller, ino, range.clone(), what, keep_size).map(Some);
-        Ok(self.shared.once(&caller, &[], plan, done).await?)
+        let doing = Doing::to(Operation::Allocate, ino).at(offset, length);
+        Ok(self.shared.once(&caller, doing, &[], plan, done).await?)
     }
 
     async fn lseek(&self, _req: Request, ino: Ino, _fh: u64, offset: u64, whence: u32) -> Result<ReplyLSeek> {
@@ -567,7 +667,7 @@ impl Filesystem for FileSystem {
             Bytes::new()
         } else {
             // A part is copied and the caller asks for the rest, as with a short write.
-            let data = self.shared.read_bytes(ino, off_in, length.min(READ_MAX)).await?;
+            let data = self.read_seen(&caller(&req), ino, off_in, length.min(READ_MAX)).await?;
             if data.is_empty() {
                 return Ok(ReplyCopyFileRange { copied: 0 });
             }

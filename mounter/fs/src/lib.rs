@@ -1,6 +1,8 @@
 //! The file system: tree, journal, flusher.
 
 pub mod acl;
+pub mod audit;
+mod auditing;
 pub mod block_cache;
 mod cache_share;
 mod compose;
@@ -30,6 +32,7 @@ mod told;
 mod tree;
 pub mod xattr;
 
+pub use audit::{AuditConfig, Audited, PodNames};
 pub use config::{FsConfig, SyncMode};
 pub use error::FsError;
 pub use flush::FlushError;

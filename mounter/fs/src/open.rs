@@ -19,13 +19,14 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::{
+    audit::{Audit, Audited, Operation},
     block_cache::{BlockCache, CacheStatistics},
     cache_share::CacheShare,
     config::FsConfig,
     effect::Counters,
     error::FsError,
     flush::{FlushError, Flusher},
-    fuse::FileSystem,
+    fuse::{FileSystem, now},
     health::{Health, State, chain},
     journal::{Cut, Identity, Journal, JournalConfig, JournalError, Reason, Rejected},
     read_ahead::OnTheirWay,
@@ -43,6 +44,8 @@ const REAP_DELAY: Duration = Duration::from_millis(100);
 const EXTENTS_MAX: usize = 200_000;
 /// Writers are never slowed below this many bytes in the journal.
 const SOFT_LIMIT_MIN: u64 = 32 << 20;
+/// How often old audit events are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// Heartbeats are at least this far apart.
 const BEAT_MIN: Duration = Duration::from_millis(100);
 /// Heartbeats are at most this far apart.
@@ -117,6 +120,8 @@ pub struct FsStatus {
     pub commits: Counted,
     /// Changes refused for the tenant's limits.
     pub refusals: u64,
+    /// What was audited.
+    pub audited: Audited,
     /// Unlinked files that are kept because they may be open, as far as memory has them.
     pub unlinked: u64,
     /// What is waited for; `None` = all is well.
@@ -159,7 +164,8 @@ impl FileSystem {
         };
         let tenant = &lease.tenant;
         let mut tree = Tree::new(tenant.block_size, tenant.limits, counters, tenant.seq);
-        let told = ToldTable::new(opened.told.drain(..), !config.connection.left.is_empty());
+        let audited = std::mem::take(&mut opened.audited);
+        let told = ToldTable::new(opened.told.drain(..), audited, !config.connection.left.is_empty());
         let mut recovery =
             Recovery { replayed: 0, cut: opened.cut.clone(), rejected: opened.rejected.clone() };
         // A record of an earlier lease may hold numbers from below ours: none of them counts as new to the database.
@@ -210,6 +216,7 @@ impl FileSystem {
             soft_limit: AtomicU64::new(config.journal_bytes),
             commits: Latencies::default(),
             refusals: AtomicU64::new(0),
+            audit: Audit::new(&config.audit, tenant.seq),
             core: Mutex::new(Core::new(tree, Some(opened.journal))),
             config,
         });
@@ -218,6 +225,16 @@ impl FileSystem {
         tokio::spawn(flush_in_background(Arc::downgrade(&shared)).in_current_span());
         tokio::spawn(keep_house(Arc::downgrade(&shared)).in_current_span());
         tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session).in_current_span());
+        if let Some(begun) = shared.config.audit.begun
+            && !shared.note_mount_at_once(begun, now())
+        {
+            // Beside serving: there is no room in the journal.
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { note_mount(&shared, begun).await }.in_current_span());
+        }
+        if let Some(keep) = shared.config.audit.keep {
+            tokio::spawn(forget_old_events(Arc::downgrade(&shared), keep).in_current_span());
+        }
         Ok((Self { shared }, recovery))
     }
 
@@ -312,6 +329,7 @@ impl FileSystem {
             cache: shared.cache.statistics(),
             commits: shared.commits.counted(),
             refusals: shared.refusals.load(Ordering::Relaxed),
+            audited: shared.audit.audited(),
             unlinked: core.tree.orphans.len() as u64,
             waiting_for,
             lost,
@@ -332,6 +350,9 @@ impl FileSystem {
                 error = chain(&error),
                 "unlinked files could not be removed; the next mount does it"
             );
+        }
+        if self.shared.config.audit.begun.is_some() && !self.shared.health.is_held() {
+            note_mount(&self.shared, Operation::Unmount).await;
         }
         self.flush().await?;
         if let Some(journal) = self.shared.core.lock().journal.take() {
@@ -355,6 +376,26 @@ impl FileSystem {
             self.shared.forgotten.lock().extend(orphans);
             self.shared.reap.notify_one();
         }
+    }
+}
+
+async fn note_mount(shared: &Shared, operation: Operation) {
+    if let Err(error) = shared.note_mount(operation, now()).await {
+        tracing::warn!(error = chain(&error), operation = operation.name(), "could not be audited");
+    }
+}
+
+/// Removes events older than they are to be kept, now and then.
+async fn forget_old_events(weak: std::sync::Weak<Shared>, keep: Duration) {
+    loop {
+        let Some(shared) = weak.upgrade() else { return };
+        match shared.expire_audit(keep, now()).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "old audit events have been removed"),
+            Err(error) => tracing::debug!(error = chain(&error), "old audit events could not be removed now"),
+        }
+        drop(shared);
+        tokio::time::sleep(EXPIRE_EVERY).await;
     }
 }
 

@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use crate::{
     FileSystem,
+    audit::Audit,
     config::FsConfig,
     effect::Counters,
     flush::Flusher,
@@ -99,6 +100,7 @@ impl FileSystem {
             soft_limit: AtomicU64::new(0),
             commits: Latencies::default(),
             refusals: AtomicU64::new(0),
+            audit: Audit::off(),
         });
         tokio::spawn(keep_house(Arc::downgrade(&shared)).in_current_span());
         Self { shared }

@@ -18,6 +18,7 @@ use tarbox_types::{BlockIndex, Cookie, DataId, Ino, KernelCache, Seq, latency::L
 use tokio::sync::{Notify, watch};
 
 use crate::{
+    audit::{Asked, Audit},
     cache_share::CacheShare,
     config::{FsConfig, SyncMode},
     effect::{Outcome, Record},
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub commits: Latencies,
     /// Changes that were refused for the tenant's limits.
     pub refusals: AtomicU64,
+    pub audit: Audit,
 }
 
 impl Core {
@@ -151,7 +153,18 @@ impl Shared {
         plan: impl Fn(&Tree) -> Planned<Option<Record>>,
         answer: impl Fn(&Tree, Outcome) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        let changed = self.change_or_refuse(payload, plan, answer).await;
+        self.change_as(None, payload, plan, answer).await
+    }
+
+    /// As [`Shared::change`]; what somebody has asked for is noted in the record.
+    pub(crate) async fn change_as<T>(
+        &self,
+        asked: Option<&Asked<'_>>,
+        payload: &[u8],
+        plan: impl Fn(&Tree) -> Planned<Option<Record>>,
+        answer: impl Fn(&Tree, Outcome) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let changed = self.change_or_refuse(asked, payload, plan, answer).await;
         if matches!(changed, Err(FsError::NoSpace | FsError::FileTooLarge)) {
             self.refusals.fetch_add(1, Ordering::Relaxed);
         }
@@ -160,6 +173,7 @@ impl Shared {
 
     async fn change_or_refuse<T>(
         &self,
+        asked: Option<&Asked<'_>>,
         payload: &[u8],
         plan: impl Fn(&Tree) -> Planned<Option<Record>>,
         answer: impl Fn(&Tree, Outcome) -> Result<T, FsError>,
@@ -168,7 +182,7 @@ impl Shared {
             return Err(FsError::ReadOnly);
         }
         loop {
-            let need = match self.try_change(payload, &plan, &answer)? {
+            let need = match self.try_change(asked, payload, &plan, &answer)? {
                 Ok(changed) => {
                     if self.config.sync_mode == SyncMode::Writethrough {
                         self.commit_for(changed.seq).await?;
@@ -190,6 +204,7 @@ impl Shared {
     /// One try, under the lock. `Ok(Err(None))`: not now, the lease has run out.
     fn try_change<T>(
         &self,
+        asked: Option<&Asked<'_>>,
         payload: &[u8],
         plan: &impl Fn(&Tree) -> Planned<Option<Record>>,
         answer: &impl Fn(&Tree, Outcome) -> Result<T, FsError>,
@@ -215,25 +230,35 @@ impl Shared {
             Outcome::Count(count) => &payload[..payload.len().min(count as usize)],
             Outcome::Done | Outcome::Inode(_) => payload,
         };
-        let appended = match journal.append(&record, used) {
+        let bytes = match record.outcome {
+            Outcome::Count(count) => Some(count),
+            Outcome::Done | Outcome::Inode(_) => None,
+        };
+        let note = asked.map(|asked| asked.note(&core.tree, bytes, 0)).unwrap_or_default();
+        let appended = match journal.append_noted(&record, used, &note) {
             Ok(appended) => appended,
             Err(error) if error.is_full() => return Ok(Err(Some(Need::Room))),
             Err(error) => return Err(FsError::Io(crate::health::chain(&error))),
         };
         core.tree.apply(appended.seq, &record, &appended.payload);
-        core.unflushed += RECORD_BYTES + used.len() as u64;
+        self.appended(core, appended.seq, used.len() as u64);
+        Ok(Ok(Changed { value: answer(&core.tree, record.outcome)?, seq: appended.seq }))
+    }
+
+    /// Something is to be committed.
+    pub(crate) fn appended(&self, core: &mut Core, seq: Seq, bytes: u64) {
+        core.unflushed += RECORD_BYTES + bytes;
         let is_much = core.unflushed >= FLUSH_BYTES;
-        if is_much || appended.seq == core.tree.committed + 1 {
+        if is_much || seq == core.tree.committed + 1 {
             core.unflushed = 0;
             if !self.is_watched.swap(true, Ordering::SeqCst) || is_much {
                 self.work.notify_one();
             }
         }
-        Ok(Ok(Changed { value: answer(&core.tree, record.outcome)?, seq: appended.seq }))
     }
 
     /// Slows a writer the more, the fuller the journal is from 60 % of what may wait on.
-    async fn throttle(&self) {
+    pub(crate) async fn throttle(&self) {
         let limit = self.soft_limit.load(Ordering::Relaxed).max(1);
         let used = self.journal.bytes_in_use();
         if used * 10 > limit * 6 {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ffi::OsStr, os::unix::ffi::OsStrExt, path::Path
 
 use fuse3::{
     SetAttr,
-    raw::{Filesystem, Request},
+    raw::{Filesystem, Request, reply::ReplyXAttr},
 };
 use futures_util::StreamExt;
 use proptest::prelude::*;
@@ -13,8 +13,9 @@ use tarbox_store::{Compression, Database, Limits, NewSession, NewTenant};
 use tarbox_types::{Connection, Ino, ROOT_INO, SessionId, TenantId};
 use uuid::Uuid;
 
-use crate::{FileSystem, FsConfig};
+use crate::{AuditConfig, FileSystem, FsConfig};
 
+mod audited;
 mod told;
 
 const BLOCK: u32 = 16 << 10;
@@ -55,6 +56,10 @@ impl World {
     }
 
     async fn mount_on(&self, connection: Connection) -> FileSystem {
+        self.mount_audited(AuditConfig::default(), connection).await
+    }
+
+    async fn mount_audited(&self, audit: AuditConfig, connection: Connection) -> FileSystem {
         let session = NewSession {
             id: SessionId(Uuid::new_v4()),
             node: "test".into(),
@@ -69,6 +74,7 @@ impl World {
             cache_bytes: 256 << 10,
             segment_bytes: 2 << 20,
             journal_bytes: 16 << 20,
+            audit,
             connection,
             ..FsConfig::new(self.journal())
         };
@@ -199,7 +205,7 @@ async fn look_at(fs: &FileSystem, ino: Ino) -> Seen {
         at = hole.offset;
     }
     let xattrs = match fs.listxattr(req(), ino, 65_536).await {
-        Ok(fuse3::raw::reply::ReplyXAttr::Data(list)) => list.to_vec(),
+        Ok(ReplyXAttr::Data(list)) => list.to_vec(),
         _ => Vec::new(),
     };
     Seen { attr, content: crc32c::crc32c(&content), holes, xattrs }
@@ -467,6 +473,22 @@ async fn random_writes_into_reserved_space_become_patches_and_are_folded_when_th
     fs.close().await.expect("it closes");
     let report = store.check(false, &|_| {}).await.expect("it is checked");
     assert!(report.faults.is_empty(), "{:#?}", report.faults);
+}
+
+#[tokio::test]
+async fn names_of_trusted_attributes_are_shown_to_root_only() {
+    let world = World::new(Limits { bytes: 0, inodes: 0, file_bytes: 0 }).await;
+    let fs = world.mount().await;
+    for name in ["security.s", "trusted.t", "user.u"] {
+        fs.setxattr(req(), ROOT_INO, OsStr::new(name), b"value", 0, 0).await.expect("it is set");
+    }
+    for (uid, expected) in [(0, "security.s\0trusted.t\0user.u\0"), (1000, "security.s\0user.u\0")] {
+        let asked = |size| fs.listxattr(Request { uid, ..req() }, ROOT_INO, size);
+        let (size, list) = (asked(0).await.expect("a size"), asked(100).await.expect("a list"));
+        assert!(matches!(size, ReplyXAttr::Size(size) if size as usize == expected.len()), "{uid}: {size:?}");
+        assert!(matches!(&list, ReplyXAttr::Data(list) if *list == expected), "{uid}: {list:?}");
+    }
+    world.kill(fs).await;
 }
 
 proptest! {

@@ -6,10 +6,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tarbox_types::Ino;
 
 use crate::{
+    audit::Doing,
     config::SyncMode,
     effect::{Outcome, Record},
     error::FsError,
@@ -27,16 +28,19 @@ pub(crate) struct ToldTable {
     /// Whether requests that were left are being taken on.
     recovering: AtomicBool,
     table: Mutex<FxHashMap<u64, Told>>,
+    /// Requests that have changed nothing, and that have been audited.
+    audited: Mutex<FxHashSet<u64>>,
 }
 
 impl ToldTable {
     /// `recovering`: requests were left, done or not.
-    pub(crate) fn new(told: impl IntoIterator<Item = Told>, recovering: bool) -> Self {
+    pub(crate) fn new(told: impl IntoIterator<Item = Told>, audited: Vec<u64>, recovering: bool) -> Self {
         let table: FxHashMap<u64, Told> = told.into_iter().map(|told| (told.unique, told)).collect();
         Self {
-            any: AtomicBool::new(!table.is_empty()),
+            any: AtomicBool::new(!table.is_empty() || !audited.is_empty()),
             recovering: AtomicBool::new(recovering),
             table: Mutex::new(table),
+            audited: Mutex::new(audited.into_iter().collect()),
         }
     }
 
@@ -56,6 +60,11 @@ impl ToldTable {
         self.table.lock().get(&unique).copied()
     }
 
+    /// Whether the audit has had the request already.
+    pub(crate) fn is_audited(&self, unique: u64) -> bool {
+        self.any.load(Ordering::Acquire) && self.audited.lock().contains(&unique)
+    }
+
     /// Inodes that are answers: the kernel may not know them yet.
     pub(crate) fn inodes(&self) -> Vec<Ino> {
         let table = self.table.lock();
@@ -71,6 +80,7 @@ impl ToldTable {
         self.recovering.store(false, Ordering::Release);
         self.any.store(false, Ordering::Release);
         self.table.lock().clear();
+        self.audited.lock().clear();
     }
 }
 
@@ -79,13 +89,22 @@ impl Shared {
     pub(crate) async fn once<T>(
         &self,
         caller: &Caller,
+        doing: Doing<'_>,
         payload: &[u8],
         plan: impl Fn(&Tree) -> Planned<Option<Record>>,
         answer: impl Fn(&Tree, Outcome) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        match self.told.get(caller.unique) {
-            Some(told) => self.tell_again(told, &answer).await,
-            None => self.change(payload, plan, answer).await,
+        if let Some(told) = self.told.get(caller.unique) {
+            return self.tell_again(told, &answer).await;
+        }
+        let asked = self.audit.asked(caller, doing);
+        let changed = self.change_as(asked.as_ref(), payload, plan, answer).await;
+        match changed {
+            Err(error @ (FsError::NoSpace | FsError::FileTooLarge)) => {
+                self.refused(caller, doing, &error).await;
+                Err(error)
+            }
+            changed => changed,
         }
     }
 

@@ -119,6 +119,8 @@ impl Subject {
             journal_age_ms: millis(now.journal_age),
             commits: Some(latencies(&now.commits)),
             quota_refusals: now.refusals,
+            audit_events: now.audited.events,
+            audit_bytes: now.audited.bytes,
         };
         StatisticsResponse {
             operations: self.operations().iter().map(operation).collect(),

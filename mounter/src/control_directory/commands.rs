@@ -65,6 +65,7 @@ impl ControlDirectory {
             | File::Usage
             | File::Performance
             | File::Cache
+            | File::Recent
             | File::Tag => Err(Failure::refused(ErrorKind::PermissionDenied, "nothing can be written there")),
         };
         let outcome = match &done {

@@ -15,6 +15,7 @@ pub(super) enum Directory {
     Snapshots = 3,
     Stats = 4,
     Control = 5,
+    Audit = 6,
 }
 
 impl Directory {
@@ -24,17 +25,18 @@ impl Directory {
     }
 
     pub(super) fn of_ino(ino: Ino) -> Option<Self> {
-        let all = [Self::Top, Self::Layers, Self::Snapshots, Self::Stats, Self::Control];
+        let all = [Self::Top, Self::Layers, Self::Snapshots, Self::Stats, Self::Control, Self::Audit];
         all.into_iter().find(|directory| directory.ino() == ino)
     }
 }
 
 /// The directories in the top one.
-pub(super) const DIRECTORIES: [(&str, Directory); 4] = [
+pub(super) const DIRECTORIES: [(&str, Directory); 5] = [
     ("layers", Directory::Layers),
     ("snapshots", Directory::Snapshots),
     ("stats", Directory::Stats),
     ("control", Directory::Control),
+    ("audit", Directory::Audit),
 ];
 
 /// What a document is of; the number stands in its node id, so that it means the same in every release.
@@ -51,6 +53,7 @@ pub(super) enum File {
     Cache = 18,
     Flush = 32,
     Gc = 33,
+    Recent = 48,
     /// A tag among the snapshots: the document is what the link leads to.
     Tag = 255,
 }
@@ -63,7 +66,7 @@ pub(super) enum Use {
 }
 
 /// Every file but the tags.
-pub(super) const FILES: [(Directory, &str, File, Use); 11] = [
+pub(super) const FILES: [(Directory, &str, File, Use); 12] = [
     (Directory::Layers, "current", File::Current, Use::Read),
     (Directory::Layers, "list", File::List, Use::Read),
     (Directory::Layers, "tree", File::Tree, Use::Read),
@@ -75,6 +78,7 @@ pub(super) const FILES: [(Directory, &str, File, Use); 11] = [
     (Directory::Stats, "cache", File::Cache, Use::Read),
     (Directory::Control, "flush", File::Flush, Use::Command),
     (Directory::Control, "gc", File::Gc, Use::Command),
+    (Directory::Audit, "recent", File::Recent, Use::Read),
 ];
 
 impl File {

@@ -11,7 +11,11 @@ use tarbox_types::{
 };
 
 use super::{ControlDirectory, layout::File, patiently};
-use crate::{cli::checkpoint::CheckpointView, failure::Failure};
+use crate::{
+    cli::checkpoint::CheckpointView,
+    event_view::{EventView, Origin},
+    failure::Failure,
+};
 
 impl ControlDirectory {
     /// The document of a file, as it is now.
@@ -32,6 +36,7 @@ impl ControlDirectory {
             File::Cache => self.cache(),
             File::Flush => self.journal(),
             File::Gc => self.garbage(),
+            File::Recent => self.recent().await?,
             File::Tag => Value::Null,
         };
         let mut text = serde_json::to_vec_pretty(&value).unwrap_or_default();
@@ -143,6 +148,19 @@ impl ControlDirectory {
             "age_ms": now.journal_age.as_millis() as u64,
             "waiting_for": now.lost.or(now.waiting_for),
         })
+    }
+
+    /// The last audit events, oldest first, those that are not committed yet included.
+    async fn recent(&self) -> Result<Value, Failure> {
+        let events = self.head.recent_events().await.map_err(|error| Failure::Part {
+            kind: error.kind(),
+            doing: "read the last audit events".to_owned(),
+            source: error.into(),
+        })?;
+        let note = &self.subject.note;
+        let node = tarbox_runtime::host_name();
+        let origin = Origin { tenant: note.tenant_name.clone(), tenant_id: self.tenant, node };
+        Ok(json!(events.iter().map(|event| EventView::new(&origin, event)).collect::<Vec<_>>()))
     }
 
     fn garbage(&self) -> Value {

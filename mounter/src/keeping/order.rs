@@ -13,11 +13,11 @@ use tarbox_handover::{CONTROL_FD, SpawnSpec};
 use tarbox_keeper::Started;
 use tarbox_runtime::telemetry::LogFormat;
 use tarbox_store::Compression;
-use tarbox_types::{ByteSize, HumanDuration, OutagePolicy, TenantId};
+use tarbox_types::{AuditLevel, ByteSize, HumanDuration, OutagePolicy, TenantId};
 
 use crate::{
     failure::Failure,
-    settings::{Settings, SyncMode},
+    settings::{DEFAULT_AUDIT_RETENTION_DAYS, Settings, SyncMode},
 };
 
 /// Where the serving process logs.
@@ -159,6 +159,10 @@ fn arguments(
     let native = Some(&settings.native_mounts).filter(|text| !text.trim().is_empty());
     all.extend(native.map(|text| [b"--native-mounts=", text.as_bytes()].concat()));
     all.extend((!settings.control_dir).then(|| b"--control-dir=false".to_vec()));
+    let level = Some(settings.audit_level).filter(|level| *level != AuditLevel::default());
+    all.extend(level.map(|level| format!("--audit-level={level}").into()));
+    let days = Some(settings.audit_retention_days).filter(|days| *days != DEFAULT_AUDIT_RETENTION_DAYS);
+    all.extend(days.map(|days| format!("--audit-retention-days={days}").into()));
     all.extend(settings.read_only.then(|| b"--read-only".to_vec()));
     if let Output::File(path) = output {
         // Opened by itself, so that it stays of bounded size.

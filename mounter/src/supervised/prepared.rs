@@ -8,7 +8,7 @@ use std::{
 };
 
 use tarbox_engine::{Session, SessionConfig, SessionParts};
-use tarbox_fs::FileSystem;
+use tarbox_fs::{FileSystem, audit::Operation};
 use tarbox_handover::{FromMounter, Kept, message::Waiting};
 use tarbox_proto::control::v1::Phase;
 use tarbox_runtime::Backoff;
@@ -151,6 +151,9 @@ impl Prepared {
     async fn serve(&self, directory: &TenantDir, kept: Kept, channel: &Channel) -> Result<Parts, Failure> {
         let mut steps = Steps::new();
         let connection = tarbox_engine::connection(&kept.slots).map_err(slots_failed)?;
+        // Where INIT was answered, somebody has served before.
+        let is_agreed = tarbox_engine::is_agreed(&kept.slots).map_err(slots_failed)?;
+        let begun = if is_agreed { Operation::TakeOver } else { Operation::Mount };
         let (database, session) = (&self.database, self.session);
         let acquired = patiently(channel, "the lease", self.patient, || {
             lease::acquire(database, self.tenant.id, session, directory)
@@ -160,7 +163,7 @@ impl Prepared {
         let epoch = lease.fence.epoch.cast_unsigned();
         let note = note(&lease.tenant, session, self.mount_point.clone(), &self.settings);
         let nonce = connection.nonce;
-        let opening = Opening { store: Arc::clone(&self.store), connection };
+        let opening = Opening { store: Arc::clone(&self.store), connection, begun: Some(begun) };
         let opened = serve::open_on(database, &self.settings, lease, session, directory, opening).await;
         let (file_system, recovery) = opened?;
         steps.done("journal");

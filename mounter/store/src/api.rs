@@ -225,6 +225,13 @@ pub trait TenantStore: Send + Sync {
     /// anything else for it. `from`: what the step before gave; without it a link is begun anew, which comes to the same.
     async fn flatten(&self, from: Option<Flattening>) -> Result<Flattened>;
 
+    /// Audit events of this tenant in the order of their positions, at most `limit` chunks.
+    async fn audit(&self, range: &AuditRange, limit: usize) -> Result<Vec<AuditChunk>>;
+
+    /// Removes a small batch of audit chunks whose last event is older than `before` (microseconds since 1970), the oldest first; how many
+    /// went.
+    async fn expire_audit(&self, before: u64) -> Result<u64>;
+
     /// Checks every invariant of the tenant's head and of what it shares; calls `found` for each fault.
     /// With `repair`, counters are set right and orphans removed (the tenant must not be held).
     async fn check(

@@ -560,6 +560,90 @@ pub struct Batch {
     pub patched: Vec<(DataId, BlockIndex, AllocMap)>,
     /// Seal the layer after this batch.
     pub seal: Option<Seal>,
+    /// Audit events of the tenant, whatever branch it writes: they go with the tenant alone.
+    pub audit: Vec<AuditChunk>,
+}
+
+impl Batch {
+    /// Whether the tenant is afterwards what it was before: only events of its audit are new.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let Self {
+            from_seq: _,
+            to_seq: _,
+            next_ino: _,
+            used_bytes: _,
+            used_inodes: _,
+            headers,
+            reused,
+            inodes,
+            removed_inodes,
+            removed_data,
+            entries,
+            removed_entries,
+            xattrs,
+            truncated,
+            extents,
+            removed_extents,
+            patches,
+            patched,
+            seal,
+            audit: _,
+        } = self;
+        headers.is_empty()
+            && reused.is_empty()
+            && inodes.is_empty()
+            && removed_inodes.is_empty()
+            && removed_data.is_empty()
+            && entries.is_empty()
+            && removed_entries.is_empty()
+            && xattrs.is_empty()
+            && truncated.is_empty()
+            && extents.is_empty()
+            && removed_extents.is_empty()
+            && patches.is_empty()
+            && patched.is_empty()
+            && seal.is_none()
+    }
+}
+
+/// Audit events of a tenant that became known together, packed by who knows what they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditChunk {
+    /// Position of the commit that brought them.
+    pub seq: Seq,
+    /// Place among those of one commit.
+    pub part: u32,
+    /// When the first of them happened, in microseconds since 1970.
+    pub since: u64,
+    /// When the last of them happened.
+    pub until: u64,
+    /// How many.
+    pub events: u32,
+    /// They.
+    pub data: Bytes,
+}
+
+/// Where a chunk stands in the order in which they are read: by `until`, then `seq`, then `part`.
+pub type AuditPosition = (u64, Seq, u32);
+
+impl AuditChunk {
+    /// Its place.
+    #[must_use]
+    pub fn position(&self) -> AuditPosition {
+        (self.until, self.seq, self.part)
+    }
+}
+
+/// Which audit events are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditRange {
+    /// Only what stands behind this one (before it, where the newest come first).
+    pub after: Option<AuditPosition>,
+    /// Only those that hold something at or after this time, in microseconds since 1970.
+    pub since: u64,
+    /// The newest first.
+    pub newest_first: bool,
 }
 
 /// A checkpoint to be made.

@@ -118,6 +118,8 @@ pub struct Client {
     child: Child,
     orders: Option<ChildStdin>,
     is_hung: bool,
+    /// How often it was told to stop, and to verify.
+    ordered: (u64, u64),
 }
 
 impl Client {
@@ -152,7 +154,7 @@ impl Client {
             }
             listener.ended.store(1, Ordering::SeqCst);
         });
-        Ok(Self { load, tenant, known, child, orders, is_hung: false })
+        Ok(Self { load, tenant, known, child, orders, is_hung: false, ordered: (0, 0) })
     }
 
     /// How it is called in reports.
@@ -182,7 +184,13 @@ impl Client {
 
     /// Looks whether it has come on within [`HANGS_AFTER`]. Once it hangs, it always does.
     pub fn look(&mut self) {
-        self.is_hung |= !self.is_lost() && self.known.progressed.lock().elapsed() >= HANGS_AFTER;
+        let is_late = || self.known.progressed.lock().elapsed() >= HANGS_AFTER;
+        self.is_hung |= !self.is_lost() && !self.rests() && is_late();
+    }
+
+    /// Whether it has stopped and has done all that it was told: there is nothing to come on with.
+    fn rests(&self) -> bool {
+        self.ordered.0 > 0 && self.answers() == self.ordered
     }
 
     /// Whether it was seen hanging.
@@ -205,11 +213,13 @@ impl Client {
 
     /// Tells it to stop and to let go of its files.
     pub fn stop(&mut self) {
+        self.ordered.0 += 1;
         self.order("stop");
     }
 
     /// Tells it to compare everything with what it made.
     pub fn verify(&mut self) {
+        self.ordered.1 += 1;
         self.order("verify");
     }
 

@@ -37,13 +37,17 @@ fn sleeper(group: &Cgroup) -> Child {
     child
 }
 
+fn here() -> Cgroups {
+    Places::default().current(std::process::id()).expect("a memory controller")
+}
+
 fn name(what: &str) -> String {
     format!("tarbox-test-{what}-{}", std::process::id())
 }
 
 #[test]
 fn a_group_is_made_limited_used_killed_and_removed() {
-    let groups = Cgroups::of(std::process::id()).expect("a memory controller");
+    let groups = here();
     let group = groups.make(&name("memory")).expect("make");
     groups.make(&name("memory")).expect("make it again");
     group.limit_memory(ByteSize::mib(64)).expect("limit");
@@ -59,7 +63,7 @@ fn a_group_is_made_limited_used_killed_and_removed() {
 
 #[test]
 fn a_stand_by_gets_the_other_group() {
-    let groups = Cgroups::of(std::process::id()).expect("a memory controller");
+    let groups = here();
     let tenant = name("tenant");
     let first = groups.vacant(&tenant).expect("make");
     assert_eq!(groups.vacant(&tenant).expect("still empty"), first);
@@ -78,7 +82,7 @@ fn a_stand_by_gets_the_other_group() {
 
 #[test]
 fn who_takes_more_than_the_limit_is_killed_and_counted() {
-    let groups = Cgroups::of(std::process::id()).expect("a memory controller");
+    let groups = here();
     let group = groups.make(&name("oom")).expect("make");
     group.limit_memory(ByteSize::mib(16)).expect("limit");
     let enter = format!(
@@ -130,4 +134,20 @@ fn version_2_hands_memory_down_after_moving_who_stands_in_the_way() {
     fs::write(group.directory().join("memory.events"), "low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
         .expect("write");
     assert_eq!(group.oom_kills(), 2);
+}
+
+#[test]
+fn groups_in_every_place_that_was_ever_used_are_found_and_without_a_process_there_is_an_error() {
+    let places = Places::default();
+    let first = places.current(std::process::id()).expect("a memory controller");
+    let other = Cgroups::below(first.version(), first.group(&name("place")).directory().to_owned());
+    places.0.lock().push(other.clone());
+    let tenant = name("moved");
+    let found = places.groups(std::process::id(), &tenant).expect("look");
+    assert_eq!(found, [first.both(&tenant), other.both(&tenant)].concat());
+    let mut ended = Command::new("true").spawn().expect("a process");
+    let pid = ended.id();
+    ended.wait().expect("it ends");
+    assert!(places.groups(pid, &tenant).is_err(), "a process that is gone stands nowhere");
+    assert!(places.current(pid).is_err());
 }

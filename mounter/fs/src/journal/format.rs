@@ -151,14 +151,21 @@ pub(super) fn commit_word(record: usize, payload: usize) -> u64 {
     FRAME_MAGIC << 32 | (FRAME_HEADER + record + payload) as u64
 }
 
-/// Bytes 8..32 of a frame.
-pub(super) fn encode_frame(salt: u64, seq: Seq, record: &[u8], payload: &[u8]) -> [u8; FRAME_HEADER - 8] {
+/// Bytes 8..32 of a frame, whose payload is two pieces.
+pub(super) fn encode_frame(
+    salt: u64,
+    seq: Seq,
+    record: &[u8],
+    payload: [&[u8]; 2],
+) -> [u8; FRAME_HEADER - 8] {
     let mut out = [0; FRAME_HEADER - 8];
     out[0..8].copy_from_slice(&seq.to_le_bytes());
     out[8..12].copy_from_slice(&(record.len() as u32).to_le_bytes());
-    out[12..16].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    let crc =
-        [record, payload].iter().fold(seeded(salt, &out[..16]), |crc, part| crc32c::crc32c_append(crc, part));
+    let [bytes, note] = payload;
+    out[12..16].copy_from_slice(&((bytes.len() + note.len()) as u32).to_le_bytes());
+    let crc = [record, bytes, note]
+        .iter()
+        .fold(seeded(salt, &out[..16]), |crc, part| crc32c::crc32c_append(crc, part));
     out[16..20].copy_from_slice(&crc.to_le_bytes());
     out
 }

@@ -147,29 +147,48 @@ impl Journal {
     /// # Errors
     /// [`AppendError::Full`] or [`AppendError::NoRoom`]: wait for a commit. The journal is unchanged.
     pub fn append(&mut self, record: &Record, payload: &[u8]) -> Result<Appended, AppendError> {
+        self.append_noted(record, payload, &[])
+    }
+
+    /// As [`Journal::append`], with a note behind the payload that no effect refers to.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn append_noted(
+        &mut self,
+        record: &Record,
+        payload: &[u8],
+        note: &[u8],
+    ) -> Result<Appended, AppendError> {
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
         effect_codec::encode(record, &mut body);
-        let appended = self.append_encoded(record.unique, &body, payload);
+        let appended = self.append_encoded(record.unique, &body, [payload, note]);
         self.scratch = body;
         appended
     }
 
-    fn append_encoded(&mut self, unique: u64, body: &[u8], payload: &[u8]) -> Result<Appended, AppendError> {
+    fn append_encoded(
+        &mut self,
+        unique: u64,
+        body: &[u8],
+        payload: [&[u8]; 2],
+    ) -> Result<Appended, AppendError> {
         let nonce = self.shared.nonce;
+        let len: usize = payload.iter().map(|piece| piece.len()).sum();
         // A segment answers requests of one connection only, and is of one format throughout.
         let fits = |tail: &Tail| {
             let segment = tail.segment();
             let is_ours = segment.nonce() == nonce && segment.format() == FORMAT.written();
-            is_ours && tail.fits(body.len(), payload.len())
+            is_ours && tail.fits(body.len(), len)
         };
         if !self.tail.as_ref().is_some_and(fits) {
-            self.rotate(body.len(), payload.len())?;
+            self.rotate(body.len(), len)?;
         }
         let seq = self.last_seq() + 1;
         let tail = self.tail.as_mut().expect("rotate leaves a tail that fits");
         let at = tail.append(seq, unique, body, payload);
-        let payload = Payload::new(tail.segment(), at, payload.len());
+        let payload = Payload::new(tail.segment(), at, len);
         self.shared.last_seq.store(seq, Ordering::Release);
         self.control.reach(seq);
         self.note_age(seq);

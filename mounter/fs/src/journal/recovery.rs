@@ -38,6 +38,8 @@ pub struct Opened {
     pub cut: Option<Cut>,
     /// Requests left on the connection that have been done: these records made them, committed or not.
     pub told: Vec<Told>,
+    /// Requests left on the connection that have changed nothing, and whose audit is in the journal already.
+    pub audited: Vec<u64>,
 }
 
 /// What a request that was left has been told, or was to be.
@@ -133,8 +135,9 @@ pub(super) fn open(
     }
     let (cut, replay) = (found.cut.clone(), (identity.seq, found.last_seq.max(identity.seq)));
     let told = std::mem::take(&mut found.told);
+    let audited = std::mem::take(&mut found.audited);
     let journal = begin(config, identity, connection, lock, found)?;
-    Ok(Opened { journal, replay, rejected, cut, told })
+    Ok(Opened { journal, replay, rejected, cut, told, audited })
 }
 
 fn foreign(control: &Control, identity: &Identity) -> Option<Reason> {
@@ -162,6 +165,7 @@ struct Found {
     wipe: bool,
     journal: Option<u128>,
     told: Vec<Told>,
+    audited: Vec<u64>,
 }
 
 struct Verified {
@@ -274,7 +278,7 @@ fn verify_all(
 ) -> Result<(), JournalError> {
     let mut segments = segments.into_iter().peekable();
     while let Some((spare, header)) = segments.next() {
-        let verified = verify(spare, header, connection, &mut found.told)?;
+        let verified = verify(spare, header, connection, found)?;
         let (end, next) = (verified.end, verified.last_seq + 1);
         let path = verified.spare.path().to_owned();
         let bytes = verified.spare.bytes();
@@ -306,7 +310,7 @@ fn verify(
     spare: Spare,
     header: SegmentHeader,
     connection: &Connection,
-    told: &mut Vec<Told>,
+    found: &mut Found,
 ) -> Result<Verified, JournalError> {
     let left = if header.nonce == 0 || header.nonce != connection.nonce { &[][..] } else { &connection.left };
     let mut uniques = NO_UNIQUES;
@@ -321,13 +325,18 @@ fn verify(
             JournalError::Undecodable { file, offset, seq: frame.seq, source }
         };
         let record = &bytes[frame.record.clone()];
-        let unique = effect_codec::unique_of(record).map_err(undecodable)?;
+        let made_by = effect_codec::unique_of(record).map_err(undecodable)?;
+        let unique = effect_codec::request_of(made_by);
         if unique != 0 {
             uniques = (uniques.0.min(unique), uniques.1.max(unique));
         }
         if unique != 0 && left.contains(&unique) {
-            let outcome = effect_codec::decode(record).map_err(undecodable)?.outcome;
-            told.push(Told { unique, seq: frame.seq, outcome });
+            if made_by == unique {
+                let outcome = effect_codec::decode(record).map_err(undecodable)?.outcome;
+                found.told.push(Told { unique, seq: frame.seq, outcome });
+            } else {
+                found.audited.push(unique);
+            }
         }
         if is_indexed(frame.seq) {
             index.push((frame.seq, at as u32));

@@ -315,7 +315,9 @@ impl Segment {
         let (lowest, highest) =
             (self.uniques.0.load(Ordering::Acquire), self.uniques.1.load(Ordering::Acquire));
         (lowest..=highest).contains(&unique)
-            && self.frames().any(|frame| effect_codec::unique_of(self.record(&frame)) == Ok(unique))
+            && self.frames().any(|frame| {
+                effect_codec::unique_of(self.record(&frame)).map(effect_codec::request_of) == Ok(unique)
+            })
     }
 
     fn frames(&self) -> impl Iterator<Item = Frame> {
@@ -395,26 +397,30 @@ impl Tail {
     ///
     /// The commit word is stored last and the word behind the frame is cleared before it,
     /// so that a kill at any instruction leaves the frame with a clean end, or nothing.
-    pub(super) fn append(&mut self, seq: Seq, unique: u64, record: &[u8], payload: &[u8]) -> usize {
-        assert!(self.fits(record.len(), payload.len()), "a frame that does not fit its segment");
+    pub(super) fn append(&mut self, seq: Seq, unique: u64, record: &[u8], payload: [&[u8]; 2]) -> usize {
+        let [bytes, note] = payload;
+        let len = bytes.len() + note.len();
+        assert!(self.fits(record.len(), len), "a frame that does not fit its segment");
         let map = &self.segment.map;
         let at = self.at;
-        let next = at + frame_bytes(record.len(), payload.len());
+        let next = at + frame_bytes(record.len(), len);
         let body = at + format::FRAME_HEADER;
         let head = encode_frame(self.segment.header.salt, seq, record, payload);
         // SAFETY: at and above `published` only the one tail of a segment writes, and nobody reads.
         unsafe {
             map.fill(at + 8, &head);
             map.fill(body, record);
-            map.fill(body + record.len(), payload);
+            map.fill(body + record.len(), bytes);
+            map.fill(body + record.len() + bytes.len(), note);
         }
         if next + 8 <= map.len {
             map.word(next).store(0, Ordering::Relaxed);
         }
-        map.word(at).store(commit_word(record.len(), payload.len()).to_le(), Ordering::Release);
+        map.word(at).store(commit_word(record.len(), len).to_le(), Ordering::Release);
         if is_indexed(seq) {
             self.segment.index.lock().push((seq, at as u32));
         }
+        let unique = effect_codec::request_of(unique);
         if unique != 0 {
             self.segment.uniques.0.fetch_min(unique, Ordering::Release);
             self.segment.uniques.1.fetch_max(unique, Ordering::Release);

@@ -30,6 +30,8 @@ pub(crate) struct Caller {
     pub unique: u64,
     pub uid: u32,
     pub gid: u32,
+    /// The thread that asks, as FUSE tells it.
+    pub pid: u32,
     pub now: Time,
 }
 
@@ -167,6 +169,7 @@ impl Tree {
         let Some(slot) = self.name(parent, name)? else { return Ok(None) };
         let ino = slot.ino;
         self.node(ino)?;
+        self.reached_by(ino, parent, name);
         Ok(Some(ino))
     }
 

@@ -269,9 +269,11 @@ impl Tree {
             parents.target_mut().nlink += 1;
         }
         draft.remove_entry(from_dir.ino, from_name, from_cookie);
-        // A name that is replaced keeps its position: a directory stream being read shows it once.
+        // A name that is replaced keeps its position: a directory stream being read shows it once. So does one that is given
+        // anew in its directory: at a new position behind all others, who renames what he reads would never come to an end.
         let cookie = match target {
             Some((_, cookie)) => cookie,
+            None if from_dir.ino == to_dir.ino => from_cookie,
             None => draft.next_number(),
         };
         draft.push(entry(to_dir.ino, to_name, source, cookie));
@@ -337,7 +339,7 @@ impl Tree {
             draft.counters.used_bytes -= node.row.charge;
             draft.counters.used_inodes -= 1;
         }
-        let caller = Caller { unique: 0, uid: 0, gid: 0, now: Time::default() };
+        let caller = Caller { unique: 0, uid: 0, gid: 0, pid: 0, now: Time::default() };
         Ok((!draft.is_empty()).then(|| draft.finish(&caller, Outcome::Done)))
     }
 }

@@ -14,7 +14,10 @@ use crate::{
 };
 
 /// Name spaces of attributes, each followed by a name of at least one byte.
-const NAME_SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+const NAME_SPACES: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];
+
+/// Names of this space are root's alone: others neither read the values nor see the names.
+const TRUSTED: &[u8] = b"trusted.";
 
 /// A name that can be kept: what other name spaces mean, nobody here knows.
 fn check_name(name: &[u8]) -> Planned<()> {
@@ -43,9 +46,11 @@ impl Tree {
         self.attributes(ino)?.get(name).cloned().ok_or_else(|| FsError::NoAttribute.into())
     }
 
-    /// listxattr(2): names, each ended by a NUL.
-    pub(crate) fn list_xattrs(&self, ino: Ino) -> Planned<Bytes> {
-        Ok(self.attributes(ino)?.list())
+    /// listxattr(2): names, each ended by a NUL. The kernel asks whoever the caller is, and passes on all it is told: who
+    /// has CAP_SYS_ADMIN is not said here, so root is taken to have it.
+    pub(crate) fn list_xattrs(&self, caller_uid: u32, ino: Ino) -> Planned<Bytes> {
+        let shown = |name: &[u8]| caller_uid == 0 || !name.starts_with(TRUSTED);
+        Ok(self.attributes(ino)?.list(shown))
     }
 
     /// setxattr(2). An access ACL sets the permission bits, too.

@@ -47,6 +47,11 @@ impl Directory {
         self.slots.get(name)
     }
 
+    /// A name's own bytes, to be shared.
+    pub(crate) fn shared_name(&self, name: &[u8]) -> Option<Bytes> {
+        self.slots.get_key_value(name).map(|(name, _)| name.clone())
+    }
+
     pub(crate) fn is_dirty(&self, committed: Seq) -> bool {
         self.dirty > committed
     }

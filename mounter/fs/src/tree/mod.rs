@@ -11,7 +11,7 @@
 mod content;
 mod directory;
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -38,6 +38,15 @@ pub(crate) struct Node {
     pub xattrs_dirty: Seq,
     /// Used since the hand of the eviction clock passed.
     pub used: std::cell::Cell<bool>,
+    /// A name that leads to it, or led to it last; `None` = none was seen.
+    name: RefCell<Option<(Ino, Bytes)>>,
+}
+
+impl Node {
+    fn new(row: InodeRow, dirty: Seq, xattrs: Option<Option<Bytes>>) -> Self {
+        let (used, name) = (std::cell::Cell::new(true), RefCell::default());
+        Self { row, dirty, xattrs, xattrs_dirty: 0, used, name }
+    }
 }
 
 /// Something that memory lacks.
@@ -163,6 +172,28 @@ impl Tree {
         }
     }
 
+    /// A name of an inode that is in memory, if one was seen.
+    pub(crate) fn name_of(&self, ino: Ino) -> Option<(Ino, Bytes)> {
+        self.nodes.get(&ino).and_then(|node| node.name.borrow().clone())
+    }
+
+    /// An inode was reached by this name.
+    pub(crate) fn reached_by(&self, ino: Ino, parent: Ino, name: &[u8]) {
+        let Some(node) = self.nodes.get(&ino) else { return };
+        let mut known = node.name.borrow_mut();
+        if known.as_ref().is_none_or(|known| known.0 != parent || known.1 != name) {
+            let shared = self.directories.get(&parent).and_then(|directory| directory.shared_name(name));
+            *known = Some((parent, shared.unwrap_or_else(|| Bytes::copy_from_slice(name))));
+        }
+    }
+
+    /// A name of an inode, unless a better one is known.
+    pub(crate) fn suggest_name(&self, ino: Ino, (parent, name): &(Ino, Bytes)) {
+        if let Some(node) = self.nodes.get(&ino) {
+            node.name.borrow_mut().get_or_insert_with(|| (*parent, name.clone()));
+        }
+    }
+
     // === Loading what is committed ===
 
     /// A query is about to be sent; the position that its answer has at least.
@@ -198,13 +229,7 @@ impl Tree {
         if self.removed.contains_key(&row.ino) {
             return;
         }
-        let node = self.nodes.entry(row.ino).or_insert_with(|| Node {
-            row,
-            dirty: 0,
-            xattrs: None,
-            xattrs_dirty: 0,
-            used: std::cell::Cell::new(true),
-        });
+        let node = self.nodes.entry(row.ino).or_insert_with(|| Node::new(row, 0, None));
         let InodeRow { ino, did, cut, nlink, .. } = node.row;
         if did != 0 {
             let (block_size, version) = (self.block_size, self.version());
@@ -280,7 +305,12 @@ impl Tree {
                 self.orphans.remove(ino);
                 self.removed.insert(*ino, seq);
             }
-            Effect::Entry(entry) => self.directories.entry(entry.parent).or_default().put(seq, entry),
+            Effect::Entry(entry) => {
+                self.directories.entry(entry.parent).or_default().put(seq, entry);
+                if let Some(node) = self.nodes.get_mut(&entry.ino) {
+                    *node.name.get_mut() = Some((entry.parent, entry.name.clone()));
+                }
+            }
             Effect::RemoveEntry { parent, name, .. } => {
                 self.directories.entry(*parent).or_default().remove(seq, name);
             }
@@ -327,14 +357,7 @@ impl Tree {
                 node.dirty = seq;
             }
             None => {
-                let node = Node {
-                    row: row.clone(),
-                    dirty: seq,
-                    xattrs: fresh.then_some(None),
-                    xattrs_dirty: 0,
-                    used: std::cell::Cell::new(true),
-                };
-                self.nodes.insert(row.ino, node);
+                self.nodes.insert(row.ino, Node::new(row.clone(), seq, fresh.then_some(None)));
             }
         }
     }

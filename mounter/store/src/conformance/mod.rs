@@ -2,6 +2,7 @@
 //!
 //! An engine's tests name a function that makes an empty place ([`Site`]) and expand [`suite!`].
 
+pub mod audit;
 pub mod blocks;
 pub mod chains;
 pub mod checks;
@@ -125,6 +126,11 @@ macro_rules! suite {
             quota::a_history_takes_what_views_show_and_the_head_does_not
             quota::a_removed_file_and_a_line_that_was_left_are_history
             quota::a_miscounted_history_is_found_and_set_right
+            audit::events_come_with_their_commit_or_not_at_all
+            audit::events_are_read_by_time_in_pages_from_either_end
+            audit::old_events_go_the_oldest_first_and_only_the_tenants_own
+            audit::events_alone_do_not_make_a_tenant_another_one
+            audit::neither_restore_nor_clone_nor_a_deleted_checkpoint_changes_what_was_audited
             checks::a_sound_tenant_has_no_faults
             checks::each_broken_invariant_is_found
             checks::rows_that_vanished_are_found

@@ -8,6 +8,7 @@ use tarbox_types::{BlockId, TenantId};
 use uuid::Uuid;
 
 use super::{
+    audit,
     chain::probe,
     failure::Failure,
     history,
@@ -437,6 +438,9 @@ pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
     if release_history(pool, family).await? {
         return Ok(false);
     }
+    if audit::remove_some(pool, family, id).await? {
+        return Ok(false);
+    }
     pool.write("remove a tenant", || Statement::new(format!("{REMOVED} SELECT 1")).with(id.0)).await?;
     Ok(true)
 }
@@ -499,6 +503,7 @@ async fn reap_family(pool: &Pool, family: i64, id: TenantId) -> Result<bool> {
         "reservation",
         "layer",
         "branch",
+        "audit",
     ] {
         let done = pool
             .write("remove a family's rows", || {

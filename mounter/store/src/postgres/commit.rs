@@ -126,6 +126,7 @@ pub(super) fn statement(family: i64, fence: &Fence, batch: &Batch) -> Statement 
     extents::replace(&mut parts, batch);
     extents::patches(&mut parts, batch);
     extents::dead(&mut parts, &batch.removed_data);
+    audit(&mut parts, &batch.audit);
     let sealed =
         batch.seal.as_ref().map_or_else(|| "NULL::bigint".to_owned(), |seal| seal_part(&mut parts, seal));
     parts.statement.push(&format!(
@@ -158,6 +159,11 @@ fn fence_part(parts: &mut Parts, fence: &Fence, batch: &Batch) {
                  last_view = CASE WHEN {unsealed} THEN cur_layer ELSE last_view END"
             );
             (set, "t.prev_layer", "t.prev_view")
+        }
+        // What is no change keeps a restore from sealing what another checkpoint shows already.
+        None if batch.is_silent() => {
+            let since = format!("CASE WHEN silent_to = {from} THEN silent_from ELSE {from} END");
+            (format!(", silent_from = {since}, silent_to = {to}"), "t.cur_layer", "t.last_view")
         }
         None => (String::new(), "t.cur_layer", "t.last_view"),
     };
@@ -211,6 +217,26 @@ fn headers(parts: &mut Parts, headers: &[BlockHeader]) {
             "INSERT INTO tarbox.block (family, block, hash, len, codec)
              SELECT $1, k.* FROM f, unnest({block}::bigint[], {hash}::bytea[], {len}::bigint[], {codec}::smallint[]) k
              ON CONFLICT DO NOTHING"
+        ),
+    );
+}
+
+fn audit(parts: &mut Parts, chunks: &[AuditChunk]) {
+    if chunks.is_empty() {
+        return;
+    }
+    let until = parts.bind(column(chunks, |chunk| int(chunk.until)));
+    let seq = parts.bind(column(chunks, |chunk| int(chunk.seq)));
+    let part = parts.bind(column(chunks, |chunk| i32::try_from(chunk.part).unwrap_or(i32::MAX)));
+    let since = parts.bind(column(chunks, |chunk| int(chunk.since)));
+    let events = parts.bind(column(chunks, |chunk| i64::from(chunk.events)));
+    let data = parts.bind(column(chunks, |chunk| chunk.data.to_vec()));
+    parts.part(
+        "audit",
+        &format!(
+            "INSERT INTO tarbox.audit (family, tenant, until, seq, part, since, events, data)
+             SELECT $1, f.tenant, k.* FROM f, unnest({until}::bigint[], {seq}::bigint[], {part}::int[],
+               {since}::bigint[], {events}::bigint[], {data}::bytea[]) k"
         ),
     );
 }

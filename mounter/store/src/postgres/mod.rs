@@ -1,5 +1,6 @@
 //! The store in PostgreSQL: one schema `tarbox`, every statement bound to a family, one statement per commit.
 
+mod audit;
 mod blocks;
 mod chain;
 mod changes;
@@ -286,6 +287,14 @@ impl TenantStore for TenantRows {
 
     async fn flatten(&self, from: Option<Flattening>) -> Result<Flattened> {
         flatten::step(&self.pool, self.family, from).await
+    }
+
+    async fn audit(&self, range: &AuditRange, limit: usize) -> Result<Vec<AuditChunk>> {
+        self.audit_chunks(range, limit).await
+    }
+
+    async fn expire_audit(&self, before: u64) -> Result<u64> {
+        self.expire_audit_before(before).await
     }
 
     async fn check(

@@ -106,7 +106,8 @@ impl TenantRows {
                        used_bytes, used_inodes)
                      SELECT t.family, t.head_branch, t.cur_layer, t.id, {name}, $3, t.seq, t.next_ino, t.used_bytes,
                        t.used_inodes
-                     FROM tarbox.tenant t WHERE t.id = $1 AND t.seq > COALESCE(
+                     FROM tarbox.tenant t WHERE t.id = $1
+                     AND CASE WHEN t.silent_to = t.seq THEN t.silent_from ELSE t.seq END > COALESCE(
                        (SELECT max(y.seq) FROM tarbox.layer y
                           WHERE y.family = t.family AND y.branch = t.head_branch AND y.layer = t.cur_layer - 1),
                        (SELECT b.fork_seq FROM tarbox.branch b WHERE b.family = t.family AND b.branch = t.head_branch

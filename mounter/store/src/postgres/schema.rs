@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What this program migrates to.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 
 /// Steps by the version they lead to; each only adds.
 const STEPS: &[(u32, &str)] = &[
@@ -18,6 +18,7 @@ const STEPS: &[(u32, &str)] = &[
     (3, include_str!("schema_3.sql")),
     (5, include_str!("schema_5.sql")),
     (6, include_str!("schema_6.sql")),
+    (7, include_str!("schema_7.sql")),
 ];
 
 /// Any number that is ours: the key of the advisory lock under which migrations run.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tarbox_types::{BlockId, BranchId, DataId, Layer, SessionId, TenantId};
 
 use super::{
+    audit,
     commit::Version,
     family::Family,
     fault::Outcome,
@@ -445,6 +446,9 @@ pub(super) fn reap(family: &Family, id: TenantId) -> Result<bool> {
     if prune(family)? > 0 || reap_branches(family)? > 0 {
         return Ok(false);
     }
+    if family.write("reaping a tenant", |connection| audit::remove(connection, id, u64::MAX >> 1))? > 0 {
+        return Ok(false);
+    }
     family.write("reaping a tenant", |connection| forget_tenant(connection, id))?;
     Ok(true)
 }
@@ -458,6 +462,7 @@ pub(super) fn forget_tenant(connection: &Connection, id: TenantId) -> Outcome<()
         .query_row([tenant], |row| row.get(0))
         .optional()?;
     connection.execute("DELETE FROM tenant WHERE id = ?1", [tenant])?;
+    connection.execute("DELETE FROM audit WHERE tenant = ?1", [tenant])?;
     connection.execute("UPDATE branch SET tenant = NULL WHERE tenant = ?1", [tenant])?;
     if let Some(branch) = head {
         layers::leave_prune_work(connection, branch, Layer::MAX - 1)?;

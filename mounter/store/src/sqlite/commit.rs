@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use tarbox_types::{BlockIndex, BranchId, Cookie, DataId, Ino, Layer};
 
 use super::{
+    audit,
     fault::Outcome,
     read,
     rows::{self, TenantRow, alloc_bytes, int, number},
@@ -25,6 +26,12 @@ pub(super) struct Target<'a> {
     pub(super) block_size: u32,
 }
 
+/// As [`FENCE`], where nothing but the audit changes.
+const SILENT_FENCE: &str =
+    "UPDATE tenant SET seq = ?6, commit_epoch = epoch, next_ino = max(next_ino, ?7), used_bytes = ?8, used_inodes = ?9,
+     silent_from = CASE silent_to WHEN ?5 THEN silent_from ELSE ?5 END, silent_to = ?6
+     WHERE id = ?1 AND token = ?2 AND epoch = ?3 AND session = ?4 AND held = 1 AND seq = ?5
+     RETURNING head_branch, cur_layer, last_view, quota_bytes, quota_inodes, max_file, block_size";
 const FENCE: &str =
     "UPDATE tenant SET seq = ?6, commit_epoch = epoch, next_ino = max(next_ino, ?7), used_bytes = ?8, used_inodes = ?9
      WHERE id = ?1 AND token = ?2 AND epoch = ?3 AND session = ?4 AND held = 1 AND seq = ?5
@@ -46,6 +53,7 @@ pub(super) fn commit(connection: &Connection, fence: &Fence, batch: &Batch) -> O
     }
     target.put_extents(&batch.extents)?;
     target.put_patches(batch)?;
+    audit::put(connection, fence.tenant, &batch.audit)?;
     let sealed = match &batch.seal {
         Some(seal) => Some(seal_in_commit(&target, fence, batch, seal)?),
         None => None,
@@ -55,7 +63,7 @@ pub(super) fn commit(connection: &Connection, fence: &Fence, batch: &Batch) -> O
 
 fn pass_fence<'a>(connection: &'a Connection, fence: &Fence, batch: &Batch) -> Outcome<(Target<'a>, Limits)> {
     let passed = connection
-        .prepare_cached(FENCE)?
+        .prepare_cached(if batch.is_silent() { SILENT_FENCE } else { FENCE })?
         .query_row(
             params![
                 fence.tenant.0.as_bytes(),

@@ -95,27 +95,41 @@ pub(super) fn create(path: &Path, kind: Kind) -> Outcome<Connection> {
         .into());
     }
     let connection = connect(path)?;
-    let version = || connection.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0));
-    let known = version()?;
+    let known = version(&connection)?;
     if known == 0 {
         connection.execute_batch(kind.at_creation())?;
     }
+    bring_up_to_date(&connection, kind, known)?;
+    connection.execute_batch(kind.at_opening(true))?;
+    Ok(connection)
+}
+
+/// The step that a file was brought to; 0: it is just being made.
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Takes the steps that lead on from the one that is known.
+fn bring_up_to_date(connection: &Connection, kind: Kind, known: u32) -> Outcome<()> {
     for (number, step) in (1..).zip(kind.steps()).filter(|(number, _)| *number > known) {
-        in_transaction(&connection, |connection| {
+        in_transaction(connection, |connection| {
             // Two programs at once: the second one waits, and finds it done.
-            if version()? < number {
+            if version(connection)? < number {
                 connection.execute_batch(&format!("{step} PRAGMA user_version={number};"))?;
             }
             Ok(())
         })?;
     }
-    connection.execute_batch(kind.at_opening(true))?;
-    Ok(connection)
+    Ok(())
 }
 
-/// Opens a database file that is there.
+/// Opens a database file that is there; one that an older release has made is brought up to date.
 pub(super) fn open(path: &Path, kind: Kind, writes: bool) -> Outcome<Connection> {
     let connection = connect(path)?;
+    let known = version(&connection)?;
+    if known > 0 {
+        bring_up_to_date(&connection, kind, known)?;
+    }
     connection.execute_batch(kind.at_opening(writes))?;
     Ok(connection)
 }

@@ -160,7 +160,11 @@ fn has_changed(connection: &Connection, row: &TenantRow) -> Outcome<bool> {
             .prepare_cached("SELECT fork_seq FROM branch WHERE branch = ?1")?
             .query_row([row.head_branch], |row| number(row, 0))?,
     };
-    Ok(row.seq != known)
+    let (from, to): (i64, i64) = connection
+        .prepare_cached("SELECT silent_from, silent_to FROM tenant WHERE id = ?1")?
+        .query_row([row.id.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let seq = int(row.seq);
+    Ok(if to == seq { from } else { seq } > int(known))
 }
 
 /// Puts the tenant's head on a new branch that begins at a sealed layer. It counts as a commit: what a holder before left in

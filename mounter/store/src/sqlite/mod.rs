@@ -13,6 +13,7 @@
 //! waits for the answer, which takes longer than the statement. Reads run where they are asked for; what waits for
 //! the disk runs where it is asked for as well, but tells tokio.
 
+mod audit;
 mod changes;
 mod collect;
 mod commit;

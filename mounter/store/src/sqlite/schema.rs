@@ -6,7 +6,7 @@
 //! `*_h` holds what was replaced and a kept view still sees, from `born` to before `died`.
 
 /// What a database is brought to, and what this program knows.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 
 pub(super) const CONTROL: &[&str] = &[
     "
@@ -45,6 +45,9 @@ UPDATE schema SET version = max(version, 6);
 CREATE TABLE IF NOT EXISTS publication(tenant BLOB NOT NULL, node TEXT NOT NULL, mode INTEGER NOT NULL,
     read_only INTEGER NOT NULL, PRIMARY KEY(tenant, node)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS node(node TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) WITHOUT ROWID;
+",
+    "
+UPDATE schema SET version = max(version, 7);
 ",
 ];
 
@@ -154,7 +157,17 @@ ALTER TABLE branch ADD COLUMN origin_layer INTEGER;
 -- Reaped: kept to know that the ancestors' rows of the content are not to be taken over.
 ALTER TABLE dead ADD COLUMN reaped INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX dead_left ON dead(branch) WHERE reaped = 0;
-"];
+",
+    "
+-- Audit events of a tenant, whatever branch it writes, packed; until: when the last of them happened, in microseconds since 1970.
+CREATE TABLE IF NOT EXISTS audit(id INTEGER PRIMARY KEY, tenant BLOB NOT NULL, until INTEGER NOT NULL,
+    seq INTEGER NOT NULL, part INTEGER NOT NULL, since INTEGER NOT NULL, events INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS audit_until ON audit(tenant, until, seq, part);
+-- From position silent_from to silent_to nothing but the audit changed; a release that does not know it moves the position past silent_to.
+ALTER TABLE tenant ADD COLUMN silent_from INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE tenant ADD COLUMN silent_to INTEGER NOT NULL DEFAULT -1;
+",
+];
 
 pub(super) const BLOCKS: &[&str] = &["
 CREATE TABLE IF NOT EXISTS block_part(block INTEGER PRIMARY KEY, data BLOB NOT NULL);

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, params};
 use tarbox_types::{BlockHash, BlockId, BlockIndex, BranchId, Cookie, DataId, Ino, Layer, TenantId};
 
 use super::{
-    changes, collect, commit,
+    audit, changes, collect, commit,
     connect::in_one_state,
     database::Inner,
     family::Family,
@@ -346,6 +346,14 @@ impl TenantStore for SqliteTenant {
     async fn flatten(&self, from: Option<Flattening>) -> Result<Flattened> {
         self.family
             .write("flattening a chain of branches", |connection| flatten::step(connection, from.as_ref()))
+    }
+
+    async fn audit(&self, range: &AuditRange, limit: usize) -> Result<Vec<AuditChunk>> {
+        self.family.read("reading the audit", |connection| audit::read(connection, self.id, range, limit))
+    }
+
+    async fn expire_audit(&self, before: u64) -> Result<u64> {
+        self.family.write("removing audit events", |connection| audit::remove(connection, self.id, before))
     }
 
     async fn check(

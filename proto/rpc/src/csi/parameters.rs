@@ -102,8 +102,8 @@ const KEYS: &[(&str, Meaning)] = &[
     ("autoCheckpoint", Meaning::Checked(SWITCH)),
     ("checkpointInterval", Meaning::Checked(Kind::Time(YEAR))),
     ("checkpointRetention", Meaning::Checked(Kind::Count)),
-    ("auditLevel", Meaning::Checked(Kind::Word(&["off", "basic", "standard", "full"]))),
-    ("auditRetentionDays", Meaning::Checked(Kind::Count)),
+    ("auditLevel", Meaning::Option("--audit-level", Kind::Word(&["off", "basic", "standard", "full"]))),
+    ("auditRetentionDays", Meaning::Option("--audit-retention-days", Kind::Count)),
     ("blockSize", Meaning::Checked(Kind::Size(4 << 10, 4 << 20))),
     ("maxFileSize", Meaning::Checked(Kind::Size(0, 1 << 53))),
     ("inodes", Meaning::Checked(Kind::Count)),
@@ -256,7 +256,12 @@ mod tests {
             ("tenant_name", "work"),
         ]);
         let read = read(&context, &map(&[])).expect("known keys");
-        let expected = [("--cache-size", "1Gi"), ("--control-dir", "false"), ("--sync-mode", "writethrough")];
+        let expected = [
+            ("--audit-level", "full"),
+            ("--cache-size", "1Gi"),
+            ("--control-dir", "false"),
+            ("--sync-mode", "writethrough"),
+        ];
         assert_eq!(read.options, expected.map(|(flag, value)| (flag.to_owned(), value.to_owned())));
         assert_eq!((read.cache_bytes, read.tenant_name.as_deref()), (Some(1 << 30), Some("work")));
     }

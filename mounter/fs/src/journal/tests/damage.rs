@@ -271,7 +271,7 @@ fn formats_of_another_release_are_refused_by_name() {
 fn a_record_of_another_release_is_refused_by_number() {
     let (_dir, config, _) = left_behind();
     let mut journal = open(&config, 2, 0).journal;
-    journal.append_encoded(0, &[99], b"payload").expect("room");
+    journal.append_encoded(0, &[99], [b"payload", b""]).expect("room");
     drop(journal);
     let error = refused(&config, 3);
     assert!(matches!(error, JournalError::Undecodable { seq, .. } if seq == LAST + 1), "{error}");

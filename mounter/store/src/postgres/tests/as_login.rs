@@ -189,7 +189,14 @@ delegate! { TenantStore for SplitRows {
     offer_blocks(blocks: &[BlockId]) -> () = owner;
     flatten(from: Option<Flattening>) -> Flattened = owner;
     collect() -> u64 = owner;
+    audit(range: &AuditRange, limit: usize) -> Vec<AuditChunk> = login;
 }
+    /// A login removes no events, and is not told so; the owner does.
+    async fn expire_audit(&self, before: u64) -> Result<u64> {
+        assert_eq!(self.login.expire_audit(before).await?, 0);
+        self.owner.expire_audit(before).await
+    }
+
     async fn delete_layer(&self, branch: BranchId, layer: Layer) -> Result<()> {
         let own = self.login.own_layers().await?;
         if !own.iter().any(|own| (own.branch, own.layer) == (branch, layer)) {
@@ -255,6 +262,10 @@ as_login! {
     layers::deleting_a_layer_prunes_only_what_no_view_needs
     layers::a_layer_with_a_clone_is_not_deleted
     layers::a_removed_content_stays_in_views
+    audit::events_come_with_their_commit_or_not_at_all
+    audit::events_are_read_by_time_in_pages_from_either_end
+    audit::old_events_go_the_oldest_first_and_only_the_tenants_own
+    audit::events_alone_do_not_make_a_tenant_another_one
 }
 
 #[test]

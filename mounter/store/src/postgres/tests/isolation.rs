@@ -83,7 +83,16 @@ async fn fill(writer: &mut Writer) -> u64 {
         .await;
     // One that nothing refers to any more.
     writer.commit(|batch| batch.extents.push(inline_extent(ino, 2, b"instead"))).await;
+    audit(writer).await;
     ino
+}
+
+async fn audit(writer: &mut Writer) {
+    let seq = writer.seq + 1;
+    let data = Bytes::from_static(b"who did what");
+    writer
+        .commit(|batch| batch.audit.push(AuditChunk { seq, part: 0, since: 1, until: 2, events: 1, data }))
+        .await;
 }
 
 async fn keep_records(owner: &Arc<dyn Database>, tenant: TenantId) {
@@ -145,6 +154,7 @@ async fn fill_clone(writer: &mut Writer) {
             batch.extents.push(inline_extent(ino, 0, b"new"));
         })
         .await;
+    audit(writer).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -50,7 +50,7 @@ async fn create(writer: &mut Writer, files: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes a quarter of a minute and asserts nothing"]
+#[ignore = "measures, and asserts nothing: make measure"]
 async fn measure_small_rows() {
     let (mut writer, _) = writer().await;
     let mut plain = server().connect("postgres").await.unwrap();
@@ -115,7 +115,7 @@ async fn measure_small_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes a quarter of a minute and asserts nothing"]
+#[ignore = "measures, and asserts nothing: make measure"]
 async fn measure_blocks() {
     let (mut writer, _) = writer().await;
     let blocks = 512;
@@ -163,7 +163,7 @@ async fn measure_blocks() {
 
 /// The same work as the owner and as a tenant's login, in turns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes half a minute and asserts nothing"]
+#[ignore = "measures, and asserts nothing: make measure"]
 async fn measure_logins() {
     let (owner, database) = writer().await;
     let db = owner.db.clone();

@@ -33,7 +33,7 @@ async fn programs_that_open_an_empty_database_at_once_all_succeed() {
     });
     for opened in all.collect::<Vec<_>>() {
         let db = opened.await.unwrap().unwrap();
-        assert_eq!(db.schema_version().await.unwrap().version, 6);
+        assert_eq!(db.schema_version().await.unwrap().version, 7);
     }
 }
 
