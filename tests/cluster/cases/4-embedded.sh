@@ -25,4 +25,4 @@ a_second_server_of_the_embedded_database_waits_for_the_first_to_end() {
     gone second
 }
 sql() { inside "$1" psql -h /tmp -U tarbox -d tarbox -qAtc "$2"; }
-waits_for_the_lock() { inside "$1" pgrep -x flock; }
+waits_for_the_lock() { inside "$1" sh -c 'grep -qx flock /proc/[0-9]*/comm'; }
