@@ -7,7 +7,7 @@ mod api;
 mod told;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -77,14 +77,20 @@ fn times(
     what: (TenantId, Reason),
     now: Instant,
 ) -> Option<u32> {
-    let last = said.entry(what).or_insert(Said { at: now, kept_back: 0 });
-    let is_first = last.at == now && last.kept_back == 0;
-    if !is_first && now.duration_since(last.at) < AGAIN {
-        last.kept_back += 1;
-        return None;
+    match said.entry(what) {
+        Entry::Vacant(free) => {
+            free.insert(Said { at: now, kept_back: 0 });
+            Some(1)
+        }
+        Entry::Occupied(mut last) if now.duration_since(last.get().at) < AGAIN => {
+            last.get_mut().kept_back += 1;
+            None
+        }
+        Entry::Occupied(mut last) => {
+            let before = last.insert(Said { at: now, kept_back: 0 });
+            Some(before.kept_back + 1)
+        }
     }
-    *last = Said { at: now, kept_back: 0 };
-    Some(if is_first { 1 } else { last.kept_back + 1 })
 }
 
 /// Operations that the tenant's limits have refused; `None` where nobody tells.
