@@ -120,8 +120,9 @@ fn code(text: &str) -> Vec<String> {
 
 /// The call of one of our programs in code: the program, and its words up to a pipe.
 fn call(code: &str) -> Option<(&'static str, Vec<String>)> {
-    // Its releases are called as the program is.
-    if code.trim_start().starts_with("helm ") {
+    // Its releases are called as the program is, and so are its users in SQL.
+    let first = code.split_whitespace().next().unwrap_or_default();
+    if first == "helm" || first.chars().all(|c| c.is_ascii_uppercase()) {
         return None;
     }
     const NAMES: [(&str, &str); 4] = [
