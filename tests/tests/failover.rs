@@ -119,8 +119,10 @@ fn a_partitioned_writer_is_fenced_once_another_has_taken_over_and_what_it_had_is
     wait_for("an answer", LIMIT, || waiter.is_finished().then_some(())).expect("answered");
     let refused = waiter.join().expect("the waiter").expect_err("the tenant is another's");
     assert_eq!(refused.raw_os_error(), Some(nix::libc::EIO), "{refused}");
-    wait_for("the reason", LIMIT, || volume.mount().said().contains("another holder has epoch").then_some(()))
-        .unwrap_or_else(|error| panic!("{error:#}: {}", volume.mount().said()));
+    wait_for("the reason", LIMIT, || {
+        volume.mount().said().contains("another holder has epoch").then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {}", volume.mount().said()));
     synced(&volume.at("late"), "late").expect_err("it writes no more");
     assert!(!plan.mountpoint.join("during").exists() && !plan.mountpoint.join("late").exists());
     synced(&plan.mountpoint.join("undisturbed"), "undisturbed").expect("the other one goes on");
