@@ -3,9 +3,7 @@
 use nix::errno::Errno;
 use serde::Serialize;
 use tarbox_fs::audit::{Event, Pod};
-use tarbox_types::TenantId;
-
-use crate::cli::output::moment;
+use tarbox_types::{TenantId, rfc3339};
 
 /// Whose events they are.
 #[derive(Clone, Debug, Serialize)]
@@ -135,8 +133,7 @@ pub fn result(errno: u32) -> String {
 /// Seconds as RFC 3339 has them, and microseconds behind.
 fn time(micros: u64) -> String {
     let seconds = i64::try_from(micros / 1_000_000).unwrap_or(0);
-    let text = moment(seconds).replace(' ', "T");
-    format!("{}.{:06}Z", text.trim_end_matches('Z'), micros % 1_000_000)
+    format!("{}.{:06}Z", rfc3339(seconds).trim_end_matches('Z'), micros % 1_000_000)
 }
 
 fn text(bytes: &[u8]) -> (String, Option<String>) {
@@ -163,7 +160,6 @@ mod tests {
     fn event() -> Event {
         Event {
             at: 1_795_306_696_000_042,
-            operation: Operation::Rename,
             path: Bytes::from_static(b"/a\nb"),
             to: Some(Bytes::from_static(b"/\xff")),
             ino: 77,
@@ -171,13 +167,8 @@ mod tests {
             gid: 100,
             pid: 4711,
             process: Bytes::from_static(b"mv"),
-            pod: None,
             result: 28,
-            count: 1,
-            offset: 0,
-            end: 0,
-            bytes: 0,
-            micros: None,
+            ..Event::new(Operation::Rename)
         }
     }
 

@@ -355,14 +355,11 @@ impl PodGroup {
 
 impl Drop for PodGroup {
     fn drop(&mut self) {
-        let limit = Instant::now() + LIMIT;
         // Who has ended is in it until it is reaped.
-        while let Err(error) = fs::remove_dir(&self.0)
-            && error.raw_os_error() == Some(Errno::EBUSY as i32)
-            && Instant::now() < limit
-        {
-            thread::sleep(Duration::from_millis(5));
-        }
+        let _ = wait_for("the group to be empty", LIMIT, || match fs::remove_dir(&self.0) {
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => None,
+            _ => Some(()),
+        });
     }
 }
 

@@ -20,7 +20,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use tarbox_handover::pods::Pod;
-use tarbox_types::{TenantId, moment};
+use tarbox_types::{TenantId, rfc3339};
 
 use super::told::Told;
 use crate::failure::AgentError;
@@ -128,7 +128,7 @@ pub(super) fn event(
     now: SystemTime,
 ) -> Value {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let now = moment(i64::try_from(seconds).unwrap_or(i64::MAX)).replace(' ', "T");
+    let now = rfc3339(i64::try_from(seconds).unwrap_or(i64::MAX));
     json!({
         "apiVersion": "v1",
         "kind": "Event",

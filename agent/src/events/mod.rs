@@ -14,14 +14,14 @@ use std::{
 };
 
 pub use api::ApiServer;
-use tarbox_handover::pods::{self, Pod};
+use tarbox_handover::pods::Pod;
 use tarbox_types::TenantId;
 use told::{Reason, Seen, Told};
 
 use crate::{
     failure::AgentError,
     node::Node,
-    tenant::{Snapshot, mounter_dir},
+    tenant::{Snapshot, mounter_dir, pods},
 };
 
 /// How often it is looked.
@@ -108,10 +108,9 @@ async fn tell(
     told: &Told,
     times: u32,
 ) {
-    let noted = mounter_dir(&node.settings.run_dir, tenant).join(pods::FILE);
-    let noted = std::fs::read_to_string(noted).unwrap_or_default();
-    for pod in having(&pods::read(&noted), snapshot.staged.published.keys().map(std::path::PathBuf::as_path))
-    {
+    let directory = mounter_dir(&node.settings.run_dir, tenant);
+    let noted = tokio::task::spawn_blocking(move || pods::noted(&directory)).await.unwrap_or_default();
+    for pod in having(&noted, snapshot.staged.published.keys().map(std::path::PathBuf::as_path)) {
         let event =
             api::event(pod, &node.settings.node_id, tenant, told, times, std::time::SystemTime::now());
         if let Err(error) = server.create(&pod.namespace, &event).await {

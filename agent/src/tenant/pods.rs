@@ -1,4 +1,4 @@
-//! The pods that a volume is published for, noted for its mounter: the audit names them.
+//! The pods that a volume is published for, noted for its mounter, whose audit names them, and for events.
 
 use std::{
     fs::{self, File, Permissions},
@@ -19,7 +19,7 @@ const BYTES_MAX: u64 = 1 << 20;
 /// As write(2), rename(2).
 pub(crate) fn note(directory: &Path, pod: &Pod) -> io::Result<()> {
     let target = directory.join(pods::FILE);
-    let Some(text) = pods::with(&noted(&target), pod) else { return Ok(()) };
+    let Some(text) = pods::with(&text_of(&target), pod) else { return Ok(()) };
     let draft = directory.join(format!("{}.new", pods::FILE));
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -31,8 +31,13 @@ pub(crate) fn note(directory: &Path, pod: &Pod) -> io::Result<()> {
     fs::rename(&draft, &target)
 }
 
+/// The pods that are noted in a mounter's directory. Blocks.
+pub(crate) fn noted(directory: &Path) -> Vec<Pod> {
+    pods::read(&text_of(&directory.join(pods::FILE)))
+}
+
 /// What is noted already; nothing where that is no file of ours.
-fn noted(path: &Path) -> String {
+fn text_of(path: &Path) -> String {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let mut bytes = Vec::new();
     let read = File::options()
@@ -60,21 +65,27 @@ mod tests {
             note(directory.path(), &Pod::new(uid, "team", name).unwrap()).unwrap();
         }
         assert_eq!(fs::read_to_string(directory.path().join("pods")).unwrap(), "u1 team a\nu2 team b\n");
+        assert_eq!(
+            noted(directory.path()).iter().map(|pod| pod.uid.as_str()).collect::<Vec<_>>(),
+            ["u1", "u2"]
+        );
         assert_eq!(fs::read_to_string(&outside).unwrap(), "as it was");
     }
 
     #[test]
     fn what_the_mounter_has_put_there_is_neither_read_nor_waited_for() {
         let directory = tempfile::tempdir().unwrap();
-        let (noted, outside) = (directory.path().join("pods"), directory.path().join("outside"));
+        let (file, outside) = (directory.path().join("pods"), directory.path().join("outside"));
         fs::write(&outside, "a secret word\n").unwrap();
         let pod = Pod::new("u1", "team", "a").unwrap();
-        std::os::unix::fs::symlink(&outside, &noted).unwrap();
+        std::os::unix::fs::symlink(&outside, &file).unwrap();
+        assert!(noted(directory.path()).is_empty());
         note(directory.path(), &pod).unwrap();
-        assert_eq!(fs::read_to_string(&noted).unwrap(), "u1 team a\n");
-        fs::remove_file(&noted).unwrap();
-        nix::unistd::mkfifo(&noted, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "u1 team a\n");
+        fs::remove_file(&file).unwrap();
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(noted(directory.path()).is_empty());
         note(directory.path(), &pod).unwrap();
-        assert_eq!(fs::read_to_string(&noted).unwrap(), "u1 team a\n");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "u1 team a\n");
     }
 }

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tarbox_store::{EntryRow, InodeRow, Seal, Time};
 
-use crate::effect::{Counters, Effect, Outcome, Record};
+use crate::{
+    effect::{Counters, Effect, Outcome, Record},
+    leb128::{self, NoNumber, put},
+};
 
 /// First byte of a record.
 const RECORD_V1: u8 = 1;
@@ -242,14 +245,6 @@ fn decode_inode(input: &mut Input<'_>) -> Result<InodeRow, CodecError> {
     Ok(row)
 }
 
-fn put(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 fn put_tagged(out: &mut Vec<u8>, tag: u8, numbers: &[u64]) {
     out.push(tag);
     numbers.iter().for_each(|&number| put(out, number));
@@ -271,19 +266,10 @@ impl Input<'_> {
     }
 
     fn number(&mut self) -> Result<u64, CodecError> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            number |= bits << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(CodecError::BadValue("number"))
+        leb128::take(&mut self.0).map_err(|why| match why {
+            NoNumber::Short => CodecError::Short,
+            NoNumber::TooLarge => CodecError::BadValue("number"),
+        })
     }
 
     fn number32(&mut self) -> Result<u32, CodecError> {

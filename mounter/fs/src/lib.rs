@@ -16,6 +16,7 @@ mod fold;
 mod fuse;
 mod health;
 pub mod journal;
+mod leb128;
 mod open;
 mod plan;
 pub mod range_map;

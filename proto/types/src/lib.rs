@@ -19,6 +19,6 @@ pub use error::{Chain, ErrorKind};
 pub use format::Format;
 pub use id::*;
 pub use kernel::{Connection, KernelCache, Unanswered};
-pub use moment::moment;
+pub use moment::{moment, rfc3339};
 pub use outage::OutagePolicy;
 pub use quantity::{ByteSize, HumanDuration, QuantityError};

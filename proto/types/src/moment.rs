@@ -18,9 +18,15 @@ pub fn moment(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// The same as machines read it, after RFC 3339: `2026-11-22T00:18:16Z`.
+#[must_use]
+pub fn rfc3339(seconds: i64) -> String {
+    moment(seconds).replace(' ', "T")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::moment;
+    use super::{moment, rfc3339};
 
     #[test]
     fn moments_are_as_date_prints_them() {
@@ -34,6 +40,7 @@ mod tests {
             (-1, "1969-12-31 23:59:59Z"),
         ] {
             assert_eq!(moment(seconds), text);
+            assert_eq!(rfc3339(seconds), text.replace(' ', "T"));
         }
     }
 }

@@ -53,3 +53,28 @@ pub struct Event {
     /// How long it took, in microseconds; of what is summed up from the first to the last one. `None` = not measured.
     pub micros: Option<u64>,
 }
+
+impl Event {
+    /// One operation of which nothing else is known yet.
+    #[must_use]
+    pub fn new(operation: Operation) -> Self {
+        Self {
+            at: 0,
+            operation,
+            path: Bytes::new(),
+            to: None,
+            ino: 0,
+            uid: 0,
+            gid: 0,
+            pid: 0,
+            process: Bytes::new(),
+            pod: None,
+            result: 0,
+            count: 1,
+            offset: 0,
+            end: 0,
+            bytes: 0,
+            micros: None,
+        }
+    }
+}

@@ -8,11 +8,11 @@ use smallvec::SmallVec;
 use tarbox_types::Ino;
 use uuid::Uuid;
 
-use super::{
-    operation::Operation,
-    wire::{Input, put},
+use super::{operation::Operation, wire::Input};
+use crate::{
+    effect::{Effect, Record},
+    leb128::put,
 };
-use crate::effect::{Effect, Record};
 
 /// Layout of a note.
 const LAYOUT: u8 = 1;

@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::{
     event::{Event, Pod},
     operation::Operation,
-    wire::{Input, put, unzigzag, zigzag},
+    wire::{Input, unzigzag, zigzag},
 };
+use crate::leb128::put;
 
 const LAYOUT: u8 = 1;
 /// A value ends after so many events, or so many bytes before compression: whoever reads holds one at a time.
@@ -108,34 +109,16 @@ pub fn unpack(chunk: &AuditChunk) -> Result<(String, Vec<Event>), Unreadable> {
 fn events(body: &[u8], count: u32) -> Option<(String, Vec<Event>)> {
     let mut input = Input(body);
     let node = String::from_utf8(input.bytes()?.to_vec()).ok()?;
-    let (mut events, mut before) = (Vec::new(), nothing());
+    let (mut events, first) = (Vec::new(), nothing());
     for _ in 0..count {
-        before = decode(&mut input, &before)?;
-        events.push(before.clone());
+        events.push(decode(&mut input, events.last().unwrap_or(&first))?);
     }
     input.0.is_empty().then_some((node, events))
 }
 
 /// What the first event is written as a difference from.
 fn nothing() -> Event {
-    Event {
-        at: 0,
-        operation: Operation::Mount,
-        path: Bytes::new(),
-        to: None,
-        ino: 0,
-        uid: 0,
-        gid: 0,
-        pid: 0,
-        process: Bytes::new(),
-        pod: None,
-        result: 0,
-        count: 1,
-        offset: 0,
-        end: 0,
-        bytes: 0,
-        micros: None,
-    }
+    Event::new(Operation::Mount)
 }
 
 fn encode(out: &mut Vec<u8>, event: &Event, before: &Event) {

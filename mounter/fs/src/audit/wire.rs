@@ -1,17 +1,6 @@
-//! Numbers (LEB128) and bytes, written and read. Reading takes anything without panicking; `None` = it is not that.
+//! Numbers and bytes of the audit, read; differences between numbers. Reading takes anything without panicking; `None` = it is not that.
 
-/// Appends a number.
-pub(super) fn put(out: &mut impl Extend<u8>, mut number: u64) {
-    let mut bytes = [0; 10];
-    let mut len = 0;
-    while number >= 0x80 {
-        bytes[len] = number as u8 | 0x80;
-        number >>= 7;
-        len += 1;
-    }
-    bytes[len] = number as u8;
-    out.extend(bytes[..=len].iter().copied());
-}
+use crate::leb128;
 
 /// What is left to read.
 pub(super) struct Input<'a>(pub(super) &'a [u8]);
@@ -22,19 +11,7 @@ impl<'a> Input<'a> {
     }
 
     pub(super) fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            number |= bits << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
+        leb128::take(&mut self.0).ok()
     }
 
     pub(super) fn number32(&mut self) -> Option<u32> {

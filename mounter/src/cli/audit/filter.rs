@@ -137,8 +137,6 @@ mod tests {
     fn event() -> Event {
         let pod = Pod { uid: Uuid::from_u128(7), namespace: "team".into(), name: "agent-0".into() };
         Event {
-            at: 0,
-            operation: Operation::Rename,
             path: Bytes::from_static(b"/src/a"),
             to: Some(Bytes::from_static(b"/old/a")),
             ino: 20,
@@ -147,12 +145,7 @@ mod tests {
             pid: 42,
             process: Bytes::from_static(b"a-name-of-15-by"),
             pod: Some(pod),
-            result: 0,
-            count: 1,
-            offset: 0,
-            end: 0,
-            bytes: 0,
-            micros: None,
+            ..Event::new(Operation::Rename)
         }
     }
 
