@@ -24,8 +24,9 @@ impl Style {
             Self::Large => (4_194_304, 524_288, 1),
             Self::Synced => (1_048_576, 16_384, 10),
         };
+        // Not 0 bytes: posix_fallocate(3) refuses that everywhere, and fsx takes it for a failure.
         format!(
-            "flen = {flen}\n[opsize]\nmax = {max}\n[weights]\nclose_open = 1\nread = 10\nwrite = 10\nmapread = 10\n\
+            "flen = {flen}\n[opsize]\nmin = 1\nmax = {max}\n[weights]\nclose_open = 1\nread = 10\nwrite = 10\nmapread = 10\n\
              mapwrite = 10\ninvalidate = 1\ntruncate = 5\nfsync = {sync}\nfdatasync = {sync}\nposix_fallocate = 2\n\
              punch_hole = 5\nsendfile = 2\nposix_fadvise = 1\ncopy_file_range = 5\n"
         )
