@@ -217,8 +217,10 @@ impl Flusher {
         }
         let source = Source { store: &*self.store, view: &self.view };
         let told = shared.audit.tell(gathered, folded.to_seq, &source).await?;
-        let core = shared.core.lock();
-        told.files().for_each(|(ino, place)| core.tree.suggest_name(ino, place));
+        if told.files().next().is_some() {
+            let core = shared.core.lock();
+            told.files().for_each(|(ino, place)| core.tree.suggest_name(ino, place));
+        }
         Ok(told)
     }
 

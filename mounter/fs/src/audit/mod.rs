@@ -188,7 +188,8 @@ impl Audit {
         let told = telling.tell(gathered, source).await?;
         let mut packer = Packer::new(&self.node, seq);
         told.events.iter().for_each(|event| packer.add(event));
-        Ok(OnTheWay { told, chunks: packer.finish() })
+        let chunks = packer.finish();
+        Ok(OnTheWay { told, chunks })
     }
 
     /// The database has them.

@@ -40,15 +40,16 @@ pub(crate) struct Packer<'a> {
     node: &'a str,
     seq: Seq,
     chunks: Vec<AuditChunk>,
-    open: Option<Open>,
+    open: Option<Open<'a>>,
 }
 
-struct Open {
+struct Open<'a> {
     body: Vec<u8>,
     events: u32,
     since: u64,
     until: u64,
-    before: Event,
+    /// The last one added; none yet: [`nothing`].
+    before: Option<&'a Event>,
 }
 
 impl<'a> Packer<'a> {
@@ -57,17 +58,20 @@ impl<'a> Packer<'a> {
         Self { node, seq, chunks: Vec::new(), open: None }
     }
 
-    pub(crate) fn add(&mut self, event: &Event) {
+    pub(crate) fn add(&mut self, event: &'a Event) {
         let open = self.open.get_or_insert_with(|| {
             let mut body = Vec::new();
             put_bytes(&mut body, self.node.as_bytes());
-            Open { body, events: 0, since: event.at, until: event.at, before: nothing() }
+            Open { body, events: 0, since: event.at, until: event.at, before: None }
         });
-        encode(&mut open.body, event, &open.before);
+        match open.before {
+            Some(before) => encode(&mut open.body, event, before),
+            None => encode(&mut open.body, event, &nothing()),
+        }
         open.events += 1;
         open.since = open.since.min(event.at);
         open.until = open.until.max(event.at);
-        open.before = event.clone();
+        open.before = Some(event);
         if open.events as usize >= EVENTS_MAX || open.body.len() >= BYTES_MAX {
             self.close();
         }
@@ -265,9 +269,9 @@ mod tests {
     fn a_value_is_bounded_and_its_parts_are_in_order() {
         let mut packer = Packer::new("n", 9);
         let many = EVENTS_MAX * 2 + 1;
-        for at in 0..many as u64 {
-            packer.add(&Event { at, path: format!("/some/directory/file-{at}").into(), ..nothing() });
-        }
+        let named = |at| Event { at, path: format!("/some/directory/file-{at}").into(), ..nothing() };
+        let events: Vec<_> = (0..many as u64).map(named).collect();
+        events.iter().for_each(|event| packer.add(event));
         let chunks = packer.finish();
         assert_eq!(
             chunks.iter().map(|chunk| (chunk.seq, chunk.part)).collect::<Vec<_>>(),

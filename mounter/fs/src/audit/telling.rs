@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tarbox_store::StoreError;
 use tarbox_types::{Ino, ROOT_INO};
+use uuid::Uuid;
 
 use super::{
     PodNames,
@@ -28,6 +29,10 @@ pub(crate) struct Telling<'a> {
     sums: FxHashMap<Sum, usize>,
     /// Names of files that no note had.
     files: FxHashMap<Ino, Place>,
+    /// Of the last event: mostly the next one's as well.
+    process: Bytes,
+    /// Pods of the batch: each is asked for once.
+    seen: FxHashMap<Uuid, Pod>,
 }
 
 /// A batch's events, what it moved, and names of files that had to be looked for.
@@ -39,8 +44,16 @@ pub(crate) struct Told {
 
 impl<'a> Telling<'a> {
     pub(crate) fn new(names: &'a mut Names, pods: Option<&'a dyn PodNames>) -> Self {
-        let (moves, events) = (Moves::default(), Vec::new());
-        Self { names, pods, moves, events, sums: FxHashMap::default(), files: FxHashMap::default() }
+        Self {
+            names,
+            pods,
+            moves: Moves::default(),
+            events: Vec::new(),
+            sums: FxHashMap::default(),
+            files: FxHashMap::default(),
+            process: Bytes::new(),
+            seen: FxHashMap::default(),
+        }
     }
 
     /// All of them; the database is asked for names that memory lacks.
@@ -114,12 +127,20 @@ impl<'a> Telling<'a> {
         }
     }
 
-    fn push(&mut self, noted: &Noted, path: Bytes, to: Option<Bytes>) {
-        let note = &noted.note;
-        let pod = note.who.pod.map(|uid| {
+    fn pod(&mut self, uid: Uuid) -> Pod {
+        let asked = || {
             let (namespace, name) = self.pods.and_then(|pods| pods.name_of(uid)).unwrap_or_default();
             Pod { uid, namespace, name }
-        });
+        };
+        self.seen.entry(uid).or_insert_with(asked).clone()
+    }
+
+    fn push(&mut self, noted: &Noted, path: Bytes, to: Option<Bytes>) {
+        let note = &noted.note;
+        let pod = note.who.pod.map(|uid| self.pod(uid));
+        if self.process != note.who.name() {
+            self.process = Bytes::copy_from_slice(note.who.name());
+        }
         self.events.push(Event {
             at: note.at,
             operation: note.operation,
@@ -129,7 +150,7 @@ impl<'a> Telling<'a> {
             uid: note.uid,
             gid: note.gid,
             pid: note.who.pid,
-            process: Bytes::copy_from_slice(note.who.name()),
+            process: self.process.clone(),
             pod,
             result: note.result,
             count: 1,
