@@ -265,6 +265,7 @@ impl Input<'_> {
         Ok(*first)
     }
 
+    #[inline]
     fn number(&mut self) -> Result<u64, CodecError> {
         leb128::take(&mut self.0).map_err(|why| match why {
             NoNumber::Short => CodecError::Short,

@@ -1,8 +1,11 @@
 //! Numbers as bytes after LEB128: seven bits each, the lowest first. Reading takes any bytes without panicking.
 
+/// Bytes of the largest number.
+const LONGEST: usize = 10;
+
 /// Appends a number.
 pub(crate) fn put(out: &mut impl Extend<u8>, mut number: u64) {
-    let mut bytes = [0; 10];
+    let mut bytes = [0; LONGEST];
     let mut len = 0;
     while number >= 0x80 {
         bytes[len] = number as u8 | 0x80;
@@ -23,21 +26,32 @@ pub(crate) enum NoNumber {
 }
 
 /// Takes a number off the front.
+#[inline]
 pub(crate) fn take(input: &mut &[u8]) -> Result<u64, NoNumber> {
+    // Most are small, and applications wait while a journal is read.
+    match **input {
+        [byte @ ..0x80, ref rest @ ..] => {
+            *input = rest;
+            Ok(byte.into())
+        }
+        _ => take_long(input),
+    }
+}
+
+fn take_long(input: &mut &[u8]) -> Result<u64, NoNumber> {
     let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = input.split_first().ok_or(NoNumber::Short)?;
-        *input = rest;
+    for (at, byte) in input.iter().enumerate().take(LONGEST) {
         let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
+        if at == LONGEST - 1 && bits > 1 {
             break;
         }
-        number |= bits << shift;
+        number |= bits << (7 * at);
         if *byte < 0x80 {
+            *input = &input[at + 1..];
             return Ok(number);
         }
     }
-    Err(NoNumber::TooLarge)
+    Err(if input.len() < LONGEST { NoNumber::Short } else { NoNumber::TooLarge })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashSet;
-use tarbox_store::{Database, Lease, Limits, Seal, StoreError, TenantState, TenantStore};
+use tarbox_store::{Beat, Database, Lease, Limits, Seal, StoreError, TenantState, TenantStore};
 use tarbox_types::{
     ErrorKind, Ino, KernelCache, Seq, SessionId, Unanswered,
     latency::{Counted, Latencies},
@@ -148,6 +148,12 @@ impl FileSystem {
             max_bytes: config.journal_bytes,
         };
         let identity = Identity::from(&lease);
+        // While the journal is read: applications wait for both.
+        let asked = Instant::now();
+        let first_beat = tokio::spawn({
+            let database = Arc::clone(&database);
+            async move { database.beat(session).await }.in_current_span()
+        });
         let mut opened =
             Journal::open_for(&journal_config, &identity, &config.connection).map_err(|source| {
                 FsOpenError::Journal { dir: config.journal_dir.display().to_string(), source }
@@ -221,7 +227,11 @@ impl FileSystem {
             config,
         });
         // The first heartbeat says how long the lease counts.
-        beat(&shared, &*database, session).await?;
+        match first_beat.await {
+            Ok(beat) => heed(&shared, asked, &beat?),
+            // It panicked: said by whoever says such things. The lease counts only once it is known how long.
+            Err(_) => beat(&shared, &*database, session).await?,
+        };
         tokio::spawn(flush_in_background(Arc::downgrade(&shared)).in_current_span());
         tokio::spawn(keep_house(Arc::downgrade(&shared)).in_current_span());
         tokio::spawn(keep_lease(Arc::downgrade(&shared), database, session).in_current_span());
@@ -546,7 +556,11 @@ async fn beat(
 ) -> Result<Duration, StoreError> {
     // Counted from before the question: the answer may be slow.
     let sent = Instant::now();
-    let beat = database.beat(session).await?;
+    Ok(heed(shared, sent, &database.beat(session).await?))
+}
+
+/// What a heartbeat that was sent at a time has brought; how long to wait before the next.
+fn heed(shared: &Arc<Shared>, sent: Instant, beat: &Beat) -> Duration {
     let fence = &shared.fence;
     for tenant in beat.tenants.iter().filter(|tenant| tenant.tenant == fence.tenant) {
         if tenant.epoch != fence.epoch {
@@ -563,7 +577,7 @@ async fn beat(
     }
     shared.health.renewed(sent + beat.valid_for.min(Duration::from_secs(365 * 24 * 3600)));
     shared.health.recovered();
-    Ok(beat.again_in.min(beat.valid_for / 3).clamp(BEAT_MIN, BEAT_MAX))
+    beat.again_in.min(beat.valid_for / 3).clamp(BEAT_MIN, BEAT_MAX)
 }
 
 /// What an operation on a closed tenant is told.

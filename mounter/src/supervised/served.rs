@@ -18,7 +18,8 @@ use tarbox_store::Database;
 use tarbox_types::{ErrorKind, SessionId};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout_at},
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -121,7 +122,7 @@ impl Served {
                 },
                 signal = shutdown.asked() => {
                     tracing::info!(%signal, "committing; serving goes on");
-                    self.commit_beside();
+                    drop(self.commit_beside());
                 }
             }
         }
@@ -142,13 +143,21 @@ impl Served {
         }
     }
 
-    fn commit_beside(&self) {
+    /// Commits what is there now, also where nobody waits for it any more.
+    fn commit_beside(&self) -> JoinHandle<()> {
         let file_system = Arc::clone(&self.file_system);
         tokio::spawn(async move {
             if let Err(error) = file_system.flush().await {
                 tracing::error!(error = %Chain(&error), "what was asked for could not be committed");
             }
-        });
+        })
+    }
+
+    /// Commits what a successor would have to replay while applications wait; a second time what came meanwhile.
+    async fn commit_ahead(&self) {
+        for _ in 0..2 {
+            let _ = self.commit_beside().await;
+        }
     }
 
     /// Leaves everything to a successor: nothing more is read or committed, what is being executed ends, the rest stays in its
@@ -156,7 +165,8 @@ impl Served {
     async fn drain(&self, limit: Duration, channel: &Channel) {
         tracing::info!("leaving the rest to a successor");
         let deadline = Instant::now() + limit;
-        // First, and while requests are still served: a commit under way may take long.
+        // First, and while requests are still served: a commit may take long.
+        let _ = timeout(limit / 2, self.commit_ahead()).await;
         let _frozen = timeout_at(deadline, self.file_system.freeze()).await;
         let _ = timeout_at(deadline, self.session.pause()).await;
         self.subject.enter(Phase::Draining);

@@ -90,6 +90,15 @@ impl JournalError {
         Self::Incompatible { file: file.to_owned(), found, oldest: *read.start(), newest: *read.end() }
     }
 
+    pub(super) fn unsound(file: &Path, at: usize, seq: Seq) -> Self {
+        Self::Damaged {
+            file: file.to_owned(),
+            offset: at as u64,
+            seq,
+            what: "the checksum of a record does not fit",
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

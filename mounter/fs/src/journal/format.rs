@@ -189,14 +189,13 @@ pub(super) fn frame_layout(segment: &[u8], at: usize) -> Option<Frame> {
     })
 }
 
-/// The frame at `at`, if its checksum is right.
-pub(super) fn frame_at(segment: &[u8], at: usize, salt: u64) -> Option<Frame> {
-    let frame = frame_layout(segment, at)?;
+/// Whether the checksum of the frame at `at` is right.
+pub(super) fn is_sound(segment: &[u8], at: usize, frame: &Frame, salt: u64) -> bool {
     let crc = crc32c::crc32c_append(
         seeded(salt, &segment[at + 8..at + 24]),
         &segment[frame.record.start..frame.payload.end],
     );
-    (crc == half(segment, at + 24)).then_some(frame)
+    crc == half(segment, at + 24)
 }
 
 /// Whether a valid frame with a number above `seq` stands anywhere at or behind `from`.
@@ -204,7 +203,7 @@ pub(super) fn has_later_frame(segment: &[u8], from: usize, salt: u64, seq: Seq) 
     (from.next_multiple_of(8)..segment.len().saturating_sub(FRAME_HEADER - 1)).step_by(8).any(|at| {
         word(segment, at) >> 32 == FRAME_MAGIC
             && word(segment, at + 8) > seq
-            && frame_at(segment, at, salt).is_some()
+            && frame_layout(segment, at).is_some_and(|frame| is_sound(segment, at, &frame, salt))
     })
 }
 

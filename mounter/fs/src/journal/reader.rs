@@ -361,6 +361,11 @@ impl Iterator for Records {
             let segment = self.segments.front()?;
             match segment.frame(self.at) {
                 Some(frame) if frame.seq > self.to => return None,
+                Some(frame) if !segment.is_sound(self.at, &frame) => {
+                    let damaged = JournalError::unsound(segment.path(), self.at, frame.seq);
+                    self.segments.clear();
+                    return Some(Err(damaged));
+                }
                 Some(frame) => {
                     let item = Self::read(segment, self.at, &frame);
                     self.at = frame.next;

@@ -21,7 +21,7 @@ use super::{
     directory::{highest_file, lock_directory, look, segment_files, set_aside},
     format::{self, HeaderFound, SEGMENT_HEADER, SegmentHeader},
     reader::{Chain, Shared},
-    segment::{DirectoryLock, NO_UNIQUES, Spare, io_error, is_indexed},
+    segment::{ANY_UNIQUES, DirectoryLock, Frames, NO_UNIQUES, Spare, io_error, is_indexed},
 };
 use crate::{effect::Outcome, effect_codec};
 
@@ -175,6 +175,7 @@ struct Verified {
     last_seq: Seq,
     index: Vec<(Seq, u32)>,
     uniques: (u64, u64),
+    unverified: Seq,
 }
 
 /// Reads a journal that is ours. The inner error is a reason to set it aside.
@@ -208,7 +209,8 @@ fn take_up(
             false => Ok(Ok(found)),
         };
     };
-    verify_all(segments, same_boot, known, connection, &mut found)?;
+    let reading = Reading { same_boot, known, committed: identity.seq, connection };
+    verify_all(segments, &reading, &mut found)?;
     if found.last_seq < known && known > identity.seq {
         let last =
             found.used.back().map_or((config.dir.as_path(), 0), |last| (last.spare.path(), last.end as u64));
@@ -268,28 +270,69 @@ fn missing_between(segments: &[(Spare, SegmentHeader)]) -> Option<JournalError> 
     Some(JournalError::Damaged { file: spare.path().to_owned(), offset: 0, seq: header.first_seq, what })
 }
 
-/// Verifies the frames of all segments in order, into `found`. `known`: so far they must reach; 0 = unknown.
+/// What is known of a journal before it is read.
+struct Reading<'a> {
+    same_boot: bool,
+    /// So far its records must reach; 0 = unknown.
+    known: Seq,
+    /// The database's position.
+    committed: Seq,
+    connection: &'a Connection,
+}
+
+impl Reading<'_> {
+    /// Up to here frames are taken by their layout: nobody needs them unless the database is set back, and whoever reads one then verifies it
+    /// ([`Segment::is_sound`](super::segment::Segment::is_sound)). Applications wait meanwhile. What a node that went down left is verified all.
+    fn unverified(&self) -> Seq {
+        if self.same_boot { self.committed } else { 0 }
+    }
+
+    /// Whether the database has all of a segment, before the one that begins with record `following`, and nobody waits for an answer that may
+    /// stand in it.
+    fn is_of_no_interest(&self, header: &SegmentHeader, following: Seq) -> bool {
+        (header.first_seq..=self.unverified() + 1).contains(&following) && self.left_in(header).is_empty()
+    }
+
+    /// The requests whose records may stand in a segment.
+    fn left_in(&self, header: &SegmentHeader) -> &[u64] {
+        let is_of_connection = header.nonce != 0 && header.nonce == self.connection.nonce;
+        if is_of_connection { &self.connection.left } else { &[] }
+    }
+}
+
+/// A segment that nobody has to look into before it is read: what is behind its last frame is none, and ends whoever reads.
+fn untouched(spare: Spare, header: SegmentHeader, following: Seq) -> Verified {
+    let (end, last_seq) = (spare.bytes().len(), following - 1);
+    Verified { spare, header, end, last_seq, index: Vec::new(), uniques: ANY_UNIQUES, unverified: last_seq }
+}
+
+/// Verifies the frames of all segments in order, into `found`.
 fn verify_all(
     segments: Vec<(Spare, SegmentHeader)>,
-    same_boot: bool,
-    known: Seq,
-    connection: &Connection,
+    reading: &Reading<'_>,
     found: &mut Found,
 ) -> Result<(), JournalError> {
+    let (same_boot, known) = (reading.same_boot, reading.known);
     let mut segments = segments.into_iter().peekable();
     while let Some((spare, header)) = segments.next() {
-        let verified = verify(spare, header, connection, found)?;
+        let following = segments.peek().map(|(_, following)| following.first_seq);
+        let verified = match following {
+            Some(following) if reading.is_of_no_interest(&header, following) => {
+                untouched(spare, header, following)
+            }
+            _ => verify(spare, header, reading, found)?,
+        };
         let (end, next) = (verified.end, verified.last_seq + 1);
         let path = verified.spare.path().to_owned();
         let bytes = verified.spare.bytes();
         let dirty = end + 8 <= bytes.len() && format::word(bytes, end) != 0;
-        let whole = match segments.peek() {
-            Some((_, following)) => following.first_seq == next,
+        let whole = match following {
+            Some(following) => following == next,
             // Everything that was acknowledged is there: the rest of the segment need not be searched, which takes longest.
             None if known > 0 && verified.last_seq >= known => true,
             None => !format::has_later_frame(bytes, end, header.salt, verified.last_seq),
         };
-        let is_last = segments.peek().is_none();
+        let is_last = following.is_none();
         found.last_seq = verified.last_seq;
         found.used.push_back(verified);
         if !whole && same_boot {
@@ -309,15 +352,16 @@ fn verify_all(
 fn verify(
     spare: Spare,
     header: SegmentHeader,
-    connection: &Connection,
+    reading: &Reading<'_>,
     found: &mut Found,
 ) -> Result<Verified, JournalError> {
-    let left = if header.nonce == 0 || header.nonce != connection.nonce { &[][..] } else { &connection.left };
+    let (left, unverified) = (reading.left_in(&header), reading.unverified());
     let mut uniques = NO_UNIQUES;
     let bytes = spare.bytes();
     let (mut at, mut last_seq, mut index) = (SEGMENT_HEADER, header.first_seq.wrapping_sub(1), Vec::new());
-    while let Some(frame) = format::frame_at(bytes, at, header.salt)
+    while let Some(frame) = format::frame_layout(bytes, at)
         && frame.seq == last_seq.wrapping_add(1)
+        && (frame.seq <= unverified || format::is_sound(bytes, at, &frame, header.salt))
     {
         // Decoded as a whole is only what is asked for here: applications wait meanwhile.
         let undecodable = |source| {
@@ -331,6 +375,9 @@ fn verify(
             uniques = (uniques.0.min(unique), uniques.1.max(unique));
         }
         if unique != 0 && left.contains(&unique) {
+            if !format::is_sound(bytes, at, &frame, header.salt) {
+                return Err(JournalError::unsound(spare.path(), at, frame.seq));
+            }
             if made_by == unique {
                 let outcome = effect_codec::decode(record).map_err(undecodable)?.outcome;
                 found.told.push(Told { unique, seq: frame.seq, outcome });
@@ -343,7 +390,7 @@ fn verify(
         }
         (at, last_seq) = (frame.next, frame.seq);
     }
-    Ok(Verified { spare, header, end: at, last_seq, index, uniques })
+    Ok(Verified { spare, header, end: at, last_seq, index, uniques, unverified })
 }
 
 // === Beginning ===
@@ -372,11 +419,12 @@ fn begin(
     chain.spare.iter_mut().for_each(Spare::blank);
     let mut tail = None;
     for verified in found.used {
-        let Verified { mut spare, header, end, last_seq, index, uniques } = verified;
+        let Verified { mut spare, header, end, last_seq, index, uniques, unverified } = verified;
         if found.wipe {
             spare.wipe(end);
         }
-        let (segment, its_tail) = spare.resume(header, end, last_seq, index, uniques);
+        let frames = Frames { end, last_seq, index, uniques, unverified };
+        let (segment, its_tail) = spare.resume(header, frames);
         chain.used.push_back(segment);
         tail = Some(its_tail);
     }

@@ -189,18 +189,15 @@ impl Spare {
         unsafe { self.map.fill(8, &bytes[8..]) };
         self.map.word(SEGMENT_HEADER).store(0, Ordering::Relaxed);
         self.map.word(0).store(SEGMENT_MAGIC.to_le(), Ordering::Release);
-        self.resume(header, SEGMENT_HEADER, header.first_seq.wrapping_sub(1), Vec::new(), NO_UNIQUES)
+        let last_seq = header.first_seq.wrapping_sub(1);
+        let none =
+            Frames { end: SEGMENT_HEADER, last_seq, index: Vec::new(), uniques: NO_UNIQUES, unverified: 0 };
+        self.resume(header, none)
     }
 
-    /// Takes up a segment in use whose frames up to `end` were verified; what is behind is cut.
-    pub(super) fn resume(
-        self,
-        header: SegmentHeader,
-        end: usize,
-        last_seq: Seq,
-        index: Vec<(Seq, u32)>,
-        uniques: (u64, u64),
-    ) -> (Arc<Segment>, Tail) {
+    /// Takes up a segment in use; what is behind its frames is cut.
+    pub(super) fn resume(self, header: SegmentHeader, frames: Frames) -> (Arc<Segment>, Tail) {
+        let Frames { end, last_seq, index, uniques, unverified } = frames;
         if end + 8 <= self.map.len {
             self.map.word(end).store(0, Ordering::Release);
         }
@@ -209,6 +206,7 @@ impl Spare {
             path: self.path,
             lock: self.lock,
             header,
+            unverified,
             published: AtomicUsize::new(end),
             last_seq: AtomicU64::new(last_seq),
             index: Mutex::new(index),
@@ -250,12 +248,28 @@ pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 
 // === Segment ===
 
+/// What is in a segment.
+pub(super) struct Frames {
+    /// Byte after the last one.
+    pub(super) end: usize,
+    /// Number of the last one; one less than the first where there is none.
+    pub(super) last_seq: Seq,
+    /// Where some stand, ascending.
+    pub(super) index: Vec<(Seq, u32)>,
+    /// Lowest and highest `unique` of their records.
+    pub(super) uniques: (u64, u64),
+    /// Up to this number checksums were not verified.
+    pub(super) unverified: Seq,
+}
+
 /// A segment in use.
 pub(super) struct Segment {
     map: Mapping,
     path: PathBuf,
     lock: DirectoryLock,
     header: SegmentHeader,
+    /// As [`Frames::unverified`].
+    unverified: Seq,
     /// Byte after the last frame.
     published: AtomicUsize,
     /// Number of the last frame; one less than the first where there is none.
@@ -266,6 +280,8 @@ pub(super) struct Segment {
     uniques: (AtomicU64, AtomicU64),
 }
 
+/// [`Segment::uniques`] where they are not known.
+pub(super) const ANY_UNIQUES: (u64, u64) = (0, u64::MAX);
 /// [`Segment::uniques`] where there are none.
 pub(super) const NO_UNIQUES: (u64, u64) = (u64::MAX, 0);
 
@@ -330,6 +346,14 @@ impl Segment {
         let frames = self.bytes(SEGMENT_HEADER, self.end());
         format::frame_layout(frames, at.checked_sub(SEGMENT_HEADER)?)
             .map(|frame| frame.shifted(SEGMENT_HEADER))
+    }
+
+    /// Whether the frame at `at` is as it was written, as far as that was not found when the segment was taken up.
+    pub(super) fn is_sound(&self, at: usize, frame: &Frame) -> bool {
+        let (from, salt) = (SEGMENT_HEADER, self.header.salt);
+        frame.seq > self.unverified
+            || format::frame_layout(self.bytes(from, self.end()), at - from)
+                .is_some_and(|frame| format::is_sound(self.bytes(from, self.end()), at - from, &frame, salt))
     }
 
     /// The record of a frame.

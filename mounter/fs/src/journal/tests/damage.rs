@@ -120,6 +120,26 @@ fn a_flipped_bit_in_any_part_of_a_record_names_the_record() {
 }
 
 #[test]
+fn a_flipped_bit_in_what_the_database_has_is_found_by_who_reads_it() {
+    let (_dir, config, files) = left_behind();
+    let (flipped, committed) = (700, LAST - 100);
+    let (index, at) = place_of(&files, flipped);
+    flip(&files[index], (at + FRAME_HEADER + 40) as u64 * 8);
+    let opened = open(&config, 2, committed);
+    check(opened.recovered(), committed + 1..=LAST);
+    // The database is set back under a living mounter.
+    let reader = opened.journal.reader();
+    let read: Vec<_> = reader.read_range(flipped - 5, Seq::MAX).collect();
+    assert_eq!(read.len(), 5, "four records, and what is wrong with the fifth");
+    assert!(matches!(read.last(), Some(Err(JournalError::Damaged { file, offset, seq, .. }))
+            if *file == files[index] && *offset == at as u64 && *seq == flipped));
+    drop(opened);
+    // A node that went down may have left anything.
+    reboot(&config);
+    assert_eq!(open(&config, 3, committed).cut.expect("cut").seq, flipped);
+}
+
+#[test]
 fn a_flipped_bit_of_the_control_file_is_refused_or_harms_nothing() {
     let dir = scratch();
     let config = config(&dir, 64);
