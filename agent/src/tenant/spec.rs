@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
-use tarbox_handover::{CONTROL_FD, Limit, SpawnSpec};
+use tarbox_handover::{CONTROL_FD, Limit, SpawnSpec, process::FEW_ARENAS};
 use tarbox_runtime::{
     telemetry::LogFormat,
     traces::{OtlpEndpoint, STANDARD_VARIABLE},
@@ -127,13 +127,14 @@ pub(crate) fn limits() -> Vec<Limit> {
 }
 
 /// What of the agent's environment a mounter gets: certificates, time zone, where a build that measures coverage says so. And where
-/// traces are sent, by the variable that is no key of ours: a release that does not know it does not mind.
+/// traces are sent, by the variable that is no key of ours: a release that does not know it does not mind. And how malloc is to keep house.
 pub(crate) fn environment(otlp_endpoint: Option<&OtlpEndpoint>) -> Vec<String> {
     let inherited = ["SSL_CERT_FILE", "SSL_CERT_DIR", "TZ", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
     let inherited =
         inherited.into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
     let traces = otlp_endpoint.map(|endpoint| format!("{STANDARD_VARIABLE}={}", endpoint.as_str()));
-    inherited.chain(traces).collect()
+    let (name, value) = FEW_ARENAS;
+    inherited.chain(traces).chain([format!("{name}={value}")]).collect()
 }
 
 #[cfg(test)]

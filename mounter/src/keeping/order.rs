@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use tarbox_handover::{CONTROL_FD, SpawnSpec};
+use tarbox_handover::{CONTROL_FD, SpawnSpec, process::FEW_ARENAS};
 use tarbox_keeper::Started;
 use tarbox_runtime::telemetry::LogFormat;
 use tarbox_store::Compression;
@@ -107,8 +107,12 @@ fn log(output: &Output) -> Result<File, Failure> {
 
 /// Nothing of ours from the environment: what it said is settled.
 fn environment() -> Vec<Vec<u8>> {
+    let (name, value) = FEW_ARENAS;
+    // Whoever runs it may want something else.
+    let arenas = env::var_os(name).is_none().then(|| (name.into(), value.into()));
     env::vars_os()
         .filter(|(name, _)| !name.as_bytes().starts_with(b"TARBOX_"))
+        .chain(arenas)
         .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
         .collect()
 }
