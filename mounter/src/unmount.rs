@@ -4,6 +4,8 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -23,24 +25,42 @@ pub enum Ladder {
     Lazy,
 }
 
+/// Whoever is in the way and cannot be seen is waited for so long: a child that has not executed its program yet, a process that ends.
+const MOMENT: Duration = Duration::from_secs(2);
+/// How often it is tried meanwhile.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// Unmounts.
 ///
 /// # Errors
 /// `ErrorKind::Busy`, naming the processes, where something is open there.
 pub fn unmount(point: &Path, ladder: Ladder) -> Result<(), Failure> {
+    let deadline = Instant::now() + MOMENT;
+    while !is_unmounted(point, ladder)? {
+        let users = users_of(point);
+        if !users.is_empty() || Instant::now() >= deadline {
+            return Err(busy(point, &users));
+        }
+        thread::sleep(AGAIN);
+    }
+    Ok(())
+}
+
+/// Tries it once; false where something is open there.
+fn is_unmounted(point: &Path, ladder: Ladder) -> Result<bool, Failure> {
     let flags = match ladder {
         Ladder::Normal => MntFlags::UMOUNT_NOFOLLOW,
         Ladder::Lazy => MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
     };
     match umount2(point, flags) {
-        Ok(()) => Ok(()),
-        Err(Errno::EPERM) => through_fusermount(point, ladder),
-        Err(Errno::EBUSY) => Err(busy(point)),
+        Ok(()) => Ok(true),
+        Err(Errno::EPERM) => is_unmounted_through_fusermount(point, ladder),
+        Err(Errno::EBUSY) => Ok(false),
         Err(errno) => Err(Failure::io("unmount", point)(errno.into())),
     }
 }
 
-fn through_fusermount(point: &Path, ladder: Ladder) -> Result<(), Failure> {
+fn is_unmounted_through_fusermount(point: &Path, ladder: Ladder) -> Result<bool, Failure> {
     let mut command = Command::new("fusermount3");
     command.arg("-u").args((ladder == Ladder::Lazy).then_some("-z")).arg("--").arg(point);
     let output = command.output().map_err(|source| Failure::Io {
@@ -48,18 +68,17 @@ fn through_fusermount(point: &Path, ladder: Ladder) -> Result<(), Failure> {
         source,
     })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(true);
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if said.contains("busy") {
-        return Err(busy(point));
+        return Ok(false);
     }
     Err(Failure::Io { doing: format!("unmount {}", point.display()), source: io::Error::other(said) })
 }
 
-fn busy(point: &Path) -> Failure {
-    let users = users_of(point);
-    let by = match users.as_slice() {
+fn busy(point: &Path, users: &[String]) -> Failure {
+    let by = match users {
         [] => "by a process that cannot be seen from here".to_owned(),
         users => format!("by {}", users.join(", ")),
     };

@@ -133,7 +133,7 @@ fn a_flipped_bit_in_what_the_database_has_is_found_by_who_reads_it() {
     assert_eq!(read.len(), 5, "four records, and what is wrong with the fifth");
     assert!(matches!(read.last(), Some(Err(JournalError::Damaged { file, offset, seq, .. }))
             if *file == files[index] && *offset == at as u64 && *seq == flipped));
-    drop(opened);
+    drop((opened, reader, read));
     // A node that went down may have left anything.
     reboot(&config);
     assert_eq!(open(&config, 3, committed).cut.expect("cut").seq, flipped);
