@@ -32,4 +32,4 @@ pub use memfd::{read_sealed, sealed, sealed_executable};
 pub use message::{FromMounter, ToMounter};
 pub use packet::{MOST_BYTES, MOST_DESCRIPTORS, Packet, receive_packet, send_packet};
 pub use process::{Identity, ProcessId};
-pub use spec::{Limit, SpawnSpec};
+pub use spec::{FEW_ARENAS, Limit, SpawnSpec};

@@ -10,10 +10,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::HandoverError;
 use crate::link::wait_readable;
 
-/// In the environment of every mounter: `(name, value)`. glibc's malloc keeps an arena of up to 64 MiB for each of many threads, most of it
-/// free and not given back: with two, which suffice, a mounter under load is smaller by 70 MiB and as fast. Source: mallopt(3).
-pub const FEW_ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
-
 /// A process that is not mistaken for another one that got its pid later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProcessId {

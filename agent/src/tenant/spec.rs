@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
-use tarbox_handover::{CONTROL_FD, Limit, SpawnSpec, process::FEW_ARENAS};
+use tarbox_handover::{CONTROL_FD, FEW_ARENAS, Limit, SpawnSpec};
 use tarbox_runtime::{
     telemetry::LogFormat,
     traces::{OtlpEndpoint, STANDARD_VARIABLE},

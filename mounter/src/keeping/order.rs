@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use tarbox_handover::{CONTROL_FD, SpawnSpec, process::FEW_ARENAS};
+use tarbox_handover::{CONTROL_FD, FEW_ARENAS, SpawnSpec};
 use tarbox_keeper::Started;
 use tarbox_runtime::telemetry::LogFormat;
 use tarbox_store::Compression;

@@ -165,9 +165,9 @@ impl Served {
     async fn drain(&self, limit: Duration, channel: &Channel) {
         tracing::info!("leaving the rest to a successor");
         let deadline = Instant::now() + limit;
-        // First, and while requests are still served: a commit may take long.
+        // First, and while requests are still served: a commit may take long. However long it takes, time is left to pause.
         let _ = timeout(limit / 2, self.commit_ahead()).await;
-        let _frozen = timeout_at(deadline, self.file_system.freeze()).await;
+        let _frozen = timeout(limit / 4, self.file_system.freeze()).await;
         let _ = timeout_at(deadline, self.session.pause()).await;
         self.subject.enter(Phase::Draining);
         channel.say(&FromMounter::Draining(Draining {}));

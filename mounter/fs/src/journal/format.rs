@@ -189,13 +189,10 @@ pub(super) fn frame_layout(segment: &[u8], at: usize) -> Option<Frame> {
     })
 }
 
-/// Whether the checksum of the frame at `at` is right.
-pub(super) fn is_sound(segment: &[u8], at: usize, frame: &Frame, salt: u64) -> bool {
-    let crc = crc32c::crc32c_append(
-        seeded(salt, &segment[at + 8..at + 24]),
-        &segment[frame.record.start..frame.payload.end],
-    );
-    crc == half(segment, at + 24)
+/// Whether the checksum of a frame, which ends with its payload, is right.
+pub(super) fn is_sound(frame: &[u8], salt: u64) -> bool {
+    let crc = crc32c::crc32c_append(seeded(salt, &frame[8..24]), &frame[FRAME_HEADER..]);
+    crc == half(frame, 24)
 }
 
 /// Whether a valid frame with a number above `seq` stands anywhere at or behind `from`.
@@ -203,7 +200,7 @@ pub(super) fn has_later_frame(segment: &[u8], from: usize, salt: u64, seq: Seq) 
     (from.next_multiple_of(8)..segment.len().saturating_sub(FRAME_HEADER - 1)).step_by(8).any(|at| {
         word(segment, at) >> 32 == FRAME_MAGIC
             && word(segment, at + 8) > seq
-            && frame_layout(segment, at).is_some_and(|frame| is_sound(segment, at, &frame, salt))
+            && frame_layout(segment, at).is_some_and(|frame| is_sound(&segment[at..frame.payload.end], salt))
     })
 }
 

@@ -19,9 +19,9 @@ use super::{
     Records,
     control::{self, Control, Owner},
     directory::{highest_file, lock_directory, look, segment_files, set_aside},
-    format::{self, HeaderFound, SEGMENT_HEADER, SegmentHeader},
+    format::{self, Frame, HeaderFound, SEGMENT_HEADER, SegmentHeader},
     reader::{Chain, Shared},
-    segment::{ANY_UNIQUES, DirectoryLock, Frames, NO_UNIQUES, Spare, io_error, is_indexed},
+    segment::{DirectoryLock, Frames, NO_UNIQUES, Spare, io_error, is_indexed},
 };
 use crate::{effect::Outcome, effect_codec};
 
@@ -209,7 +209,8 @@ fn take_up(
             false => Ok(Ok(found)),
         };
     };
-    let reading = Reading { same_boot, known, committed: identity.seq, connection };
+    let unverified = if same_boot { identity.seq } else { 0 };
+    let reading = Reading { same_boot, known, unverified, connection };
     verify_all(segments, &reading, &mut found)?;
     if found.last_seq < known && known > identity.seq {
         let last =
@@ -275,22 +276,17 @@ struct Reading<'a> {
     same_boot: bool,
     /// So far its records must reach; 0 = unknown.
     known: Seq,
-    /// The database's position.
-    committed: Seq,
+    /// Up to here, where the database stands, frames are taken by their layout: nobody needs them unless the database is set back, and whoever
+    /// reads one then verifies it ([`Segment::is_sound`](super::segment::Segment::is_sound)). What a node that went down left is verified all.
+    unverified: Seq,
     connection: &'a Connection,
 }
 
 impl Reading<'_> {
-    /// Up to here frames are taken by their layout: nobody needs them unless the database is set back, and whoever reads one then verifies it
-    /// ([`Segment::is_sound`](super::segment::Segment::is_sound)). Applications wait meanwhile. What a node that went down left is verified all.
-    fn unverified(&self) -> Seq {
-        if self.same_boot { self.committed } else { 0 }
-    }
-
     /// Whether the database has all of a segment, before the one that begins with record `following`, and nobody waits for an answer that may
     /// stand in it.
     fn is_of_no_interest(&self, header: &SegmentHeader, following: Seq) -> bool {
-        (header.first_seq..=self.unverified() + 1).contains(&following) && self.left_in(header).is_empty()
+        (header.first_seq..=self.unverified + 1).contains(&following) && self.left_in(header).is_empty()
     }
 
     /// The requests whose records may stand in a segment.
@@ -300,10 +296,11 @@ impl Reading<'_> {
     }
 }
 
-/// A segment that nobody has to look into before it is read: what is behind its last frame is none, and ends whoever reads.
+/// A segment that nobody has to look into before it is read: what is behind its last frame is none, and ends whoever reads. Requests that it
+/// answers are answered, or of another connection: nobody asks it for one.
 fn untouched(spare: Spare, header: SegmentHeader, following: Seq) -> Verified {
     let (end, last_seq) = (spare.bytes().len(), following - 1);
-    Verified { spare, header, end, last_seq, index: Vec::new(), uniques: ANY_UNIQUES, unverified: last_seq }
+    Verified { spare, header, end, last_seq, index: Vec::new(), uniques: NO_UNIQUES, unverified: last_seq }
 }
 
 /// Verifies the frames of all segments in order, into `found`.
@@ -355,13 +352,14 @@ fn verify(
     reading: &Reading<'_>,
     found: &mut Found,
 ) -> Result<Verified, JournalError> {
-    let (left, unverified) = (reading.left_in(&header), reading.unverified());
+    let (left, unverified) = (reading.left_in(&header), reading.unverified);
     let mut uniques = NO_UNIQUES;
     let bytes = spare.bytes();
+    let is_sound = |frame: &Frame, at: usize| format::is_sound(&bytes[at..frame.payload.end], header.salt);
     let (mut at, mut last_seq, mut index) = (SEGMENT_HEADER, header.first_seq.wrapping_sub(1), Vec::new());
     while let Some(frame) = format::frame_layout(bytes, at)
         && frame.seq == last_seq.wrapping_add(1)
-        && (frame.seq <= unverified || format::is_sound(bytes, at, &frame, header.salt))
+        && (frame.seq <= unverified || is_sound(&frame, at))
     {
         // Decoded as a whole is only what is asked for here: applications wait meanwhile.
         let undecodable = |source| {
@@ -375,7 +373,7 @@ fn verify(
             uniques = (uniques.0.min(unique), uniques.1.max(unique));
         }
         if unique != 0 && left.contains(&unique) {
-            if !format::is_sound(bytes, at, &frame, header.salt) {
+            if !is_sound(&frame, at) {
                 return Err(JournalError::unsound(spare.path(), at, frame.seq));
             }
             if made_by == unique {

@@ -280,8 +280,6 @@ pub(super) struct Segment {
     uniques: (AtomicU64, AtomicU64),
 }
 
-/// [`Segment::uniques`] where they are not known.
-pub(super) const ANY_UNIQUES: (u64, u64) = (0, u64::MAX);
 /// [`Segment::uniques`] where there are none.
 pub(super) const NO_UNIQUES: (u64, u64) = (u64::MAX, 0);
 
@@ -348,12 +346,9 @@ impl Segment {
             .map(|frame| frame.shifted(SEGMENT_HEADER))
     }
 
-    /// Whether the frame at `at` is as it was written, as far as that was not found when the segment was taken up.
+    /// Whether the frame at `at` is as it was written; what was verified when the segment was taken up is not verified again.
     pub(super) fn is_sound(&self, at: usize, frame: &Frame) -> bool {
-        let (from, salt) = (SEGMENT_HEADER, self.header.salt);
-        frame.seq > self.unverified
-            || format::frame_layout(self.bytes(from, self.end()), at - from)
-                .is_some_and(|frame| format::is_sound(self.bytes(from, self.end()), at - from, &frame, salt))
+        frame.seq > self.unverified || format::is_sound(self.bytes(at, frame.payload.end), self.header.salt)
     }
 
     /// The record of a frame.
