@@ -84,7 +84,7 @@ impl Node {
     }
 
     async fn make_login(&self, tenant: TenantId, url: &str) -> Result<Made, AgentError> {
-        let database = tarbox_store::open(url).await?;
+        let database = self.databases.at(url).await?;
         Ok(database.make_login(tenant, &self.settings.node_id).await?)
     }
 
@@ -95,7 +95,7 @@ impl Node {
         let is_ours = |url: &&str| database_url::public(url).0 == staged.database_url;
         let (Some(url), true) = (own.filter(is_ours), staged.login.is_some()) else { return };
         let removed = async {
-            let database = tarbox_store::open(url).await?;
+            let database = self.databases.at(url).await?;
             database.remove_login(staged.tenant, &self.settings.node_id).await
         };
         let tenant = staged.tenant;

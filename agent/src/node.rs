@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tarbox_handover::{Limit, SpawnSpec};
 use tarbox_rpc::csi::{identity::Readiness, request::VolumeRef};
 use tarbox_runtime::{Monitored, Reached};
-use tarbox_store::Isolation;
+use tarbox_store::{Isolation, Opened};
 use tarbox_supervisor::{Build, Policy, Record, Wanted};
 use tarbox_types::{ByteSize, ErrorKind, TenantId, database_url};
 use tokio::sync::{mpsc, oneshot};
@@ -50,6 +50,9 @@ pub struct Node {
     pub(crate) policy: Policy,
     tenants: Mutex<BTreeMap<TenantId, Handle>>,
     boot_id: String,
+    /// The databases that calls name.
+    pub(crate) databases: Opened,
+    /// Whether the agent's own one answers.
     database: Reached,
     /// What the launcher was found to do; not looked yet = `None`.
     launcher: OnceLock<Result<String, String>>,
@@ -88,6 +91,7 @@ impl Node {
             tenants: Mutex::new(BTreeMap::new()),
             boot_id: boot::id()
                 .map_err(AgentError::io("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
+            databases: Opened::default(),
             database: Reached::default(),
             launcher: OnceLock::new(),
             isolation: Mutex::default(),

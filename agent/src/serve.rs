@@ -12,7 +12,7 @@ use tarbox_runtime::{
     monitoring::{self, Listening},
     otlp,
 };
-use tarbox_store::{Database, Isolation, StoreError};
+use tarbox_store::{Isolation, StoreError};
 use tonic::transport::Server;
 
 use crate::{
@@ -122,12 +122,11 @@ async fn measured_at(node: &Node) -> Result<Option<Listening>, AgentError> {
 /// Asks the agent's own database, now and then, whether it answers: until it has once, the node is not ready.
 async fn watch_database(node: Arc<Node>) {
     let Some(url) = node.settings.database_url.clone() else { return };
-    let mut opened = None;
     let mut failing = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     // Of many nodes, each by itself.
     let mut again = Backoff::new(ASKED_AGAIN, ASKED_AGAIN);
     loop {
-        match ask(&mut opened, &url, &node.settings.node_id).await {
+        match ask(&node, &url).await {
             Ok(isolation) => {
                 node.database().answered();
                 node.found_isolation(isolation);
@@ -145,18 +144,11 @@ async fn watch_database(node: Arc<Node>) {
 
 /// Asks the database, and tells it that the node is there; how tenants are kept apart in it. The connection is not kept: a database has
 /// many nodes.
-async fn ask(
-    opened: &mut Option<Arc<dyn Database>>,
-    url: &str,
-    node_id: &str,
-) -> Result<Isolation, StoreError> {
-    let database = match opened {
-        Some(database) => database,
-        None => opened.insert(tarbox_store::open(url).await?),
-    };
+async fn ask(node: &Node, url: &str) -> Result<Isolation, StoreError> {
+    let database = node.databases.at(url).await?;
     database.schema_version().await?;
     // One that answers and takes nothing in for the moment (a standby, a full disk) is there all the same.
-    if let Err(error) = database.note_node(node_id).await {
+    if let Err(error) = database.note_node(&node.settings.node_id).await {
         tracing::warn!(error = %Chain(&error), "the database does not take in that this node is there");
     }
     database.isolation().await

@@ -1,13 +1,11 @@
 //! The databases that requests name, each opened once; and which of them a volume is in.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tarbox_rpc::csi::identity::Readiness;
 use tarbox_runtime::Reached;
-use tarbox_store::Database;
+use tarbox_store::{Database, Opened};
 use tarbox_types::TenantId;
-use tokio::sync::OnceCell;
 use tonic::Status;
 
 use crate::{
@@ -15,15 +13,12 @@ use crate::{
     volume::Description,
 };
 
-type Opening = Arc<OnceCell<Arc<dyn Database>>>;
-
 /// See the module.
 pub(crate) struct Databases {
     /// That of requests that name none; it also knows the volumes whose parameters name another.
     home: Option<String>,
     home_reached: Reached,
-    /// By URL, its password included: another password is another entry.
-    opened: Mutex<HashMap<String, Opening>>,
+    opened: Opened,
 }
 
 /// An open database, and where it is.
@@ -37,15 +32,13 @@ pub(crate) struct Place {
 
 impl Databases {
     pub(crate) fn new(home: Option<String>) -> Self {
-        Self { home, home_reached: Reached::default(), opened: Mutex::default() }
+        Self { home, home_reached: Reached::default(), opened: Opened::default() }
     }
 
     /// The database of a request: its own, where it names one.
     pub(crate) async fn of_request(&self, named: Option<&str>) -> Result<Place> {
         let url = named.or(self.home.as_deref()).ok_or(ControllerError::NoDatabase)?;
-        let opening = self.opened.lock().entry(url.to_owned()).or_default().clone();
-        // Not under the lock: one that does not answer keeps nobody from the others.
-        let database = opening.get_or_try_init(|| tarbox_store::open(url)).await?.clone();
+        let database = self.opened.at(url).await?;
         if Some(url) == self.home.as_deref() {
             self.home_reached.answered();
         }
@@ -86,7 +79,7 @@ impl Databases {
 
     /// Every database that was opened, home among them.
     pub(crate) fn opened(&self) -> Vec<Arc<dyn Database>> {
-        self.opened.lock().values().filter_map(|opening| opening.get().cloned()).collect()
+        self.opened.all()
     }
 
     /// The other database that home knows a volume to be in.

@@ -3,7 +3,7 @@
 //! No call here waits for the file system: it may hang. What could nevertheless runs on a thread of its own that is left behind.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::mpsc::{RecvTimeoutError, sync_channel},
@@ -181,19 +181,17 @@ impl Held {
 
     /// Who keeps the device alive, besides mounts that this process sees; by files of /proc that ask no file system anything.
     fn pins(&self, depth: Depth) -> Vec<Pin> {
-        // A mount's number is its own in all namespaces: those that are not ours are private copies. (Which namespace a process is in,
-        // not everybody may ask.)
+        // A mount's number is its own in all namespaces: those that are not ours are private copies.
         let mut seen: BTreeSet<u64> = self.mounts.iter().map(|mount| mount.id).collect();
         let mut pins = Vec::new();
+        let mut tables = HashMap::new();
         for pid in pids() {
             let directory = PathBuf::from("/proc").join(pid.to_string());
-            let table =
-                fs::read(directory.join("mountinfo")).map(|table| Mounts::parse(&table)).unwrap_or_default();
-            let private: Vec<&Mount> = table.same_as(&self.what).collect();
+            let private = self.seen_by(&directory, &mut tables);
             let copies = private.iter().filter(|mount| seen.insert(mount.id));
             let mut found: Vec<How> = copies.map(|mount| How::Mounted(mount.point.clone())).collect();
             if depth == Depth::Uses && pid != std::process::id() {
-                let mounts: Vec<&Mount> = self.mounts.iter().chain(private).collect();
+                let mounts: Vec<&Mount> = self.mounts.iter().chain(&private).collect();
                 found.extend(uses(&directory, &self.what.device, &mounts));
             }
             let command = || fs::read_to_string(directory.join("comm")).unwrap_or_default().trim().to_owned();
@@ -202,7 +200,24 @@ impl Held {
         pins.sort_by_key(|pin| pin.pid);
         pins
     }
+
+    /// Where the process with this directory in /proc sees the device mounted.
+    fn seen_by(&self, directory: &Path, tables: &mut Tables) -> Vec<Mount> {
+        let read = || {
+            let table = fs::read(directory.join("mountinfo")).map(|table| Mounts::parse(&table));
+            table.unwrap_or_default().same_as(&self.what).cloned().collect()
+        };
+        let place = (fs::read_link(directory.join("ns/mnt")), fs::read_link(directory.join("root")));
+        match place {
+            (Ok(namespace), Ok(root)) => tables.entry((namespace, root)).or_insert_with(read).clone(),
+            // Not everybody may ask which namespace a process is in.
+            _ => read(),
+        }
+    }
 }
+
+/// What processes of one namespace and root see: the same, which is read once.
+type Tables = HashMap<(PathBuf, PathBuf), Vec<Mount>>;
 
 fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

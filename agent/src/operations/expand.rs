@@ -22,7 +22,7 @@ pub(crate) async fn expand(node: &Arc<Node>, request: Expand, limit: Duration) -
             AgentError::NotFound(format!("the volume {tenant} is not mounted at {}", volume_path.display()))
         })?;
     let url = database_url.or_else(|| node.settings.database_url.clone()).unwrap_or(seen.staged.database_url);
-    let limits = tokio::time::timeout(limit, in_database(&url, tenant, bytes)).await;
+    let limits = tokio::time::timeout(limit, in_database(node, &url, tenant, bytes)).await;
     let limits = limits.unwrap_or_else(|_| {
         Err(AgentError::Unfinished {
             tenant,
@@ -41,11 +41,12 @@ pub(crate) async fn expand(node: &Arc<Node>, request: Expand, limit: Duration) -
 
 /// The tenant's row. A volume never gets smaller than it is: CSI asks for at least so much.
 async fn in_database(
+    node: &Node,
     url: &str,
     tenant: tarbox_types::TenantId,
     bytes: Option<u64>,
 ) -> Result<Limits, AgentError> {
-    let database = tarbox_store::open(url).await?;
+    let database = node.databases.at(url).await?;
     let row = database.tenant(tenant).await?;
     let row =
         row.ok_or_else(|| AgentError::NotFound(format!("there is no volume {tenant} in the database")))?;

@@ -49,7 +49,7 @@ pub(crate) async fn publish_inline(
     let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now());
     let url = database_url(node)?;
-    let tenant = within(left(), url, make(url, &id, limits, &asked.pod)).await?;
+    let tenant = within(left(), url, make(node, url, &id, limits, &asked.pod)).await?;
     // Its end was cut off, and the pod is there again.
     if let Some(earlier) = node.tenant_of(&VolumeRef::Inline(id.clone())).filter(|other| *other != tenant) {
         end(node, earlier, left()).await?;
@@ -70,7 +70,7 @@ pub(crate) async fn publish_inline(
     if let Err(error) = stage(node, staged, left()).await {
         // Nobody will ask for it again where the pod is given up.
         if node.tenant(tenant).is_none() {
-            within(left(), url, delete(url, tenant)).await?;
+            within(left(), url, delete(node, url, tenant)).await?;
             forget(&node.settings, tenant)?;
         }
         return Err(error);
@@ -91,7 +91,7 @@ pub(super) async fn end(node: &Arc<Node>, tenant: TenantId, limit: Duration) -> 
     }
     let deadline = Instant::now() + limit;
     let url = database_url(node)?;
-    within(limit, url, delete(url, tenant)).await?;
+    within(limit, url, delete(node, url, tenant)).await?;
     let leave = Leave { volume: Some(VolumeRef::Tenant(tenant)), path: staged.staging_path.clone() };
     unstage(node, leave, deadline.saturating_duration_since(Instant::now())).await
 }
@@ -196,12 +196,13 @@ pub(super) async fn within<T>(
 
 /// Notes the volume, and makes its tenant.
 async fn make(
+    node: &Node,
     url: &str,
     id: &str,
     limits: Limits,
     pod: &BTreeMap<String, String>,
 ) -> Result<TenantId, StoreError> {
-    let database = tarbox_store::open(url).await?;
+    let database = node.databases.at(url).await?;
     let description = serde_json::json!({ "parameters": pod }).to_string();
     let new = VolumeRecord::inline(id, description);
     let (VolumeRecord { id, .. }, made) = note_volume(&*database, &new).await?;
@@ -222,8 +223,8 @@ async fn make(
 }
 
 /// Marks the tenant deleted; its holder goes on until it gives the lease back.
-async fn delete(url: &str, tenant: TenantId) -> Result<(), StoreError> {
-    let database = tarbox_store::open(url).await?;
+async fn delete(node: &Node, url: &str, tenant: TenantId) -> Result<(), StoreError> {
+    let database = node.databases.at(url).await?;
     mark_deleted(&*database, tenant, InUse::GoOn).await?;
     database.forget_volume(tenant).await
 }

@@ -55,7 +55,7 @@ pub(crate) async fn stage(node: &Arc<Node>, mut request: Stage, limit: Duration)
 /// What the volume's parameters say by now, other than when it was made: its context says what they were then.
 async fn changed(node: &Node, request: &Stage, limit: Duration) -> Result<Parameters, AgentError> {
     let url = node.database_of(request)?;
-    let asked = async { tarbox_store::open(url).await?.volume(request.tenant).await };
+    let asked = async { node.databases.at(url).await?.volume(request.tenant).await };
     let record = within(limit, url, asked).await?;
     let said = record.map(|record| record.mutable_parameters()).unwrap_or_default();
     Ok(parameters::read(&said.into_iter().collect(), &HashMap::new())?)

@@ -204,12 +204,15 @@ impl Tenant {
             self.record.outage_since = None;
             return true;
         }
-        self.begin_upgrade(now) || self.keep_stand_by(now)
+        self.begin_upgrade(now) || self.keep_stand_by(now, since)
     }
 
     /// A stand-by of the same build, so that the next crash costs only the take-over.
-    fn keep_stand_by(&mut self, now: Duration) -> bool {
+    fn keep_stand_by(&mut self, now: Duration, since: Duration) -> bool {
         if !self.policy.keep_stand_by || self.record.spare.is_some() || !self.record.strays.is_empty() {
+            return false;
+        }
+        if self.record.restarts == 0 && !self.due(now, since + self.policy.first_stand_by) {
             return false;
         }
         let again = self.run.spare_asked.map(|at| at + self.policy.stand_by_again);

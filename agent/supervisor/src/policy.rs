@@ -41,6 +41,8 @@ pub struct Policy {
     pub effect_retry: Duration,
     /// Whether a stand-by of the same build is kept beside each serving mounter, so that a crash costs milliseconds. Default false.
     pub keep_stand_by: bool,
+    /// How long a tenant has been served before its first stand-by is started: those that are staged beside it come first. Default 2 s.
+    pub first_stand_by: Duration,
     /// How long after its predecessor a lost stand-by is replaced. Default 30 s.
     pub stand_by_again: Duration,
     /// Upgrade: the stand-by stands by within this time. Default 10 s.
@@ -88,6 +90,7 @@ impl Default for Policy {
             effect_limit: s(20),
             effect_retry: s(1),
             keep_stand_by: false,
+            first_stand_by: s(2),
             stand_by_again: s(30),
             stand_by_limit: s(10),
             drain_limit: s(1),

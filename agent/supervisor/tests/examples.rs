@@ -117,6 +117,8 @@ fn mounters_killed_before_they_serve_are_replaced_soon_and_never_given_up() {
 #[test]
 fn with_a_stand_by_a_crash_is_a_take_over() {
     let mut world = serving_with(Policy { keep_stand_by: true, ..Policy::default() });
+    world.run(SECOND);
+    assert_eq!(world.procs.len(), 1, "who is staged beside it comes first");
     world.run(2 * SECOND);
     assert_eq!(world.procs.len(), 2);
     let spawned = count(&world, is_spawn);

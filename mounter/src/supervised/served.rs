@@ -102,16 +102,14 @@ impl Served {
                 told = channel.told() => match told {
                     Told::Message(ToMounter::Stop(_), _) => return self.give_back(End::Stopped).await,
                     Told::Message(ToMounter::Drain(drain), _) => {
-                        self.drain(Duration::from_millis(drain.millis), channel).await;
-                        return Ok(End::Drained);
+                        return Ok(self.drain(Duration::from_millis(drain.millis), channel).await);
                     }
                     Told::Gone => self.subject.leave_alone(),
                     Told::Message(ToMounter::Start(_) | ToMounter::TakeOver(_), _) => {}
                 },
                 Some(ordered) = self.orders.recv() => match ordered {
                     Ordered::Drain(limit) => {
-                        self.drain(limit, channel).await;
-                        return Ok(End::Drained);
+                        return Ok(self.drain(limit, channel).await);
                     }
                     Ordered::Stop => return self.give_back(End::Stopped).await,
                     Ordered::Renew(secrets, told) => {
@@ -162,12 +160,12 @@ impl Served {
 
     /// Leaves everything to a successor: nothing more is read or committed, what is being executed ends, the rest stays in its
     /// slots. Whatever `limit` cuts off is found there, too: at worst this is a kill.
-    async fn drain(&self, limit: Duration, channel: &Channel) {
+    async fn drain(self, limit: Duration, channel: &Channel) -> End {
         tracing::info!("leaving the rest to a successor");
         let deadline = Instant::now() + limit;
         // First, and while requests are still served: a commit may take long. However long it takes, time is left to pause.
         let _ = timeout(limit / 2, self.commit_ahead()).await;
-        let _frozen = timeout(limit / 4, self.file_system.freeze()).await;
+        let frozen = timeout(limit / 4, self.file_system.freeze()).await;
         let _ = timeout_at(deadline, self.session.pause()).await;
         self.subject.enter(Phase::Draining);
         channel.say(&FromMounter::Draining(Draining {}));
@@ -177,6 +175,10 @@ impl Served {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         channel.say(&FromMounter::Drained(Drained {}));
+        // The successor begins once this process is dead. What is in memory goes with it: applications would wait while it is taken apart.
+        std::mem::forget(frozen);
+        std::mem::forget(self);
+        End::Drained
     }
 
     /// Commits everything, and gives lease and directory back.

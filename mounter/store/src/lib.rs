@@ -10,6 +10,7 @@ pub mod error;
 pub mod flatten;
 pub mod logins;
 pub mod model;
+mod opened;
 mod postgres;
 mod proof;
 mod publications;
@@ -22,6 +23,7 @@ pub use error::{Result, StoreError};
 pub use flatten::{Flattened, Flattening};
 pub use logins::*;
 pub use model::*;
+pub use opened::Opened;
 #[cfg(any(test, feature = "testing"))]
 pub use postgres::testing;
 pub use publications::{Publication, Publications};
