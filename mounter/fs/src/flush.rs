@@ -26,6 +26,11 @@ use crate::{
 
 /// A batch ends after this many bytes of journal, so that a barrier never waits for much more than its own data.
 const BATCH_BYTES: u64 = 32 << 20;
+/// The first one after this many, each further one after twice as many: where a mounter is killed again and again soon after it has begun,
+/// each one still brings what it has taken over a bit further.
+const FIRST_BATCH_BYTES: u64 = 256 << 10;
+/// What a record counts besides its payload: about as much as it takes.
+const RECORD_BYTES: u64 = 128;
 /// Longest pause between two tries while the database cannot be reached.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -74,9 +79,12 @@ pub(crate) struct Flusher {
     first_number: u64,
     committed: Seq,
     free_blocks: Range<BlockId>,
+    /// Where the next batch ends.
+    batch_bytes: u64,
     block_size: u64,
     compression: Compression,
 }
+
 impl Flusher {
     /// `counters.next_ino` is what counts as new to the database.
     pub(crate) fn new(
@@ -93,6 +101,7 @@ impl Flusher {
             first_number: lease.next_ino,
             committed: lease.tenant.seq,
             free_blocks: 0..0,
+            batch_bytes: FIRST_BATCH_BYTES,
             block_size: u64::from(lease.tenant.block_size),
             compression,
         }
@@ -113,6 +122,7 @@ impl Flusher {
             first_number: u64::MAX,
             committed: 0,
             free_blocks: 0..0,
+            batch_bytes: BATCH_BYTES,
             block_size,
             compression: of.config.compression,
         }
@@ -136,6 +146,7 @@ impl Flusher {
             let Some(folded) = self.fold(shared)? else { return Ok(()) };
             let error = match self.try_commit(shared, folded, dedup).await {
                 Ok(()) => {
+                    self.batch_bytes = (2 * self.batch_bytes).min(BATCH_BYTES);
                     shared.commits.record(begun.elapsed());
                     shared.health.recovered();
                     return Ok(());
@@ -234,8 +245,8 @@ impl Flusher {
                 return Err(FlushError::Gap { found: folded.to_seq, committed: seq - 1 });
             }
             folded.add(seq, record, &payload);
-            bytes += payload.len() as u64;
-            if bytes >= BATCH_BYTES || folded.seal.is_some() {
+            bytes += RECORD_BYTES + payload.len() as u64;
+            if bytes >= self.batch_bytes || folded.seal.is_some() {
                 break;
             }
         }
@@ -246,9 +257,11 @@ impl Flusher {
     fn reposition(&mut self, shared: &Shared, found: Seq) -> Result<(), FlushError> {
         // Kept until it is committed again, however often the journal thought it was.
         shared.journal.retain_from(found + 1);
-        let Some(records) = shared.journal.records_after(found) else {
-            return Err(FlushError::Gap { found, committed: self.committed });
-        };
+        match shared.rebuild(found) {
+            Ok(true) => {}
+            Ok(false) => return Err(FlushError::Gap { found, committed: self.committed }),
+            Err(error) => return Err(FlushError::Refused(crate::health::chain(&error))),
+        }
         if found < self.committed {
             tracing::warn!(
                 found,
@@ -260,7 +273,6 @@ impl Flusher {
         // Which numbers the database has seen is not known any more: none counts as fresh.
         self.counters.next_ino = u64::MAX;
         self.free_blocks = 0..0;
-        shared.rebuild(found, records);
         Ok(())
     }
 }

@@ -169,7 +169,7 @@ impl FileSystem {
         Ok(self.shared.once(&caller, doing, &[], |tree| tree.rename(&caller, from, to, how), done).await?)
     }
 
-    async fn names(&self, ino: Ino, after: u64, limit: usize, rows: bool) -> Result<Vec<Listed>> {
+    async fn names(&self, ino: Ino, mut after: u64, limit: usize, rows: bool) -> Result<Vec<Listed>> {
         let mut page: Option<(Page, u64, Query<'_>)> = None;
         let mut asked_for = 0;
         loop {
@@ -178,6 +178,13 @@ impl FileSystem {
                 let tree = &core.tree;
                 let current = page.as_ref().filter(|(_, evictions, _)| *evictions == tree.evictions);
                 match tree.list(ino, after, limit, rows, current.map(|(page, ..)| page)) {
+                    Ok(listed) if listed.is_empty() && current.is_some_and(|(page, ..)| !page.is_last) => {
+                        // All names of the page are gone, and not yet for the database: not the end, which an empty answer would be.
+                        after = current
+                            .and_then(|(page, ..)| page.rows.last())
+                            .map_or(after, |(entry, _)| entry.cookie);
+                        Need::Page(ino, after)
+                    }
                     Ok(listed) => {
                         match listed.iter().find(|entry| rows && entry.row.is_none() && entry.cookie > 2) {
                             // Inodes evicted while their names stayed: a page brings many at once.

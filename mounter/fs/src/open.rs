@@ -373,16 +373,20 @@ impl FileSystem {
 
     /// The kernel has dropped these inodes: those without a name may go.
     pub(crate) fn forgotten(&self, inos: &[Ino]) {
+        {
+            // It has known them: that is all this is about.
+            let mut nameless = self.shared.nameless.lock();
+            if !nameless.is_empty() {
+                for ino in inos {
+                    nameless.remove(ino);
+                }
+            }
+        }
         let orphans: Vec<Ino> = {
             let core = self.shared.core.lock();
             inos.iter().copied().filter(|ino| core.tree.orphans.contains(ino)).collect()
         };
         if !orphans.is_empty() {
-            let mut nameless = self.shared.nameless.lock();
-            for ino in &orphans {
-                nameless.remove(ino);
-            }
-            drop(nameless);
             self.shared.forgotten.lock().extend(orphans);
             self.shared.reap.notify_one();
         }

@@ -188,7 +188,7 @@ impl Shared {
 
     pub(crate) fn data_ref(&self, did: DataId) -> Option<(DataRef, u64)> {
         let core = self.core.lock();
-        core.tree.contents.get(&did).map(|content| (DataRef { did, cut: content.cut }, content.version))
+        core.tree.contents.get(&did).map(|content| (as_committed(did), content.version))
     }
 
     // === Ahead ===
@@ -263,4 +263,10 @@ fn assemble(reading: &Reading, blocks: &[PartRead]) -> Bytes {
 fn stored(block: &PartRead, offset: u32, len: u32) -> &[u8] {
     let (from, end) = ((offset - block.range.start) as usize, block.bytes.len());
     &block.bytes[from.min(end)..(from + len as usize).min(end)]
+}
+
+/// A content as the database has it. What was truncated by a commit, the database knows by itself; what is truncated and not committed, hides
+/// behind zeros in memory, and is still there for whoever commits what came before.
+pub(crate) fn as_committed(did: DataId) -> DataRef {
+    DataRef { did, cut: u64::MAX >> 1 }
 }

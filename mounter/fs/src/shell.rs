@@ -171,6 +171,8 @@ impl Shared {
         changed
     }
 
+    /// See [`Shared::change_as`]. Where there is no room, unlinked files that nobody has open make some; where there are none, the plan does
+    /// with the room there is.
     async fn change_or_refuse<T>(
         &self,
         asked: Option<&Asked<'_>>,
@@ -181,8 +183,9 @@ impl Shared {
         if self.config.read_only {
             return Err(FsError::ReadOnly);
         }
+        let mut reaped_in_vain = false;
         loop {
-            let need = match self.try_change(asked, payload, &plan, &answer)? {
+            let need = match self.try_change(asked, payload, &plan, &answer, reaped_in_vain)? {
                 Ok(changed) => {
                     if self.config.sync_mode == SyncMode::Writethrough {
                         self.commit_for(changed.seq).await?;
@@ -193,7 +196,9 @@ impl Shared {
                 }
                 Err(need) => need,
             };
+            reaped_in_vain = false;
             match need {
+                Some(Need::Reaping) => reaped_in_vain = Box::pin(self.reap_all()).await? == 0,
                 Some(need) => self.supply(need).await?,
                 // The lease has run out: whoever waits sees nothing fail.
                 None => self.health.or_give_up(self.health.changed()).await?,
@@ -208,10 +213,14 @@ impl Shared {
         payload: &[u8],
         plan: &impl Fn(&Tree) -> Planned<Option<Record>>,
         answer: &impl Fn(&Tree, Outcome) -> Result<T, FsError>,
+        reaped_in_vain: bool,
     ) -> Result<Result<Changed<T>, Option<Need>>, FsError> {
         let mut core = self.core.lock();
         let core = &mut *core;
-        let record = match plan(&core.tree) {
+        core.tree.reaped_in_vain = reaped_in_vain;
+        let planned = plan(&core.tree);
+        core.tree.reaped_in_vain = false;
+        let record = match planned {
             Ok(Some(record)) => record,
             Ok(None) => {
                 let value = answer(&core.tree, Outcome::Done)?;
@@ -274,13 +283,13 @@ impl Shared {
     pub(crate) async fn supply(&self, need: Need) -> Result<(), FsError> {
         match need {
             Need::Room => return self.wait_for_room().await,
-            Need::Reaping => return Box::pin(self.reap_now()).await,
             Need::Inode(_)
             | Need::Name(..)
             | Need::Directory(_)
             | Need::Page(..)
             | Need::Xattrs(_)
-            | Need::Extents(..) => {}
+            | Need::Extents(..)
+            | Need::Reaping => {}
         }
         self.patiently(|| self.load(&need)).await?
     }
@@ -464,12 +473,19 @@ impl Shared {
         }
     }
 
-    /// The database stands elsewhere than memory thought: the tree is built anew over what it has.
-    pub(crate) fn rebuild(&self, found: Seq, records: crate::journal::Records) {
+    /// The database stands elsewhere than memory thought: the tree is built anew over what it has. False where the journal does not
+    /// reach back that far.
+    ///
+    /// # Errors
+    /// Where a record cannot be read.
+    pub(crate) fn rebuild(&self, found: Seq) -> Result<bool, crate::journal::JournalError> {
+        // The journal's end is looked for under the lock: what is acknowledged meanwhile would be in neither tree.
         let mut core = self.core.lock();
+        let Some(records) = self.journal.records_after(found) else { return Ok(false) };
         let old = &core.tree;
         let mut tree = old.anew(found);
-        for recovered in records.flatten() {
+        for recovered in records {
+            let recovered = recovered?;
             tree.apply(recovered.seq, &recovered.record, &recovered.payload);
         }
         if tree.counters.next_ino == u64::MAX {
@@ -478,6 +494,7 @@ impl Shared {
         core.tree = tree;
         self.cache.shrink(0);
         self.committed.send_replace(found);
+        Ok(true)
     }
 
     pub(crate) fn forget_kernel_caches(&self) {
@@ -493,11 +510,6 @@ impl Shared {
     }
 
     // === Orphans ===
-
-    /// Removes orphans that nobody has open.
-    pub(crate) async fn reap_now(&self) -> Result<(), FsError> {
-        if self.reap_all().await? == 0 { Err(FsError::NoSpace) } else { Ok(()) }
-    }
 
     /// Removes all orphans that the kernel has known and has forgotten; how many.
     pub(crate) async fn reap_all(&self) -> Result<usize, FsError> {
@@ -528,7 +540,8 @@ impl Shared {
         });
         let closed = asked.await.unwrap_or_default();
         self.remove_orphans(&closed).await?;
-        Ok(closed.len())
+        let core = self.core.lock();
+        Ok(closed.iter().filter(|ino| !core.tree.orphans.contains(ino)).count())
     }
 
     /// Removes all orphans, open or not.

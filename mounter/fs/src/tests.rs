@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{AuditConfig, FileSystem, FsConfig};
 
 mod audited;
+mod batches;
 mod told;
 
 const BLOCK: u32 = 16 << 10;

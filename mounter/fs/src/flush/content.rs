@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tarbox_store::{
-    AllocMap, Batch, BlockHeader, DataRef, EncodedBlock, Extent, ExtentBody, ExtentKind, ExtentRow, PatchRow,
+    AllocMap, Batch, BlockHeader, EncodedBlock, Extent, ExtentBody, ExtentKind, ExtentRow, PatchRow,
     StoreError, UNIT, codec,
 };
 use tarbox_types::{BlockId, BlockIndex, DataId, Seq};
@@ -15,6 +15,7 @@ use crate::{
     compose::{BlockChange, Shape, is_inline},
     fold::{Folded, FoldedContent},
     range_map::UnitSet,
+    reading::as_committed,
     shell::Shared,
     tree::{Need, Stop},
 };
@@ -128,19 +129,19 @@ impl Flusher {
         blks: Range<BlockIndex>,
     ) -> Result<Vec<Extent>, StoreError> {
         loop {
-            let (cut, need) = {
+            let need = {
                 let core = shared.core.lock();
                 match core.tree.contents.get(&did) {
                     Some(content) => match content.extents(did, blks.clone()) {
                         Ok(extents) => return Ok(extents),
-                        Err(Stop::Need(Need::Extents(_, range))) => (content.cut, range),
-                        Err(_) => (content.cut, blks.clone()),
+                        Err(Stop::Need(Need::Extents(_, range))) => range,
+                        Err(_) => blks.clone(),
                     },
                     // Its file is gone meanwhile; the rows are still to be committed in order.
-                    None => (u64::MAX >> 1, blks.clone()),
+                    None => blks.clone(),
                 }
             };
-            let extents = self.store.extents(&self.view, DataRef { did, cut }, need.clone()).await?;
+            let extents = self.store.extents(&self.view, as_committed(did), need.clone()).await?;
             let mut core = shared.core.lock();
             match core.tree.contents.get_mut(&did) {
                 Some(content) => content.load(need, extents),
@@ -197,7 +198,7 @@ impl Flusher {
         if let Some(bytes) = shared.cache.get(did, blk) {
             return Ok(bytes);
         }
-        let found = self.store.read(&self.view, data_ref(shared, did), &[blk]).await?;
+        let found = self.store.read(&self.view, as_committed(did), &[blk]).await?;
         Ok(found.into_iter().next().map_or_else(Bytes::new, |(_, bytes)| bytes))
     }
 
@@ -310,11 +311,6 @@ impl Building {
             }),
         ));
     }
-}
-
-fn data_ref(shared: &Shared, did: DataId) -> DataRef {
-    let cut = shared.core.lock().tree.contents.get(&did).map_or(u64::MAX >> 1, |content| content.cut);
-    DataRef { did, cut }
 }
 
 fn add_patches(building: &mut Building, did: DataId, change: &BlockChange, committed: Seq, shared: &Shared) {

@@ -83,8 +83,6 @@ pub(crate) enum Piece {
 #[derive(Debug)]
 pub(crate) struct Content {
     block_size: u64,
-    /// As in the inode's row.
-    pub cut: u64,
     /// Every committed extent is known: blocks without one are holes.
     pub complete: bool,
     dirty: RangeMap<Dirty>,
@@ -112,7 +110,6 @@ impl Content {
     pub(crate) fn new(block_size: u64, version: u64) -> Self {
         Self {
             block_size,
-            cut: u64::MAX >> 1,
             complete: false,
             dirty: RangeMap::new(),
             allocation: RangeMap::new(),

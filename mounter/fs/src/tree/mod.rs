@@ -112,6 +112,8 @@ pub(crate) struct Tree {
     pub orphans: FxHashSet<Ino>,
     /// Whether those are all: what predecessors left unlinked is loaded beside serving.
     pub all_orphans: bool,
+    /// Whether there were none to be removed a moment ago: a plan is to do with the room there is.
+    pub reaped_in_vain: bool,
     pub counters: Counters,
     pub limits: Limits,
     pub block_size: u64,
@@ -131,6 +133,7 @@ impl Tree {
             queries: BTreeMap::new(),
             orphans: FxHashSet::default(),
             all_orphans: false,
+            reaped_in_vain: false,
             counters,
             limits,
             block_size: u64::from(block_size),
@@ -230,10 +233,10 @@ impl Tree {
             return;
         }
         let node = self.nodes.entry(row.ino).or_insert_with(|| Node::new(row, 0, None));
-        let InodeRow { ino, did, cut, nlink, .. } = node.row;
+        let InodeRow { ino, did, nlink, .. } = node.row;
         if did != 0 {
             let (block_size, version) = (self.block_size, self.version());
-            self.contents.entry(did).or_insert_with(|| Content::new(block_size, version)).cut = cut;
+            self.contents.entry(did).or_insert_with(|| Content::new(block_size, version));
         }
         if nlink == 0 {
             self.orphans.insert(ino);
@@ -248,7 +251,7 @@ impl Tree {
 
     /// Whether unlinked inodes may still take space.
     pub(crate) fn may_have_orphans(&self) -> bool {
-        !self.all_orphans || !self.orphans.is_empty()
+        !self.reaped_in_vain && (!self.all_orphans || !self.orphans.is_empty())
     }
 
     /// Takes over a committed name.
@@ -273,14 +276,12 @@ impl Tree {
         self.evictions << 32
     }
 
-    /// The same tenant over what the database has now, with nothing in memory. What is on its way is void.
+    /// The same tenant over what the database has now, with nothing in memory; who is unlinked is to be asked again. What is on its way is void.
     pub(crate) fn anew(&self, found: Seq) -> Self {
         let counters = Counters { next_ino: u64::MAX, ..self.counters };
         Self {
             queries: self.queries.clone(),
             evictions: self.evictions + 1,
-            orphans: self.orphans.clone(),
-            all_orphans: self.all_orphans,
             ..Self::new(self.block_size as u32, self.limits, counters, found)
         }
     }
@@ -340,7 +341,7 @@ impl Tree {
 
     fn put_inode(&mut self, seq: Seq, fresh_from: Ino, row: &InodeRow) {
         if row.did != 0 {
-            self.content(row.did, fresh_from).cut = row.cut;
+            self.content(row.did, fresh_from);
         }
         if row.nlink == 0 {
             self.orphans.insert(row.ino);
