@@ -214,6 +214,16 @@ impl Node {
         self.tenants.lock().iter().map(|(tenant, handle)| (*tenant, handle.clone())).collect()
     }
 
+    /// Whose the path is: somebody is staged or published there.
+    pub(crate) fn who_has(&self, path: &Path) -> Option<TenantId> {
+        let has_it = |handle: &Handle| {
+            let seen = handle.snapshot.borrow();
+            let staged = &seen.staged;
+            !seen.is_gone() && (staged.staging_path == path || staged.published.contains_key(path))
+        };
+        self.all().into_iter().find(|(_, handle)| has_it(handle)).map(|(tenant, _)| tenant)
+    }
+
     /// Takes a tenant that is over off the list, unless somebody wants something of it.
     pub(crate) fn forget(&self, tenant: TenantId, commands: &mpsc::Receiver<Command>) -> bool {
         // Commands are sent under this lock: none can come between the look and the removal.

@@ -1,12 +1,13 @@
 //! The databases that requests name, each opened once; and which of them a volume is in.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tarbox_rpc::csi::identity::Readiness;
 use tarbox_runtime::Reached;
-use tarbox_store::{Database, Opened};
+use tarbox_store::{Database, Opened, VolumeRecord};
 use tarbox_types::TenantId;
 use tonic::Status;
+use uuid::Uuid;
 
 use crate::{
     failure::{ControllerError, Result},
@@ -55,6 +56,44 @@ impl Databases {
             Some(url) => self.of_request(Some(&url)).await,
             None => Ok(place),
         }
+    }
+
+    /// The database that a snapshot is in: what the request names, else home, else one of the others that home knows volumes to be in.
+    /// Home for one that is nowhere.
+    pub(crate) async fn of_snapshot(&self, id: Uuid, named: Option<&str>) -> Result<Place> {
+        let place = self.of_request(named).await?;
+        if named.is_some() || place.database.snapshot(id).await?.is_some() {
+            return Ok(place);
+        }
+        for url in self.others().await? {
+            let other = self.of_request(Some(&url)).await?;
+            if other.database.snapshot(id).await?.is_some() {
+                return Ok(other);
+            }
+        }
+        Ok(place)
+    }
+
+    /// Opens the databases that home knows volumes to be in, so that the work in the background is done there as well, whatever this process
+    /// was asked for. One that cannot be reached is tried again with the next call.
+    pub(crate) async fn open_others(&self) -> Result<()> {
+        for url in self.others().await? {
+            if let Err(error) = self.of_request(Some(&url)).await {
+                tracing::warn!(url, error = error.report(), "a database with volumes cannot be opened");
+            }
+        }
+        Ok(())
+    }
+
+    /// The URLs of the other databases that home knows volumes to be in.
+    async fn others(&self) -> Result<BTreeSet<String>> {
+        if self.home.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let home = self.of_request(None).await?;
+        let page = |after, limit| home.database.volumes(after, limit);
+        let records = tarbox_store::all(|record: &VolumeRecord| record.id, page).await?;
+        Ok(records.iter().filter_map(|record| Description::read(&record.description).elsewhere).collect())
     }
 
     /// Asks home whether it answers.

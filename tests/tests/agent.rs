@@ -146,6 +146,56 @@ fn each_call_may_be_repeated_and_other_wishes_are_refused() {
 }
 
 #[test]
+fn what_another_volume_has_at_a_path_is_neither_taken_away_nor_covered() {
+    let (node, volume) = published();
+    fs::write(volume.target.join("f"), "content").expect("write");
+    let id = node.tenant("other").expect("a tenant");
+    let there = Published { id, ..volume.clone() };
+    let refused = |call: &str, words: &[&str]| {
+        let ended = node.csi(call, words).expect("an answer");
+        assert!(ended.stderr.starts_with("FailedPrecondition"), "{call}: {}", ended.stderr);
+        assert!(ended.stderr.contains(&volume.id), "it says whose it is: {}", ended.stderr);
+    };
+    refused("stage", &there.words());
+    for call in ["unpublish", "unstage"] {
+        node.call(call, &there.words()).expect("it is not there, which is what is wanted");
+    }
+    let other = Published::new(node.path(), &there.id, "other");
+    node.call("stage", &other.words()).expect("stage");
+    refused("publish", &Published { target: volume.target.clone(), ..other.clone() }.words());
+    assert_eq!(fs::read_to_string(volume.target.join("f")).expect("read"), "content");
+    for call in ["unpublish", "unstage"] {
+        node.call(call, &volume.words()).expect(call);
+        node.call(call, &other.words()).expect(call);
+    }
+}
+
+#[test]
+fn a_volume_for_one_place_may_be_published_elsewhere_where_it_could_not_be_mounted() {
+    let node = node();
+    let id = node.tenant("work").expect("a tenant");
+    let volume = Published::new(node.path(), &id, "work");
+    let alone = |target: &Path| {
+        let there = Published { target: target.to_owned(), ..volume.clone() };
+        let words: Vec<String> = there.words().iter().map(ToString::to_string).collect();
+        let words: Vec<&str> =
+            words.iter().map(String::as_str).chain(["--access", "single-writer"]).collect();
+        node.csi("publish", &words).expect("an answer")
+    };
+    node.call("stage", &volume.words()).expect("stage");
+    // A file is in the way of the directory.
+    let first = node.path().join("first");
+    fs::write(&first, "").expect("write");
+    assert_ne!(alone(&first).code, Some(0));
+    let second = alone(&volume.target);
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    let third = alone(&node.path().join("third"));
+    assert!(third.stderr.starts_with("FailedPrecondition"), "{}", third.stderr);
+    node.call("unpublish", &volume.words()).expect("unpublish");
+    node.call("unstage", &volume.words()).expect("unstage");
+}
+
+#[test]
 fn of_two_calls_for_a_volume_at_once_one_is_aborted_or_both_succeed_one_after_the_other() {
     let node = node();
     let id = node.tenant("work").expect("a tenant");

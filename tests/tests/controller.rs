@@ -105,7 +105,9 @@ on_each_database! {
     }
 
     fn volumes_are_listed_in_pages_and_grow_but_never_shrink(database) {
-        let world = world(database);
+        let mut world = world(database);
+        world.controller.kill();
+        world.controller.start_again(&["--capacity", "16Gi"]).expect("with a capacity");
         run(async {
             let mut caller = world.controller.caller().await.expect("reach");
             let mut made = BTreeSet::new();
@@ -139,6 +141,9 @@ on_each_database! {
             let shrunk = caller.client.controller_expand_volume(expand(GIB, 2 * GIB)).await.expect_err("smaller");
             assert_eq!(shrunk.code(), Code::OutOfRange);
             assert!(shrunk.message().contains("never shrinks"), "{shrunk}");
+            let beyond = caller.client.controller_expand_volume(expand(20 * GIB, 0)).await.expect_err("too much");
+            assert_eq!(beyond.code(), Code::OutOfRange);
+            assert!(beyond.message().contains("`capacity`"), "{beyond}");
             let request = ControllerGetVolumeRequest { volume_id: id.clone() };
             let found = caller.client.controller_get_volume(request).await.expect("there").into_inner();
             assert_eq!(found.volume.expect("a volume").capacity_bytes, 3 * GIB);
@@ -211,6 +216,49 @@ on_each_database! {
             let mut gone = volume("pvc-5", GIB);
             gone.volume_content_source = from_volume(&source);
             assert_eq!(caller.create(gone).await.expect_err("no volume").code(), Code::NotFound);
+        });
+    }
+
+    fn snapshots_of_a_volume_in_another_database_are_found_and_deleted_by_who_names_none(database) {
+        let mut world = world(database);
+        let other = format!("sqlite://{}", world.scratch.sub("other").expect("a directory").display());
+        let mut wanted = volume("pvc-1", GIB);
+        wanted.parameters = map(&[("databaseURL", &other)]);
+        let (id, snapshot) = run(async {
+            let mut caller = world.controller.caller().await.expect("reach");
+            let id = caller.create(wanted).await.expect("made").volume_id;
+            let snapshot = caller.snapshot("snapshot-1", &id).await.expect("a snapshot").snapshot_id;
+            (id, snapshot)
+        });
+        // One that knows of the other database by its own alone.
+        world.controller.kill();
+        world.controller.start_again(&[]).expect("again");
+        run(async {
+            let mut caller = world.controller.caller().await.expect("reach");
+            let of = |snapshot_id: &str, source_volume_id: &str| ListSnapshotsRequest {
+                snapshot_id: snapshot_id.to_owned(),
+                source_volume_id: source_volume_id.to_owned(),
+                ..Default::default()
+            };
+            for (wanted, there) in [(of(&snapshot, ""), 1), (of("", &id), 1), (of("", ""), 0)] {
+                let found = caller.client.list_snapshots(wanted.clone()).await.expect("a list").into_inner();
+                assert_eq!(found.entries.len(), there, "{wanted:?}");
+            }
+            for _ in 0..2 {
+                caller.delete_snapshot(&snapshot).await.expect("deleted");
+            }
+            let found = caller.client.list_snapshots(of("", &id)).await.expect("a list").into_inner();
+            assert_eq!(found.entries, []);
+            caller.delete(&id).await.expect("deleted");
+            let database = tarbox_store::open(&other).await.expect("it opens");
+            let tenant = id.parse().expect("an id");
+            tokio::time::timeout(LIMIT, async {
+                while database.tenant(tenant).await.expect("the database").is_some() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            })
+            .await
+            .expect("what is deleted goes there as well");
         });
     }
 

@@ -43,6 +43,7 @@ enum Call {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Access {
     Writer,
+    SingleWriter,
     Reader,
     ManyReaders,
     ManyWriters,
@@ -85,6 +86,7 @@ impl Volume {
     fn capability(&self) -> Option<VolumeCapability> {
         let mode = match self.access {
             Access::Writer => Mode::SingleNodeWriter,
+            Access::SingleWriter => Mode::SingleNodeSingleWriter,
             Access::Reader => Mode::SingleNodeReaderOnly,
             Access::ManyReaders => Mode::MultiNodeReaderOnly,
             Access::ManyWriters => Mode::MultiNodeMultiWriter,

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tarbox_proto::control::v1::SetQuotaRequest;
 use tarbox_store::Limits;
+use tarbox_types::database_url;
 
 use crate::{csi::request::Expand, failure::AgentError, node::Node};
 
@@ -12,7 +13,7 @@ use crate::{csi::request::Expand, failure::AgentError, node::Node};
 /// # Errors
 /// Where the volume is not staged here, or the database cannot be reached.
 pub(crate) async fn expand(node: &Arc<Node>, request: Expand, limit: Duration) -> Result<u64, AgentError> {
-    let Expand { tenant, volume_path, bytes, database_url } = request;
+    let Expand { tenant, volume_path, bytes, database_url: asked } = request;
     let seen = node.tenant(tenant).map(|handle| handle.snapshot.borrow().clone());
     let seen = seen
         .filter(|seen| {
@@ -21,7 +22,10 @@ pub(crate) async fn expand(node: &Arc<Node>, request: Expand, limit: Duration) -
         .ok_or_else(|| {
             AgentError::NotFound(format!("the volume {tenant} is not mounted at {}", volume_path.display()))
         })?;
-    let url = database_url.or_else(|| node.settings.database_url.clone()).unwrap_or(seen.staged.database_url);
+    // The agent's own URL has a password that what is noted of the volume has not, if it is the same database.
+    let own = node.settings.database_url.clone();
+    let own = own.filter(|url| database_url::public(url).0 == seen.staged.database_url);
+    let url = asked.or(own).unwrap_or(seen.staged.database_url);
     let limits = tokio::time::timeout(limit, in_database(node, &url, tenant, bytes)).await;
     let limits = limits.unwrap_or_else(|_| {
         Err(AgentError::Unfinished {

@@ -19,9 +19,9 @@ use tarbox_store::{
     Compression, DEFAULT_BLOCK_SIZE, InUse, Limits, NewTenant, StoreError, VolumeRecord, mark_deleted,
     note_volume,
 };
-use tarbox_types::{ByteSize, TenantId};
+use tarbox_types::{ByteSize, ErrorKind, TenantId};
 
-use super::{publish, stage, unstage};
+use super::{publish, publish::withdraw, stage, unstage};
 use crate::{
     csi::request::{Leave, Publish, PublishInline, Stage, pod},
     failure::AgentError,
@@ -75,8 +75,25 @@ pub(crate) async fn publish_inline(
         }
         return Err(error);
     }
+    let target = target_path.clone();
     let published = Publish { tenant, attached_to: None, staging_path, target_path, alone: true, wish, pod };
-    publish(node, published, left()).await
+    let outcome = publish(node, published, left()).await;
+    if outcome.as_ref().is_err_and(|error| is_final(error.kind())) {
+        // As above: the kubelet takes it for nothing that would have to be ended.
+        let ended = async {
+            withdraw(node, Some(tenant), target, left()).await?;
+            end(node, tenant, left()).await
+        };
+        if let Err(error) = ended.await {
+            tracing::warn!(%tenant, error = error.report(), "a volume is left that nobody will end");
+        }
+    }
+    outcome
+}
+
+/// Whether the kubelet takes an answer for the end of a call, rather than for something that may still be under way. Pure.
+fn is_final(kind: ErrorKind) -> bool {
+    !matches!(kind, ErrorKind::Unavailable | ErrorKind::Concurrent | ErrorKind::Busy | ErrorKind::Exhausted)
 }
 
 /// Ends a volume that is published nowhere any more: its data goes in the background.

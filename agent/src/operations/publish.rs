@@ -8,7 +8,7 @@ use std::{
 
 use nix::mount::{MntFlags, umount2};
 use tarbox_rpc::csi::request::VolumeRef;
-use tarbox_supervisor::Condition;
+use tarbox_supervisor::{Condition, State};
 use tarbox_types::{ErrorKind, TenantId};
 use tokio::sync::oneshot;
 
@@ -16,6 +16,7 @@ use super::inline;
 use crate::{
     csi::request::{Leave, Publish},
     failure::AgentError,
+    host::mountinfo::Mount,
     node::{Node, ending},
     tenant::{
         Command, Place, Publication, Snapshot, bind, blocking, compose, give_group, mounter_dir, place, pods,
@@ -31,7 +32,11 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
     let Publish { tenant, attached_to, staging_path, target_path, alone, wish, pod } = request;
     super::check_attached(node, tenant, attached_to.as_deref())?;
     let seen = staged(node, tenant, &staging_path)?;
-    if let Some(other) = seen.staged.published.keys().find(|other| alone && **other != target_path) {
+    let mounts = table()?;
+    // One that was noted, and then could not be mounted, keeps nobody out.
+    let is_there = |at: &Path| resolve(at).is_ok_and(|at| mounts.top(&at).is_some_and(Mount::is_tarbox));
+    let others = seen.staged.published.keys().filter(|other| **other != target_path);
+    if let Some(other) = others.filter(|_| alone).find(|other| is_there(other)) {
         return Err(AgentError::Precondition(format!(
             "the volume {tenant} is for one place at a time (SINGLE_NODE_SINGLE_WRITER), and is published at {}",
             other.display()
@@ -48,6 +53,7 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
     let target = resolve(&target_path).map_err(|_| {
         AgentError::Precondition(format!("the directory of {} is not there", target_path.display()))
     })?;
+    refuse_anothers(node, tenant, &target_path)?;
     let mounts = table()?;
     let device = mounts.top(&staging).filter(|mount| mount.is_tarbox()).map(|mount| mount.device.clone());
     let device = device.ok_or_else(|| not_staged(tenant, &staging_path))?;
@@ -87,6 +93,16 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
         tokio::time::timeout(limit, given).await.unwrap_or_else(late)?;
     }
     blocking(move || bind(&staging, &target, &wish)).await
+}
+
+/// Whatever is mounted at the path of another volume is not to be cleared away for this one.
+pub(super) fn refuse_anothers(node: &Node, tenant: TenantId, path: &Path) -> Result<(), AgentError> {
+    match node.who_has(path).filter(|other| *other != tenant) {
+        None => Ok(()),
+        Some(other) => {
+            Err(AgentError::Precondition(format!("the volume {other} is mounted at {}", path.display())))
+        }
+    }
 }
 
 /// The tenant, if it is staged at the path and has been served.
@@ -136,12 +152,16 @@ pub(crate) async fn unpublish(node: &Arc<Node>, request: Leave, limit: Duration)
     }
 }
 
-async fn withdraw(
+pub(super) async fn withdraw(
     node: &Arc<Node>,
     tenant: Option<TenantId>,
     path: PathBuf,
     limit: Duration,
 ) -> Result<(), AgentError> {
+    // What another volume has there is none of this one's.
+    if node.who_has(&path).is_some_and(|other| Some(other) != tenant) {
+        return Ok(());
+    }
     let known = tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
     // Without the directory above it there is nothing at the target; that it was published is forgotten all the same.
     if let Ok(target) = resolve(&path) {
@@ -173,8 +193,11 @@ async fn barrier(
     seen: &Snapshot,
     limit: Duration,
 ) -> Result<(), AgentError> {
-    if seen.staged.wish.many_readers || matches!(seen.condition, Condition::Broken { .. } | Condition::Absent)
-    {
+    // An agent that has just begun may not have looked at what it takes up yet: that is served.
+    let is_absent = matches!(seen.record.state, State::Absent | State::Gone);
+    let has_nobody = matches!(seen.condition, Condition::Broken { .. })
+        || is_absent && matches!(seen.condition, Condition::Absent);
+    if seen.staged.wish.many_readers || has_nobody {
         return Ok(());
     }
     let deadline = tokio::time::Instant::now() + limit;

@@ -10,7 +10,7 @@ use std::{
 use tarbox_rpc::csi::parameters::{self, Parameters};
 use tarbox_types::TenantId;
 
-use super::{inline::within, wait_until};
+use super::{inline::within, publish::refuse_anothers, wait_until};
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
@@ -29,6 +29,7 @@ const UNDO_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) async fn stage(node: &Arc<Node>, mut request: Stage, limit: Duration) -> Result<(), AgentError> {
     let tenant = request.tenant;
     super::check_attached(node, tenant, request.attached_to.as_deref())?;
+    refuse_anothers(node, tenant, &request.staging_path)?;
     let deadline = Instant::now() + limit;
     let (allowed, native) = (node.settings.native_sources.clone(), request.native.clone());
     blocking(move || Ok(tarbox_native::check(&allowed, &native)?)).await?;
@@ -113,10 +114,15 @@ fn unfinished(tenant: TenantId, what: &'static str, seen: &Snapshot) -> AgentErr
 pub(crate) async fn unstage(node: &Arc<Node>, request: Leave, limit: Duration) -> Result<(), AgentError> {
     let tenant = request.volume.and_then(|volume| node.tenant_of(&volume));
     let staged = tenant.and_then(|tenant| Some((tenant, node.tenant(tenant)?)));
-    let Some((tenant, Handle { mut snapshot, .. })) = staged else { return clear_stale(&request.path) };
+    let left_behind = || match node.who_has(&request.path) {
+        None => clear_stale(&request.path),
+        // Another volume's.
+        Some(_) => Ok(()),
+    };
+    let Some((tenant, Handle { mut snapshot, .. })) = staged else { return left_behind() };
     let seen = snapshot.borrow().clone();
     if seen.staged.staging_path != request.path {
-        return clear_stale(&request.path);
+        return left_behind();
     }
     refuse_while_published(&seen)?;
     node.command(tenant, Command::Unstage)?;

@@ -24,11 +24,13 @@ use nix::{
 const DIRECTORY: u32 = 0o2770;
 /// The group may read and write as the owner may.
 const FILE: u32 = 0o660;
+/// Whoever works in a volume decides how deep it is, and each level takes descriptors and stack of the agent.
+const DEEPEST: usize = 256;
 
 /// Gives a volume to a group. The root is done last: where it is done, all is. Asks the file system; blocks.
 ///
 /// # Errors
-/// As chown(2), chmod(2).
+/// As chown(2), chmod(2); for a tree of more than [`DEEPEST`] levels.
 pub(crate) fn give(root: &Path, group: u32) -> io::Result<()> {
     let root = File::options()
         .read(true)
@@ -38,12 +40,15 @@ pub(crate) fn give(root: &Path, group: u32) -> io::Result<()> {
     if found.gid() == group && found.mode() & DIRECTORY == DIRECTORY {
         return Ok(());
     }
-    below(root.as_fd(), found.dev(), group)?;
+    below(root.as_fd(), found.dev(), group, DEEPEST)?;
     hand_over(&root, group)
 }
 
 /// Everything below a directory on its own file system: native mounts are the host's.
-fn below(directory: BorrowedFd<'_>, device: u64, group: u32) -> io::Result<()> {
+fn below(directory: BorrowedFd<'_>, device: u64, group: u32, levels: usize) -> io::Result<()> {
+    let Some(levels) = levels.checked_sub(1) else {
+        return Err(io::Error::other(format!("directories are nested deeper than {DEEPEST} levels")));
+    };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     for entry in Dir::from_fd(openat(directory, ".", flags, Mode::empty())?)?.iter() {
         let entry = entry?;
@@ -64,7 +69,7 @@ fn below(directory: BorrowedFd<'_>, device: u64, group: u32) -> io::Result<()> {
             continue;
         }
         if what.is_dir() {
-            below(found.as_fd(), device, group)?;
+            below(found.as_fd(), device, group, levels)?;
         }
         hand_over(&found, group)?;
     }
@@ -113,5 +118,18 @@ mod tests {
         fs::set_permissions(root.join("a/b/f"), Permissions::from_mode(0o600)).expect("chmod");
         give(&root, 4321).expect("again");
         assert_eq!(seen(&root.join("a/b/f")), (4321, 0o600));
+    }
+
+    #[test]
+    fn a_tree_without_a_bottom_is_refused() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let deep = (0..DEEPEST - 1).fold(root.path().to_owned(), |path, _| path.join("d"));
+        fs::create_dir_all(&deep).expect("mkdir");
+        give(root.path(), 4321).expect("as deep as may be");
+        assert_eq!(seen(&deep).0, 4321);
+        fs::create_dir(deep.join("d")).expect("mkdir");
+        let error = give(root.path(), 4322).expect_err("too deep").to_string();
+        assert!(error.contains("256 levels"), "{error}");
+        assert_eq!(seen(root.path()).0, 4321, "the root is done last");
     }
 }

@@ -396,16 +396,19 @@ fn make_room(node: &Node, staged: &Staged) -> Result<(), AgentError> {
     let failed = || AgentError::io("prepare the mounter's directory", &directory);
     fs::create_dir_all(&directory).map_err(failed())?;
     let Some(user) = staged.user else { return Ok(()) };
-    own(&directory, user).map_err(failed())
+    own(&directory, user, DEEPEST).map_err(failed())
 }
 
-/// Gives a directory and all in it to a user; links are not followed.
-fn own(path: &Path, user: u32) -> std::io::Result<()> {
+/// How deep a mounter's directory is, and more.
+const DEEPEST: usize = 16;
+
+/// Gives a directory and all in it to a user; links are not followed. What is deeper the user has made, who has it.
+fn own(path: &Path, user: u32, levels: usize) -> std::io::Result<()> {
     std::os::unix::fs::lchown(path, Some(user), Some(user))?;
-    if !fs::symlink_metadata(path)?.is_dir() {
+    if levels == 0 || !fs::symlink_metadata(path)?.is_dir() {
         return Ok(());
     }
-    fs::read_dir(path)?.flatten().try_for_each(|entry| own(&entry.path(), user))
+    fs::read_dir(path)?.flatten().try_for_each(|entry| own(&entry.path(), user, levels - 1))
 }
 
 /// The file that a tenant's mounters log to, begun anew when it has grown.

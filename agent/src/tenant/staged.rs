@@ -65,12 +65,13 @@ pub(crate) struct StateFile {
 
 impl Staged {
     /// Whether another stage request asks for the same; what is published plays no part, nor what an agent with other settings had
-    /// promised, or given its mounters to log in with.
+    /// promised, or given its mounters to log in with, nor for which pod's group the volume is, which is a matter of publishing it.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let plain = |staged: &Self| Self {
             published: BTreeMap::new(),
             memory: ByteSize::default(),
             login: None,
+            wish: MountWish { group: None, ..staged.wish.clone() },
             ..staged.clone()
         };
         plain(self) == plain(other)

@@ -14,7 +14,7 @@ const RETENTION: u64 = 90;
 
 /// How long a volume's events are kept; `None` = for ever. Pure.
 fn kept(description: &Description) -> Option<Duration> {
-    let said = description.parameters.get("auditRetentionDays").and_then(|days| days.parse().ok());
+    let said = description.given("auditRetentionDays").and_then(|days| days.parse().ok());
     let days: u64 = said.unwrap_or(RETENTION);
     (days > 0).then(|| Duration::from_secs(days * 24 * 3600))
 }
@@ -71,5 +71,12 @@ mod tests {
         assert_eq!(kept(&[]), Some(90));
         assert_eq!(kept(&[("auditRetentionDays", "365")]), Some(365));
         assert_eq!(kept(&[("auditRetentionDays", "0")]), None);
+    }
+
+    #[test]
+    fn what_was_changed_later_counts() {
+        let days = |days: &str| [("auditRetentionDays".to_owned(), days.to_owned())].into();
+        let changed = Description { parameters: days("30"), mutable: days("365"), ..Description::default() };
+        assert_eq!(kept(&changed), Some(Duration::from_secs(365 * 24 * 3600)));
     }
 }

@@ -68,6 +68,11 @@ pub(crate) async fn work(databases: Arc<Databases>, monitoring: Arc<Monitoring>,
             volumes: looked_through.elapsed() >= VOLUMES,
             round: collections,
         };
+        if due.volumes
+            && let Err(error) = databases.open_others().await
+        {
+            tracing::warn!(error = error.report(), "other databases are not looked for");
+        }
         for database in databases.opened() {
             let done = async {
                 let leads = round(&*database, who, due, &mut unheld, &mut chains).await?;

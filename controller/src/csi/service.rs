@@ -293,8 +293,14 @@ impl Controller for ControllerService {
         let most = request::most(request.max_entries).map_err(wrong)?;
         let named = secret(&request.secrets)?;
         let found = async {
-            let place = self.databases.of_request(named.as_deref()).await?;
             let wanted = Wanted::from(&request);
+            let place = match wanted {
+                Wanted::One(Some(id), _) => self.databases.of_snapshot(id, named.as_deref()).await?,
+                Wanted::Of(Some(volume)) => self.databases.of_volume(volume, named.as_deref()).await?,
+                Wanted::All | Wanted::Of(None) | Wanted::One(None, _) => {
+                    self.databases.of_request(named.as_deref()).await?
+                }
+            };
             let page = snapshot::page(&*place.database, wanted, &request.starting_token, most).await?;
             let entries = page
                 .entries
@@ -316,7 +322,7 @@ impl Controller for ControllerService {
         let csi::GetSnapshotRequest { snapshot_id, secrets } = request.into_inner();
         let (named, id) = (secret(&secrets)?, request::snapshot_id(&snapshot_id).map_err(wrong)?);
         let found = async {
-            let place = self.databases.of_request(named.as_deref()).await?;
+            let place = self.databases.of_snapshot(id, named.as_deref()).await?;
             answer::snapshot(&snapshot::find(&*place.database, id).await?)
         };
         let found = found.await.map_err(|error| refuse(&error))?;
@@ -330,8 +336,9 @@ impl Controller for ControllerService {
         let (asked, _) = read::<_, Expand>(&request)?;
         let Expand { volume, capacity, database_url } = asked;
         trace::about(volume);
+        let settings = Arc::clone(&self.settings);
         let work = move |databases: Arc<Databases>, _| async move {
-            volume::expand(&databases, volume, capacity, database_url.as_deref()).await
+            volume::expand(&databases, &settings, volume, capacity, database_url.as_deref()).await
         };
         let expanded = self.in_turn(&request.get_ref().volume_id, work).await?;
         Ok(Response::new(csi::ControllerExpandVolumeResponse {

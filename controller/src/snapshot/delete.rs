@@ -10,7 +10,7 @@ use crate::{databases::Databases, failure::Result};
 /// # Errors
 /// Where the database cannot be reached.
 pub(crate) async fn delete(databases: &Databases, id: Uuid, named: Option<&str>) -> Result<()> {
-    let place = databases.of_request(named).await?;
+    let place = databases.of_snapshot(id, named).await?;
     let record = place.database.snapshot(id).await?;
     if record.is_some_and(|record| matches!(record.purpose, Purpose::Snapshot | Purpose::Checkpoint)) {
         place.database.drop_snapshot(id).await?;

@@ -69,6 +69,10 @@ pub(crate) async fn create(
     match make(&place, settings, &request, record.id, limit).await {
         Ok(tenant) => Ok(Volume { tenant, description }),
         Err(error) => {
+            // Another replica, which leads by now, may have been asked the same, and have made it.
+            if let Ok(tenant) = live(&*place.database, record.id).await {
+                return Ok(Volume { tenant, description });
+            }
             if !may_go_on(error.kind()) {
                 forget(databases, &place, record.id).await?;
             }

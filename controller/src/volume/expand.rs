@@ -4,10 +4,11 @@ use tarbox_rpc::csi::request::Capacity;
 use tarbox_store::Limits;
 use tarbox_types::{ByteSize, TenantId};
 
-use super::find;
+use super::{capacity::not_promised, find};
 use crate::{
     databases::Databases,
     failure::{ControllerError, Result},
+    settings::Settings,
 };
 
 /// What expanding came to.
@@ -22,9 +23,10 @@ pub(crate) struct Expanded {
 /// Gives the volume at least what is required.
 ///
 /// # Errors
-/// Where it has more than is allowed already: a volume never shrinks.
+/// Where it has more than is allowed already: a volume never shrinks. Where all volumes together would have more than they may.
 pub(crate) async fn expand(
     databases: &Databases,
+    settings: &Settings,
     id: TenantId,
     asked: Capacity,
     named: Option<&str>,
@@ -45,6 +47,16 @@ pub(crate) async fn expand(
         return Ok(Expanded { bytes: now.bytes.max(asked.required), is_mounted });
     }
     let bytes = asked.required;
+    if let Some(capacity) = settings.capacity {
+        let left = not_promised(&place, capacity).await?;
+        if bytes - now.bytes > left {
+            return Err(ControllerError::Capacity(format!(
+                "of `capacity` ({capacity}) {} are left, and the volume would take {} more",
+                ByteSize(left),
+                ByteSize(bytes - now.bytes)
+            )));
+        }
+    }
     let is_fixed = now.inodes == 0 || volume.description.inodes().is_some();
     let inodes = if is_fixed { now.inodes } else { now.inodes.max(Limits::inodes_of(bytes)) };
     let grown = Limits { bytes, inodes, ..now };
