@@ -40,6 +40,9 @@ pub(crate) struct Reading {
     pub len: u64,
 }
 
+/// So many ranges of a file may be reserved: its row, of which each record of the journal has a copy, holds them all.
+const RESERVED_RANGES: usize = 4096;
+
 impl Tree {
     /// pwrite: `len` bytes of the record's payload, from its beginning. Where the quota or the largest file
     /// leaves room for a part only, that part is written.
@@ -189,6 +192,9 @@ impl Draft<'_> {
         let new = (units.end - units.start) - content.allocated(row.did, units.clone(), &row.prealloc)?;
         self.charge(row, new)?;
         insert(&mut row.prealloc, units);
+        if row.prealloc.len() > RESERVED_RANGES {
+            return Err(FsError::NoSpace.into());
+        }
         Ok(())
     }
 
@@ -202,7 +208,20 @@ impl Draft<'_> {
         let freed = content.allocated(row.did, units.clone(), &row.prealloc)?;
         self.set_charge(row, (row.charge / UNIT).saturating_sub(freed));
         subtract(&mut row.prealloc, units);
+        if row.prealloc.len() > RESERVED_RANGES {
+            self.give_up_smallest(row)?;
+        }
         self.push(Effect::Zero { did: row.did, from: bytes.start, to: end, deallocate: true });
+        Ok(())
+    }
+
+    /// What is reserved and not written in the smallest range is so no longer.
+    fn give_up_smallest(&mut self, row: &mut InodeRow) -> Planned<()> {
+        let sizes = row.prealloc.iter().map(|range| range.end - range.start).enumerate();
+        let Some((index, size)) = sizes.min_by_key(|(_, size)| *size) else { return Ok(()) };
+        let range = row.prealloc.remove(index);
+        let written = self.tree.content_of(row)?.allocated(row.did, range, &[])?;
+        self.set_charge(row, (row.charge / UNIT).saturating_sub(size - written));
         Ok(())
     }
 }

@@ -223,3 +223,40 @@ async fn who_looks_at_the_database_anew_finds_what_is_there_and_what_was_unlinke
     let report = store.check(false, &|_| {}).await.expect("it is checked");
     assert!(report.faults.is_empty(), "{:#?}", report.faults);
 }
+
+#[tokio::test]
+async fn a_file_has_so_many_reserved_ranges_and_no_more() {
+    const KEEP_SIZE: u32 = libc::FALLOC_FL_KEEP_SIZE as u32;
+    const PUNCH: u32 = KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE as u32;
+    const RANGES: u64 = 4096;
+    let world = World::new(UNLIMITED).await;
+    let fs = world.mount().await;
+    let apart = create(&fs, "apart").await;
+    let reserve = |ino, unit: u64, units: u64| fs.fallocate(req(), ino, 0, unit * 4096, units * 4096, 0);
+    for n in 0..RANGES {
+        reserve(apart, 2 * n, 1).await.expect("it is reserved");
+    }
+    let full = reserve(apart, 2 * RANGES, 1).await.expect_err("one more");
+    assert_eq!(libc::c_int::from(full), -libc::ENOSPC);
+    reserve(apart, 1, 1).await.expect("two become one");
+    reserve(apart, 2 * RANGES, 1).await.expect("there is room for one");
+
+    let whole = create(&fs, "whole").await;
+    reserve(whole, 0, 3 * RANGES).await.expect("it is reserved");
+    write(&fs, whole, 4096, &[1; 4096]).await;
+    for n in 1..RANGES + 2 {
+        fs.fallocate(req(), whole, 0, 2 * n * 4096, 4096, PUNCH).await.expect("a hole");
+    }
+    let (ranges, charge) = {
+        let core = fs.shared.core.lock();
+        let row = &core.tree.nodes[&whole].row;
+        (row.prealloc.len() as u64, row.charge / 4096)
+    };
+    // Each of the last two holes costs another of the smallest ranges.
+    assert_eq!((ranges, charge), (RANGES, 3 * RANGES - (RANGES + 1) - 2));
+    assert_eq!(read(&fs, whole, 4096, 4096).await, [1; 4096]);
+    fs.close().await.expect("it closes");
+    let store = world.database.open_tenant(world.tenant).await.expect("it opens");
+    let report = store.check(false, &|_| {}).await.expect("it is checked");
+    assert!(report.faults.is_empty(), "{:#?}", report.faults);
+}
