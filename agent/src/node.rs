@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, lchown},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -371,7 +371,8 @@ impl Node {
 
     /// The control socket of the tenant's writer, or of one of those that only read.
     pub(crate) fn control_of(&self, tenant: TenantId, reader: Option<u32>) -> Control {
-        Control::new(tenant, control_socket(&self.settings.run_dir, tenant, reader))
+        let user = self.tenant(tenant).and_then(|handle| handle.snapshot.borrow().staged.user);
+        Control::new(tenant, control_socket(&self.settings.run_dir, tenant, reader), user)
     }
 
     /// How a tenant's mounter is started, with this much memory.
@@ -452,9 +453,16 @@ impl Node {
 
     /// What a mounter that ended well needs no more. A journal that was set aside stays.
     fn clear_run_dir(&self, tenant: TenantId) {
-        let _ = fs::remove_file(self.settings.state_dir.join("logs").join(format!("{tenant}.log")));
+        for name in ["log", "log.1"] {
+            let _ = fs::remove_file(self.settings.state_dir.join("logs").join(format!("{tenant}.{name}")));
+        }
         let outer = tenant::mounter_dir(&self.settings.run_dir, tenant);
         let inner = outer.join(tenant.to_string());
+        // Nobody is to put a link in its place from here on.
+        let _ = lchown(&outer, Some(nix::unistd::geteuid().as_raw()), None);
+        if fs::symlink_metadata(&inner).is_ok_and(|found| !found.is_dir()) {
+            let _ = fs::remove_file(&inner);
+        }
         let _ = fs::remove_dir(inner.join("journal"));
         // Those that were killed have left their sockets; no journal is there.
         let _ = fs::remove_dir_all(inner.join("readers"));

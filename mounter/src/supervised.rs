@@ -25,6 +25,7 @@ use tarbox_handover::{
     message::{Ended, Failed, Hello, Mode, Serving, StandingBy, exit},
 };
 use tarbox_runtime::Shutdown;
+use tarbox_types::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
@@ -146,8 +147,20 @@ fn serving(since: Instant, replayed: u64, recovered: tarbox_engine::Recovered) -
     Serving { replayed, recovered: (recovered.replied + recovered.dispatched) as u64, micros }
 }
 
+/// How long Start may be waited for: who should have sent it may have died after it had started this process, and whoever restarts mounters
+/// in its place takes one that lives for one that serves.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
 /// Waits for Start. `None`: it is not needed after all.
 async fn begin(channel: &mut Channel) -> Result<Option<(Mode, Kept)>, Failure> {
+    let late = |_| {
+        let message = format!("nobody has said within {START_WITHIN:?} what is to be served");
+        Err(Failure::refused(ErrorKind::Unavailable, message))
+    };
+    tokio::time::timeout(START_WITHIN, wait_for_start(channel)).await.unwrap_or_else(late)
+}
+
+async fn wait_for_start(channel: &mut Channel) -> Result<Option<(Mode, Kept)>, Failure> {
     loop {
         match channel.told().await {
             Told::Message(ToMounter::Start(start), descriptors) => {

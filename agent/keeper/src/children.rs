@@ -80,6 +80,11 @@ impl Children {
         self.all.get_mut(&(id.pid, id.start_time)).ok_or_else(|| unknown(id))
     }
 
+    /// One that has not ended, as far as is known.
+    pub(crate) fn living(&mut self, id: ProcessId) -> Result<&mut Child, KeeperError> {
+        self.get_mut(id).and_then(|child| if child.is_alive() { Ok(child) } else { Err(unknown(id)) })
+    }
+
     pub(crate) fn forget(&mut self, id: ProcessId) {
         self.all.remove(&(id.pid, id.start_time));
     }

@@ -212,7 +212,8 @@ impl Keeper {
     }
 
     fn promote(&mut self, now: Instant, id: ProcessId) -> Result<(), KeeperError> {
-        let child = self.children.get_mut(id)?;
+        // One that has ended would be taken for one that serves, and nobody would be started in its place.
+        let child = self.children.living(id)?;
         ROLE_SERVE.clone_into(&mut child.role);
         let key = child.key.clone();
         let told = child.link.try_send(&ToMounter::TakeOver(TakeOver {}), &[]);

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,11 +67,16 @@ fn wanted(mut arguments: impl Iterator<Item = OsString>) -> Result<Wanted, Strin
 
 fn serve(socket: &std::path::Path) -> Result<(), KeeperError> {
     raise_descriptor_limit();
-    let mut server = Server::listen(socket, Keeper::new(|line| eprintln!("tarbox-keeper: {line}")))?;
+    let mut server = Server::listen(socket, Keeper::new(report))?;
     server.heed_sigterm()?;
     // A volume that it was started in could not be unmounted.
     env::set_current_dir("/").map_err(|source| KeeperError::Io { doing: "go to /".to_owned(), source })?;
     server.run()
+}
+
+/// A line that cannot be written (the disk is full, nobody reads) is no reason to end: whom it keeps alive would end with it.
+fn report(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "tarbox-keeper: {line}");
 }
 
 /// A tenant takes about ten descriptors: hundreds of tenants do not fit in the usual 1024.

@@ -7,3 +7,4 @@ pub mod ladder;
 pub mod mountinfo;
 pub mod sentry;
 pub mod state;
+pub(crate) mod walk;

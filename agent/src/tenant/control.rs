@@ -22,11 +22,13 @@ type Traced = InterceptedService<Channel, Asking>;
 pub(crate) struct Control {
     tenant: TenantId,
     socket: PathBuf,
+    /// Who has to listen there, where it is a user of its own: the directory is that user's.
+    user: Option<u32>,
 }
 
 impl Control {
-    pub(crate) fn new(tenant: TenantId, socket: PathBuf) -> Self {
-        Self { tenant, socket }
+    pub(crate) fn new(tenant: TenantId, socket: PathBuf, user: Option<u32>) -> Self {
+        Self { tenant, socket, user }
     }
 
     /// What it serves and how it does.
@@ -80,7 +82,7 @@ impl Control {
     }
 
     async fn client(&self, limit: Duration) -> Result<ControlClient<Traced>, Status> {
-        let channel = tarbox_rpc::connect(&self.socket, limit).await;
+        let channel = tarbox_rpc::connect_to(&self.socket, self.user, limit).await;
         channel.map(|channel| ControlClient::with_interceptor(channel, trace::asking as Asking)).map_err(
             |error| {
                 tarbox_rpc::status(

@@ -4,33 +4,33 @@
 //! host.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File, Metadata, Permissions},
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, AsRawFd},
         unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::Path,
 };
 
 use nix::{
-    dir::Dir,
-    fcntl::{AtFlags, OFlag, openat},
-    sys::stat::Mode,
+    fcntl::{AtFlags, OFlag},
     unistd::{Gid, fchownat},
 };
+
+use crate::host::walk::each_below;
 
 /// The group may look, write and pass through; what is made there is the group's again.
 const DIRECTORY: u32 = 0o2770;
 /// The group may read and write as the owner may.
 const FILE: u32 = 0o660;
-/// Whoever works in a volume decides how deep it is, and each level takes descriptors and stack of the agent.
+/// Whoever works in a volume decides how deep it is.
 const DEEPEST: usize = 256;
 
 /// Gives a volume to a group. The root is done last: where it is done, all is. Asks the file system; blocks.
 ///
 /// # Errors
-/// As chown(2), chmod(2); for a tree of more than [`DEEPEST`] levels.
+/// As chown(2), chmod(2); for a tree of more than 256 levels.
 pub(crate) fn give(root: &Path, group: u32) -> io::Result<()> {
     let root = File::options()
         .read(true)
@@ -40,40 +40,10 @@ pub(crate) fn give(root: &Path, group: u32) -> io::Result<()> {
     if found.gid() == group && found.mode() & DIRECTORY == DIRECTORY {
         return Ok(());
     }
-    below(root.as_fd(), found.dev(), group, DEEPEST)?;
+    // Native mounts are the host's.
+    let is_ours = |what: &Metadata| what.dev() == found.dev();
+    each_below(root.as_fd(), DEEPEST, &is_ours, &|found| hand_over(found, group))?;
     hand_over(&root, group)
-}
-
-/// Everything below a directory on its own file system: native mounts are the host's.
-fn below(directory: BorrowedFd<'_>, device: u64, group: u32, levels: usize) -> io::Result<()> {
-    let Some(levels) = levels.checked_sub(1) else {
-        return Err(io::Error::other(format!("directories are nested deeper than {DEEPEST} levels")));
-    };
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    for entry in Dir::from_fd(openat(directory, ".", flags, Mode::empty())?)?.iter() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if [c".", c".."].contains(&name) {
-            continue;
-        }
-        let found =
-            openat(directory, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
-        let found = match found {
-            Ok(found) => File::from(found),
-            // Removed meanwhile.
-            Err(nix::Error::ENOENT) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let what = found.metadata()?;
-        if what.dev() != device {
-            continue;
-        }
-        if what.is_dir() {
-            below(found.as_fd(), device, group, levels)?;
-        }
-        hand_over(&found, group)?;
-    }
-    Ok(())
 }
 
 fn hand_over(found: &File, group: u32) -> io::Result<()> {
@@ -129,7 +99,7 @@ mod tests {
         assert_eq!(seen(&deep).0, 4321);
         fs::create_dir(deep.join("d")).expect("mkdir");
         let error = give(root.path(), 4322).expect_err("too deep").to_string();
-        assert!(error.contains("256 levels"), "{error}");
+        assert!(error.contains("too deep"), "{error}");
         assert_eq!(seen(root.path()).0, 4321, "the root is done last");
     }
 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, os::fd::AsFd, sync::Arc};
 
 use tarbox_handover::{
-    Kept, ProcessId, SupervisorLink,
+    Kept, ProcessId, SupervisorLink, ToMounter,
+    message::Mode,
     protocol::{ROLE_SERVE, ROLE_STAND_BY},
 };
 use tarbox_supervisor::{Build, Connection, Observation, Observed, Process, Record, Role};
@@ -77,7 +78,14 @@ pub(super) async fn observe(
             continue;
         }
         let channel = node.keeper.ask("reach a mounter", move |client| client.reach(id)).await;
+        let is_noted = recorded.iter().any(|(noted, _)| *noted == process);
         let attended = channel.ok().and_then(|spawned| {
+            // Whoever started it may have been cut off before it could say with what. One that has begun takes no notice.
+            if let (false, Some((kept, _))) = (is_noted, &kept) {
+                let (start, descriptors) =
+                    kept.start(if role == Role::StandBy { Mode::StandBy } else { Mode::Serve });
+                spawned.link.send(&ToMounter::Start(start), &descriptors).ok()?;
+            }
             Child::attend(process, spawned.pidfd, spawned.link, node.keeper.clone(), inbox.clone()).ok()
         });
         mounters.push(Observed { process, role, build: build_of(id), linked: attended.is_some() });

@@ -1,15 +1,20 @@
 //! Carrying out what the state machine orders. What may take long is done beside the task and reports by itself.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::Path,
     sync::Arc,
 };
 
+use nix::{
+    fcntl::{AtFlags, OFlag},
+    unistd::{Gid, Uid, fchownat},
+};
 use tarbox_handover::{
     Kept, ProcessId, SpawnSpec, ToMounter,
     message::{Drain, Mode, Stop},
@@ -17,7 +22,7 @@ use tarbox_handover::{
     protocol::{ROLE_SERVE, ROLE_STAND_BY},
 };
 use tarbox_runtime::stacks;
-use tarbox_supervisor::{Build, Event, Failure, Order, Outcome, Process, Role, Ticket};
+use tarbox_supervisor::{Build, Event, Failure, Order, Outcome, Process, Role, State, Ticket};
 use tarbox_types::ByteSize;
 
 use super::{
@@ -28,7 +33,7 @@ use super::{
     shell::{Inbound, Shell},
     spec,
 };
-use crate::{failure::AgentError, node::Node};
+use crate::{failure::AgentError, host::walk::each_below, node::Node};
 
 /// A mounter's log beyond this is begun anew at the next start.
 const MOST_LOG_BYTES: u64 = 1 << 20;
@@ -289,6 +294,14 @@ impl Shell {
         });
     }
 
+    /// Ends a stand-by, so that another one is started: it has the password of when it was started, and would serve with that.
+    pub(super) fn end_stand_by(&self) {
+        let record = self.machine.record();
+        if let (State::Serving { .. }, Some(spare)) = (&record.state, &record.spare) {
+            kill(spare.process);
+        }
+    }
+
     /// Keeps what the mounter was given by somebody, or by this agent: the next one is to have it as well.
     pub(super) async fn keep_secrets(&mut self, secrets: OwnedFd) {
         let Some(copy) = self.kept.as_ref().and_then(|kept| kept.duplicate().ok()) else { return };
@@ -296,6 +309,7 @@ impl Shell {
         self.kept = Some(kept.clone());
         let put = mounting::put(&self.node, &self.staged, kept).await;
         self.complain(put);
+        self.end_stand_by();
     }
 
     /// The same descriptors, with the secrets that are known now.
@@ -396,19 +410,27 @@ fn make_room(node: &Node, staged: &Staged) -> Result<(), AgentError> {
     let failed = || AgentError::io("prepare the mounter's directory", &directory);
     fs::create_dir_all(&directory).map_err(failed())?;
     let Some(user) = staged.user else { return Ok(()) };
-    own(&directory, user, DEEPEST).map_err(failed())
+    own(&directory, user).map_err(failed())
 }
 
 /// How deep a mounter's directory is, and more.
 const DEEPEST: usize = 16;
 
-/// Gives a directory and all in it to a user; links are not followed. What is deeper the user has made, who has it.
-fn own(path: &Path, user: u32, levels: usize) -> std::io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(user), Some(user))?;
-    if levels == 0 || !fs::symlink_metadata(path)?.is_dir() {
+/// Gives a directory and all in it to a user. The directory is done last: where it is done, all is, and the user may be at work there.
+fn own(path: &Path, user: u32) -> io::Result<()> {
+    let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
+    let directory = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if directory.metadata()?.uid() == user {
         return Ok(());
     }
-    fs::read_dir(path)?.flatten().try_for_each(|entry| own(&entry.path(), user, levels - 1))
+    // What has another name elsewhere may be somebody's.
+    let is_its_own = |what: &Metadata| what.is_dir() || what.nlink() == 1;
+    let give = |found: &File| {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        Ok(fchownat(found, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?)
+    };
+    each_below(directory.as_fd(), DEEPEST, &is_its_own, &give)?;
+    give(&directory)
 }
 
 /// The file that a tenant's mounters log to, begun anew when it has grown.

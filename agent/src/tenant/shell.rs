@@ -276,6 +276,7 @@ impl Shell {
         staged.published = std::mem::take(&mut self.staged.published);
         self.staged = staged;
         // With a login of its own it keeps what it was given.
+        let has_changed = secrets.is_some() && secrets != self.secrets;
         if secrets.is_some() || self.staged.login.is_none() {
             self.secrets = secrets;
         }
@@ -285,6 +286,9 @@ impl Shell {
             self.kept = Some(renewed);
             self.put_back().await;
             self.renew_password();
+            if has_changed {
+                self.end_stand_by();
+            }
         }
         if !is_fresh {
             super::mounting::show_again(&self.node, &self.staged).await?;

@@ -119,13 +119,18 @@ impl<'i, F: Filesystem + Sync, R: Read> Import<'i, F, R> {
             ));
         }
         let parent = self.directory(parent).await?;
-        self.remove(parent, name, &entry.path).await?;
         if let Kind::HardLink(target) = &entry.kind {
+            // Of a file that is named twice, GNU tar stores the second time a link to itself.
             let ino = self.find(target).await?;
+            if *target == entry.path {
+                return Ok(());
+            }
+            self.remove(parent, name, &entry.path).await?;
             let linked = self.file_system.link(request(), ino, parent, name).await;
             linked.map_err(failure("link", &entry.path))?;
             return Ok(());
         }
+        self.remove(parent, name, &entry.path).await?;
         let ino = self.make(parent, name, &entry).await?;
         if let Kind::File { size, data } = &entry.kind {
             self.content(ino, *size, data, &entry.path).await?;

@@ -31,6 +31,31 @@ pub(super) fn parse(mut body: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     Some(records)
 }
 
+/// A name of an extended attribute within a key, which ends at the first `=`. Source: GNU tar, `xattr_encode_keyword`.
+pub(super) fn escape(name: &[u8]) -> Vec<u8> {
+    let escaped = name.iter().flat_map(|byte| match byte {
+        b'%' => &b"%25"[..],
+        b'=' => b"%3D",
+        other => std::slice::from_ref(other),
+    });
+    escaped.copied().collect()
+}
+
+/// The name again.
+pub(super) fn unescape(mut text: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(text.len());
+    while let Some((first, rest)) = text.split_first() {
+        let (byte, rest) = match (first, rest) {
+            (b'%', [b'2', b'5', rest @ ..]) => (b'%', rest),
+            (b'%', [b'3', b'D', rest @ ..]) => (b'=', rest),
+            (other, rest) => (*other, rest),
+        };
+        name.push(byte);
+        text = rest;
+    }
+    name
+}
+
 /// A whole number in decimal digits.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
@@ -64,6 +89,16 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_attributes_may_hold_any_bytes() {
+        for name in [&b"user.a=b"[..], b"user.%3D", b"user.100%", b"user.%25=%", b"user.\xff"] {
+            let escaped = escape(name);
+            assert!(!escaped.contains(&b'='));
+            assert_eq!(unescape(&escaped), name);
+        }
+        assert_eq!(unescape(b"user.50%off"), b"user.50%off", "of who does not escape");
+    }
 
     #[test]
     fn a_record_counts_its_own_length() {

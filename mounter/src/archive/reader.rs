@@ -310,7 +310,7 @@ fn xattrs(extended: &Extended) -> Vec<(Vec<u8>, Vec<u8>)> {
     let attributes = extended
         .records
         .iter()
-        .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value.clone())));
+        .filter_map(|(key, value)| Some((pax::unescape(key.strip_prefix(b"SCHILY.xattr.")?), value.clone())));
     attributes.collect()
 }
 

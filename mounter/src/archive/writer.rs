@@ -70,7 +70,7 @@ impl<W: Write> Writer<W> {
             pax::put(records, b"atime", pax::format_time(atime).as_bytes());
         }
         for (name, value) in &entry.xattrs {
-            pax::put(records, &[b"SCHILY.xattr.", name.as_slice()].concat(), value);
+            pax::put(records, &[b"SCHILY.xattr.", pax::escape(name).as_slice()].concat(), value);
         }
         let map = describe_kind(&entry.kind, path, header, records);
         self.missing = stored(&entry.kind);

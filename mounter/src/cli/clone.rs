@@ -1,9 +1,11 @@
 //! `tarbox clone`.
 
+use std::sync::Arc;
+
 use clap::Args;
 use serde::Serialize;
 use tarbox_checkpoints::{HEAD, base, find};
-use tarbox_store::{Database, LayerRow, NewTenant, Tenant};
+use tarbox_store::{Database, LayerRow, NewTenant, Tenant, VolumeRecord};
 use tarbox_types::{ByteSize, ErrorKind, HumanDuration, TenantId};
 
 use super::{
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::{
     failure::{Failure, OK},
-    settings,
+    settings::{self, LimitChoice},
 };
 
 #[derive(Debug, Args)]
@@ -62,13 +64,30 @@ impl CloneCommand {
             return Err(tarbox_store::StoreError::NameTaken(self.new).into());
         }
         let id = TenantId::random();
+        // As long as this is noted, a controller does not give up what the clone is to begin with.
+        database.note_volume(&VolumeRecord::unasked(id)).await?;
+        let cloned = self.make(context, &database, source, id, choice).await;
+        // The clone keeps its layer itself now; where it could not be made, nobody needs it.
+        database.drop_snapshot(id.0).await?;
+        database.forget_volume(id).await?;
+        show(context.format, &cloned?, table)?;
+        Ok(OK)
+    }
+
+    async fn make(
+        &self,
+        context: &Context,
+        database: &Arc<dyn Database>,
+        source: Tenant,
+        id: TenantId,
+        choice: LimitChoice,
+    ) -> Result<Cloned, Failure> {
         let layer = match self.from.as_str() {
-            HEAD => self.present(context, &database, &source, id).await?,
-            name => find(&*database, &source, name).await?.layer,
+            HEAD => self.present(context, database, &source, id).await?,
+            name => find(&**database, &source, name).await?.layer,
         };
         let limits = choice.over(source.limits);
         if limits.bytes != 0 && limits.bytes < layer.used_bytes {
-            database.drop_snapshot(id.0).await?;
             let message = format!(
                 "--quota-bytes {}: it begins with {}, and needs at least that",
                 ByteSize(limits.bytes),
@@ -88,27 +107,22 @@ impl CloneCommand {
             root_mode: 0o755,
         };
         let store = database.open_tenant(source.id).await?;
-        let made = store.branch_from(layer.branch, layer.layer, &new).await;
-        // The clone keeps its layer itself now; where it could not be made, nobody needs it.
-        database.drop_snapshot(id.0).await?;
-        let made = made?;
-        let cloned = Cloned {
+        let made = store.branch_from(layer.branch, layer.layer, &new).await?;
+        Ok(Cloned {
             id: made.id,
             name: made.name,
             source: source.name,
-            from: self.from,
+            from: self.from.clone(),
             used_bytes: layer.used_bytes,
             used_inodes: layer.used_inodes,
-        };
-        show(context.format, &cloned, table)?;
-        Ok(OK)
+        })
     }
 
     /// Seals the source as it is now.
     async fn present(
         &self,
         context: &Context,
-        database: &std::sync::Arc<dyn Database>,
+        database: &Arc<dyn Database>,
         source: &Tenant,
         clone: TenantId,
     ) -> Result<LayerRow, Failure> {
@@ -117,14 +131,9 @@ impl CloneCommand {
         let sealing = base(&**database, source.id, clone, self.timeout.0, &reach);
         let sealed = output::while_waiting("waiting for the commit", sealing).await;
         left.release();
-        let sealed = match sealed {
-            Ok(record) => record.layer,
-            Err(error) => {
-                database.drop_snapshot(clone.0).await?;
-                return Err(error.into());
-            }
-        };
-        sealed.ok_or_else(|| Failure::refused(ErrorKind::Internal, "what the clone begins with has no layer"))
+        sealed?
+            .layer
+            .ok_or_else(|| Failure::refused(ErrorKind::Internal, "what the clone begins with has no layer"))
     }
 }
 

@@ -70,8 +70,12 @@ impl Documents {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let ino = u64::from(code) << DOCUMENT_BITS | number_of(self.next.fetch_add(1, Ordering::Relaxed));
-        fs::write(self.path(ino), text)?;
-        Ok(ino)
+        let path = self.path(ino);
+        fs::write(&path, text).map(|()| ino).inspect_err(|_| {
+            // What there was no room for takes none.
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            let _ = fs::remove_file(&path);
+        })
     }
 
     /// Bytes of a document: fewer where it ends.

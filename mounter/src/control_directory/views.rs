@@ -187,7 +187,12 @@ impl Table {
         let last = self.meant.last_key_value().map_or(FIRST - 1, |(number, _)| *number);
         let number = last.checked_add(1).ok_or_else(errno::too_many_views)?;
         let line = format!("{number} {} {}\n", sealed.branch, sealed.layer);
-        self.file.write_all(line.as_bytes()).map_err(|error| errno::of_io(&error))?;
+        let end = self.file.metadata().map_err(|error| errno::of_io(&error))?.len();
+        self.file.write_all(line.as_bytes()).map_err(|error| {
+            // Half a line would become a whole one, of another meaning, with the next.
+            let _ = self.file.set_len(end);
+            errno::of_io(&error)
+        })?;
         self.insert(number, sealed);
         Ok(number)
     }

@@ -21,6 +21,8 @@ pub struct Flattening {
     pub(crate) parent: BranchId,
     /// As of this layer.
     pub(crate) layer: Layer,
+    /// Where the parent began when this was begun; not looked at yet = `None`.
+    pub(crate) beyond: Option<Option<(BranchId, Layer)>>,
     /// Which table.
     pub(crate) table: usize,
     /// The last key that was looked at, in the order of the table's key; none yet where it is empty.
@@ -36,7 +38,18 @@ pub(crate) enum KeyPart {
 
 impl Flattening {
     pub(crate) fn new(link: Fork) -> Self {
-        Self { child: link.child, parent: link.parent, layer: link.layer, table: 0, after: vec![] }
+        let Fork { child, parent, layer } = link;
+        Self { child, parent, layer, beyond: None, table: 0, after: vec![] }
+    }
+
+    /// The same, where the parent still begins there. Else another one has flattened the parent's own link meanwhile: rows have come into the
+    /// parent behind what was looked at, so that it is begun anew.
+    pub(crate) fn on(&self, beyond: Option<(BranchId, Layer)>) -> Self {
+        let same = Self { beyond: Some(beyond), ..self.clone() };
+        match self.beyond {
+            Some(known) if known != beyond => Self { table: 0, after: vec![], ..same },
+            Some(_) | None => same,
+        }
     }
 
     /// What follows a page of so many rows: the next page of its table, or the next table.
@@ -101,6 +114,15 @@ mod tests {
         assert!(longest_allowed(&[fork(2, 1), fork(3, 1)]).is_empty());
         let forks = [fork(2, 1), fork(3, 2), fork(4, 3), fork(9, 1)];
         assert_eq!(longest_allowed(&forks), [fork(3, 2), fork(2, 1)]);
+    }
+
+    #[test]
+    fn a_link_is_begun_anew_where_its_parents_link_has_gone_meanwhile() {
+        let begun = Flattening::new(fork(3, 2)).on(Some((1, 7)));
+        let further = begun.next(None).next(Some(vec![KeyPart::Number(5)]));
+        assert_eq!(further.on(Some((1, 7))), further);
+        assert_eq!(further.on(None), Flattening::new(fork(3, 2)).on(None));
+        assert_eq!(further.on(Some((1, 8))), Flattening::new(fork(3, 2)).on(Some((1, 8))));
     }
 
     #[test]

@@ -16,4 +16,4 @@ pub use guard::{Turn, VolumeGuard};
 pub use listener::PrivateListener;
 pub use server::{Served, listen, serve};
 pub use status::{Refusal, code, kind, status};
-pub use unix::connect;
+pub use unix::{connect, connect_to};

@@ -42,19 +42,39 @@ pub(crate) async fn stream(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(short.path()).await
 }
 
+async fn stream_of(path: &Path, user: Option<u32>) -> io::Result<UnixStream> {
+    let stream = stream(path).await?;
+    let listens = stream.peer_cred()?.uid();
+    match user.filter(|user| *user != listens) {
+        None => Ok(stream),
+        Some(user) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("user {listens} listens there, not user {user}"),
+        )),
+    }
+}
+
 /// Connects a gRPC channel to the socket at `path`. Each call over it has `deadline` to be answered.
 ///
 /// # Errors
 /// As connect(2): `NotFound` and `ConnectionRefused` where nobody serves the socket.
 pub async fn connect(path: &Path, deadline: Duration) -> io::Result<Channel> {
+    connect_to(path, None, deadline).await
+}
+
+/// As [`connect`], to a process of this user's alone, who may have put something else there: a link to another's socket.
+///
+/// # Errors
+/// As [`connect`]; `PermissionDenied` where it is somebody else's.
+pub async fn connect_to(path: &Path, user: Option<u32>, deadline: Duration) -> io::Result<Channel> {
     // Tried once beforehand: tonic would wrap the cause in two layers of its own.
-    drop(stream(path).await?);
+    drop(stream_of(path, user).await?);
     let path = path.to_owned();
     Endpoint::from_static("http://tarbox.invalid")
         .timeout(deadline)
         .connect_with_connector(tower::service_fn(move |_| {
             let path = path.clone();
-            async move { stream(&path).await.map(TokioIo::new) }
+            async move { stream_of(&path, user).await.map(TokioIo::new) }
         }))
         .await
         .map_err(io::Error::other)

@@ -65,6 +65,7 @@ macro_rules! suite {
             records::a_snapshots_name_is_free_once_it_is_dropped
             records::the_holder_learns_of_layers_to_seal_and_seals_each_once
             records::a_tenant_whose_snapshots_are_kept_is_not_reaped
+            records::snapshots_that_are_kept_of_a_deleted_tenant_outlive_its_relatives
             records::a_clone_begins_at_a_layer_of_a_deleted_tenant
             records::a_checkpoint_is_unique_in_its_tenant_and_goes_with_it
             records::tags_name_layers_and_are_moved_and_go

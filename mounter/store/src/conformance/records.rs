@@ -159,6 +159,30 @@ pub async fn a_tenant_whose_snapshots_are_kept_is_not_reaped(site: &dyn Site) {
     assert!(db.tenant(id).await.unwrap().is_none());
 }
 
+pub async fn snapshots_that_are_kept_of_a_deleted_tenant_outlive_its_relatives(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let mut writer = Writer::create(db.clone(), "one").await;
+    let (ino, _) = writer.file("f", b"kept").await;
+    let id = writer.fence.tenant;
+    db.close_session(writer.session).await.unwrap();
+    drop(writer);
+    let (first, second) = (take(&db, "first", id).await, take(&db, "second", id).await);
+    let source = db.open_tenant(id).await.unwrap();
+    let begin = async |at: &SnapshotRecord, name: &str| {
+        let layer = at.layer.clone().unwrap();
+        source.branch_from(layer.branch, layer.layer, &new_tenant(name)).await
+    };
+    let clone = begin(&first, "clone").await.unwrap().id;
+    db.delete_tenant(id, InUse::Refuse).await.unwrap();
+    db.delete_tenant(clone, InUse::Refuse).await.unwrap();
+    while !db.reap_tenant(clone).await.unwrap() {}
+    while source.collect().await.unwrap() > 0 {}
+    let again = begin(&second, "again").await.expect("it is kept").id;
+    let store = db.open_tenant(again).await.unwrap();
+    let (_, view) = store.head().await.unwrap();
+    assert!(store.inode(&view, ino).await.unwrap().is_some());
+}
+
 pub async fn a_clone_begins_at_a_layer_of_a_deleted_tenant(site: &dyn Site) {
     let db = site.open().await.unwrap();
     let mut writer = Writer::create(db.clone(), "one").await;

@@ -136,7 +136,12 @@ pub async fn a_tenant_deleted_while_it_is_held_goes_on_until_it_is_given_back(si
     }
     assert!(db.tenant_by_name("one").await.unwrap().is_none(), "its name is free at once");
     assert_eq!(db.deleted_tenants().await.unwrap(), [id]);
-    writer.file("f", b"what its holder still writes").await;
+    let (ino, _) = writer.file("f", b"what its holder still writes").await;
+    let store = db.open_tenant(id).await.unwrap();
+    while store.collect().await.unwrap() > 0 {}
+    writer.file("g", b"and goes on to write").await;
+    let (_, view) = store.head().await.unwrap();
+    assert!(store.inode(&view, ino).await.unwrap().is_some(), "nothing is collected under its holder");
     let beat = db.beat(writer.session).await.unwrap();
     assert_eq!(beat.tenants[0].state, TenantState::Deleted, "its holder learns of it");
     let other = session(&*db).await;

@@ -186,7 +186,7 @@ async fn remove_branch(transaction: &mut Transaction, family: i64, branch: i64) 
 
 /// Nobody writes branch `b`, no view shows it, no other began with it.
 const UNUSED: &str =
-    "NOT EXISTS (SELECT FROM tarbox.tenant t WHERE t.head_branch = b.branch AND NOT t.deleted)
+    "NOT EXISTS (SELECT FROM tarbox.tenant t WHERE t.head_branch = b.branch AND (NOT t.deleted OR t.held))
      AND NOT EXISTS (SELECT FROM tarbox.layer y WHERE y.family = b.family AND y.branch = b.branch)
      AND NOT EXISTS (SELECT FROM tarbox.branch c WHERE c.family = b.family AND c.parent = b.branch)";
 
@@ -445,8 +445,8 @@ pub(super) async fn reap(pool: &Pool, id: TenantId) -> Result<bool> {
     Ok(true)
 }
 
-/// Of a family with other tenants goes what none of them stands on: layers of tenants that are gone, then the branches
-/// that nobody needs. Returns whether there was something.
+/// Of a family with other tenants goes what none of them stands on: layers of tenants that are gone (unless one of their snapshots is kept),
+/// then the branches that nobody needs. Returns whether there was something.
 pub(super) async fn release_history(pool: &Pool, family: i64) -> Result<bool> {
     if prune(pool, family).await?.is_some() {
         return Ok(true);
@@ -455,7 +455,8 @@ pub(super) async fn release_history(pool: &Pool, family: i64) -> Result<bool> {
         .read("look for layers of deleted tenants", || {
             Statement::new(
                 "SELECT y.branch, y.layer FROM tarbox.layer y WHERE y.family = $1
-                   AND NOT EXISTS (SELECT FROM tarbox.tenant t WHERE t.id = y.tenant AND NOT t.deleted)
+                   AND NOT EXISTS (SELECT FROM tarbox.tenant t WHERE t.id = y.tenant AND (NOT t.deleted OR t.held))
+                   AND NOT EXISTS (SELECT FROM tarbox.snapshot n WHERE n.tenant = y.tenant AND n.purpose < 2)
                    AND NOT EXISTS (SELECT FROM tarbox.branch c WHERE c.family = $1 AND c.parent = y.branch
                      AND c.parent_layer = y.layer) LIMIT 1",
             )

@@ -161,6 +161,8 @@ async fn try_step(pool: &Pool, family: i64, at: &Flattening) -> Attempt<Flattene
         transaction.roll_back().await;
         return Ok(Flattened::Done);
     };
+    let at = &at.on(beyond);
+    let beyond = beyond.is_some();
     let link = |sql: String| Statement::new(sql).with(family).with(at.child).with(at.parent).with(at.layer);
     let done = match TABLES.get(at.table) {
         Some(table) => {
@@ -187,17 +189,23 @@ async fn try_step(pool: &Pool, family: i64, at: &Flattening) -> Attempt<Flattene
     Ok(done)
 }
 
-/// Locks, in the order of all transactions, the child's tenant, where it has one, and the child; whether the parent has ancestors, or
+/// Where a branch begins, unless it is the family's first.
+type Beyond = Option<(i64, i64)>;
+
+/// Locks, in the order of all transactions, the child's tenant, where it has one, the child, and where the parent begins, which it answers;
 /// nothing where the child does not begin there (any more).
-async fn lock(transaction: &mut Transaction, family: i64, at: &Flattening) -> Attempt<Option<bool>> {
+async fn lock(transaction: &mut Transaction, family: i64, at: &Flattening) -> Attempt<Option<Beyond>> {
     let head = "UPDATE tarbox.tenant SET flattened = flattened + 1 WHERE family = $1 AND head_branch = $2 RETURNING 1";
     transaction.rows(Statement::new(head).with(family).with(at.child)).await?;
     let linked = Statement::new(
-        "SELECT p.parent IS NOT NULL FROM tarbox.branch c JOIN tarbox.branch p ON p.family = c.family AND p.branch = c.parent
-         WHERE c.family = $1 AND c.branch = $2 AND c.parent = $3 AND c.parent_layer = $4 FOR NO KEY UPDATE OF c",
+        "SELECT p.parent, p.parent_layer FROM tarbox.branch c JOIN tarbox.branch p ON p.family = c.family AND p.branch = c.parent
+         WHERE c.family = $1 AND c.branch = $2 AND c.parent = $3 AND c.parent_layer = $4 FOR NO KEY UPDATE OF c FOR SHARE OF p",
     );
     let linked = linked.with(family).with(at.child).with(at.parent).with(at.layer);
-    Ok(transaction.row(linked).await?.map(|row| row.try_get(0)).transpose()?)
+    let beyond = |row: PgRow| -> Sql<Beyond> {
+        Ok(row.try_get::<Option<i64>, _>(0)?.zip(row.try_get::<Option<i64>, _>(1)?))
+    };
+    Ok(transaction.row(linked).await?.map(beyond).transpose()?)
 }
 
 fn equal(key: &[&str], one: &str, other: &str) -> String {

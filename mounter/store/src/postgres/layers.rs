@@ -223,7 +223,7 @@ async fn remove_in(
         .row(
             Statement::new(
                 "SELECT t.id, t.cur_layer FROM tarbox.tenant t WHERE t.family = $1 AND t.head_branch = $2
-                 AND NOT t.deleted FOR UPDATE",
+                 AND (NOT t.deleted OR t.held) FOR UPDATE",
             )
             .with(family)
             .with(branch),

@@ -381,8 +381,9 @@ fn walk_parts(family: &Family, is_alive: &dyn Fn(SessionId) -> bool) -> Result<u
 
 /// Rows of a branch that is no living tenant's head, and that no layer and no child keeps.
 fn reap_branches(family: &Family) -> Result<u64> {
+    // Who holds a tenant that was deleted goes on.
     const DEAD: &str = "SELECT branch FROM branch b
-         WHERE NOT EXISTS(SELECT 1 FROM tenant WHERE head_branch = b.branch AND state = 0)
+         WHERE NOT EXISTS(SELECT 1 FROM tenant WHERE head_branch = b.branch AND (state = 0 OR held = 1))
            AND NOT EXISTS(SELECT 1 FROM layer WHERE branch = b.branch)
            AND NOT EXISTS(SELECT 1 FROM branch WHERE parent = b.branch) LIMIT 1";
     if !has_rows(family, DEAD)? {

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -168,18 +169,23 @@ fn with<T>(slot: &Slot, path: &Path, kind: Kind, run: impl FnOnce(&Connection) -
 }
 
 impl Uploads {
-    /// Called under the writer's lock, whose connection keeps the WAL file in its place.
+    /// Called under the writer's lock, whose connection keeps the WAL file in its place. An earlier connection that an error spoilt may have
+    /// taken another file with it.
     fn note(&self, dir: &Path) -> Outcome<()> {
         let mut wal = self.wal.lock();
-        if wal.is_none() {
-            let path = dir.join("blocks.db-wal");
-            let file = File::open(&path).map_err(|error| {
-                rusqlite::Error::SqliteFailure(
-                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
-                    Some(format!("{}: {error}", path.display())),
-                )
-            })?;
-            *wal = Some(Arc::new(file));
+        let path = dir.join("blocks.db-wal");
+        let failed = |error: std::io::Error| {
+            rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+                Some(format!("{}: {error}", path.display())),
+            )
+        };
+        let there = std::fs::metadata(&path).map_err(failed)?;
+        let is_it = |file: &Arc<File>| {
+            file.metadata().is_ok_and(|known| (known.dev(), known.ino()) == (there.dev(), there.ino()))
+        };
+        if !wal.as_ref().is_some_and(is_it) {
+            *wal = Some(Arc::new(File::open(&path).map_err(failed)?));
         }
         self.written.fetch_add(1, Ordering::Release);
         Ok(())

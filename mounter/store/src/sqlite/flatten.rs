@@ -61,6 +61,7 @@ pub(super) fn step(connection: &Connection, from: Option<&Flattening>) -> Outcom
         },
     };
     let link = Link::of(connection, &known)?;
+    let known = known.on(link.beyond);
     let last = match known.table {
         table @ 0..=2 => link.rows(connection, &TABLES[table], &known.after)?,
         3 => link.extents(connection, &known.after)?,

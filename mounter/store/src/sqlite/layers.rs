@@ -255,7 +255,9 @@ pub(super) fn leave_prune_work(connection: &Connection, branch: BranchId, layer:
          UNION ALL SELECT min(parent_layer) FROM branch WHERE parent = ?1 AND parent_layer > ?2)",
     )?;
     let head: Option<(Layer, Layer)> = connection
-        .prepare_cached("SELECT cur_layer, last_view FROM tenant WHERE head_branch = ?1 AND state = 0")?
+        .prepare_cached(
+            "SELECT cur_layer, last_view FROM tenant WHERE head_branch = ?1 AND (state = 0 OR held = 1)",
+        )?
         .query_row([branch], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let upto = match (below, head) {
@@ -265,7 +267,7 @@ pub(super) fn leave_prune_work(connection: &Connection, branch: BranchId, layer:
     };
     if head.is_some_and(|(_, last_view)| last_view == layer) {
         connection.execute(
-            "UPDATE tenant SET last_view = ?2 WHERE head_branch = ?1 AND state = 0",
+            "UPDATE tenant SET last_view = ?2 WHERE head_branch = ?1 AND (state = 0 OR held = 1)",
             params![branch, above],
         )?;
     }
