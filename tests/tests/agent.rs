@@ -524,6 +524,8 @@ fn a_password_that_was_renewed_is_known_to_keeper_and_agent_and_to_their_success
         secrets_of(wait_for("another mounter", LIMIT, next).expect("restarted"))
     };
     assert!(killed(&node).contains("first-word"));
+    // One that stands by was started with the old one.
+    wait_for("a stand-by", LIMIT, || (node.mounters(&id).len() == 2).then_some(())).expect("it stands by");
     node.set_credentials(&id, &with("second-word")).expect("it takes them");
     assert!(killed(&node).contains("second-word"));
     node.set_credentials(&id, &with("third-word")).expect("it takes them");
