@@ -88,12 +88,16 @@ impl Node {
         Ok(database.make_login(tenant, &self.settings.node_id).await?)
     }
 
+    /// The agent's own URL, if that is where the tenant is: it has the password that what is noted of a tenant has not.
+    pub(crate) fn own_url_of(&self, staged: &Staged) -> Option<&str> {
+        let own = self.settings.database_url.as_deref();
+        own.filter(|url| database_url::public(url).0 == staged.database_url)
+    }
+
     /// Takes the login of a tenant away that is staged no more. Where it cannot be done now, the next stage gives it another password, and
     /// the tenant's end takes it away.
     pub(crate) async fn log_out(&self, staged: &Staged) {
-        let own = self.settings.database_url.as_deref();
-        let is_ours = |url: &&str| database_url::public(url).0 == staged.database_url;
-        let (Some(url), true) = (own.filter(is_ours), staged.login.is_some()) else { return };
+        let (Some(url), true) = (self.own_url_of(staged), staged.login.is_some()) else { return };
         let removed = async {
             let database = self.databases.at(url).await?;
             database.remove_login(staged.tenant, &self.settings.node_id).await

@@ -361,17 +361,14 @@ impl Node {
 
     /// The control socket of the mounter that serves the tenant.
     pub(crate) fn control(&self, tenant: TenantId) -> Control {
-        let reader = self.tenant(tenant).and_then(|handle| {
-            let seen = handle.snapshot.borrow();
-            let server = seen.server().filter(|_| seen.staged.wish.many_readers)?;
-            Some(server.pid)
-        });
-        self.control_of(tenant, reader)
+        let Some(handle) = self.tenant(tenant) else { return self.control_of(tenant, None, None) };
+        let seen = handle.snapshot.borrow();
+        let reader = seen.server().filter(|_| seen.staged.wish.many_readers);
+        self.control_of(tenant, seen.staged.user, reader.map(|reader| reader.pid))
     }
 
-    /// The control socket of the tenant's writer, or of one of those that only read.
-    pub(crate) fn control_of(&self, tenant: TenantId, reader: Option<u32>) -> Control {
-        let user = self.tenant(tenant).and_then(|handle| handle.snapshot.borrow().staged.user);
+    /// The control socket of the tenant's writer, or of one of those that only read; of whom `user` says, where it is a user of its own.
+    pub(crate) fn control_of(&self, tenant: TenantId, user: Option<u32>, reader: Option<u32>) -> Control {
         Control::new(tenant, control_socket(&self.settings.run_dir, tenant, reader), user)
     }
 

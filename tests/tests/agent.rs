@@ -177,9 +177,7 @@ fn a_volume_for_one_place_may_be_published_elsewhere_where_it_could_not_be_mount
     let volume = Published::new(node.path(), &id, "work");
     let alone = |target: &Path| {
         let there = Published { target: target.to_owned(), ..volume.clone() };
-        let words: Vec<String> = there.words().iter().map(ToString::to_string).collect();
-        let words: Vec<&str> =
-            words.iter().map(String::as_str).chain(["--access", "single-writer"]).collect();
+        let words: Vec<&str> = there.words().into_iter().chain(["--access", "single-writer"]).collect();
         node.csi("publish", &words).expect("an answer")
     };
     node.call("stage", &volume.words()).expect("stage");

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use tarbox_proto::control::v1::SetQuotaRequest;
 use tarbox_store::Limits;
-use tarbox_types::database_url;
 
 use crate::{csi::request::Expand, failure::AgentError, node::Node};
 
@@ -22,11 +21,8 @@ pub(crate) async fn expand(node: &Arc<Node>, request: Expand, limit: Duration) -
         .ok_or_else(|| {
             AgentError::NotFound(format!("the volume {tenant} is not mounted at {}", volume_path.display()))
         })?;
-    // The agent's own URL has a password that what is noted of the volume has not, if it is the same database.
-    let own = node.settings.database_url.clone();
-    let own = own.filter(|url| database_url::public(url).0 == seen.staged.database_url);
-    let url = asked.or(own).unwrap_or(seen.staged.database_url);
-    let limits = tokio::time::timeout(limit, in_database(node, &url, tenant, bytes)).await;
+    let url = asked.as_deref().or(node.own_url_of(&seen.staged)).unwrap_or(&seen.staged.database_url);
+    let limits = tokio::time::timeout(limit, in_database(node, url, tenant, bytes)).await;
     let limits = limits.unwrap_or_else(|_| {
         Err(AgentError::Unfinished {
             tenant,

@@ -93,7 +93,7 @@ pub(crate) async fn publish_inline(
 
 /// Whether the kubelet takes an answer for the end of a call, rather than for something that may still be under way. Pure.
 fn is_final(kind: ErrorKind) -> bool {
-    !matches!(kind, ErrorKind::Unavailable | ErrorKind::Concurrent | ErrorKind::Busy | ErrorKind::Exhausted)
+    !matches!(kind, ErrorKind::Unavailable | ErrorKind::Concurrent | ErrorKind::Exhausted)
 }
 
 /// Ends a volume that is published nowhere any more: its data goes in the background.

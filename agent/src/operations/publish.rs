@@ -16,11 +16,10 @@ use super::inline;
 use crate::{
     csi::request::{Leave, Publish},
     failure::AgentError,
-    host::mountinfo::Mount,
     node::{Node, ending},
     tenant::{
-        Command, Place, Publication, Snapshot, bind, blocking, compose, give_group, mounter_dir, place, pods,
-        resolve, table, unbind,
+        Command, Place, Publication, Snapshot, bind, blocking, compose, give_group, is_shown, mounter_dir,
+        place, pods, resolve, table, unbind,
     },
 };
 
@@ -34,9 +33,8 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
     let seen = staged(node, tenant, &staging_path)?;
     let mounts = table()?;
     // One that was noted, and then could not be mounted, keeps nobody out.
-    let is_there = |at: &Path| resolve(at).is_ok_and(|at| mounts.top(&at).is_some_and(Mount::is_tarbox));
-    let others = seen.staged.published.keys().filter(|other| **other != target_path);
-    if let Some(other) = others.filter(|_| alone).find(|other| is_there(other)) {
+    let is_elsewhere = |other: &&PathBuf| **other != target_path && is_shown(&mounts, other);
+    if let Some(other) = seen.staged.published.keys().filter(|_| alone).find(is_elsewhere) {
         return Err(AgentError::Precondition(format!(
             "the volume {tenant} is for one place at a time (SINGLE_NODE_SINGLE_WRITER), and is published at {}",
             other.display()
@@ -54,7 +52,6 @@ pub(crate) async fn publish(node: &Arc<Node>, request: Publish, limit: Duration)
         AgentError::Precondition(format!("the directory of {} is not there", target_path.display()))
     })?;
     refuse_anothers(node, tenant, &target_path)?;
-    let mounts = table()?;
     let device = mounts.top(&staging).filter(|mount| mount.is_tarbox()).map(|mount| mount.device.clone());
     let device = device.ok_or_else(|| not_staged(tenant, &staging_path))?;
     match place(&mounts, &device, &target) {

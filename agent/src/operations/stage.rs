@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,9 +13,8 @@ use super::{inline::within, publish::refuse_anothers, wait_until};
 use crate::{
     csi::request::{Leave, Stage},
     failure::AgentError,
-    host::mountinfo::Mount,
     node::Node,
-    tenant::{Command, Handle, Snapshot, blocking, clear_stale, compose, resolve, table},
+    tenant::{Command, Handle, Snapshot, blocking, clear_stale, compose, is_shown, table},
 };
 
 /// How long a stage that failed may take to be undone before its failure is answered.
@@ -139,9 +137,7 @@ pub(crate) async fn unstage(node: &Arc<Node>, request: Leave, limit: Duration) -
 fn refuse_while_published(seen: &Snapshot) -> Result<(), AgentError> {
     let mounts = table()?;
     // Whatever has become of the staging path: where it was published, and a file system of ours is, it is in use.
-    let is_there =
-        |target: &Path| resolve(target).is_ok_and(|target| mounts.top(&target).is_some_and(Mount::is_tarbox));
-    match seen.staged.published.keys().find(|target| is_there(target)) {
+    match seen.staged.published.keys().find(|target| is_shown(&mounts, target)) {
         None => Ok(()),
         Some(target) => Err(AgentError::Precondition(format!(
             "the volume {} is still published at {}",

@@ -24,7 +24,7 @@ pub(crate) use control::Control;
 pub(crate) use group::give as give_group;
 pub(crate) use mounting::{blocking, table};
 pub(crate) use native::compose;
-pub(crate) use publication::{Place, bind, place, resolve, unbind};
+pub(crate) use publication::{Place, bind, is_shown, place, resolve, unbind};
 pub(crate) use shell::{Command, Handle, start};
 pub(crate) use snapshot::{Snapshot, UpgradeOutcome};
 pub(crate) use spec::{Surroundings, control_socket, environment, limits, may_spare, mounter_dir, spec};

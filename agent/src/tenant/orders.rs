@@ -107,7 +107,7 @@ impl Shell {
 
     fn control(&self, process: Process) -> Control {
         let reader = self.staged.wish.many_readers.then_some(process.pid);
-        self.node.control_of(self.staged.tenant, reader)
+        self.node.control_of(self.staged.tenant, self.staged.user, reader)
     }
 
     fn complain(&self, outcome: Result<(), AgentError>) {

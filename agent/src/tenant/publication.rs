@@ -16,7 +16,10 @@ use tarbox_rpc::csi::capability::MountWish;
 
 use crate::{
     failure::AgentError,
-    host::{mountinfo::Mounts, sentry},
+    host::{
+        mountinfo::{Mount, Mounts},
+        sentry,
+    },
 };
 
 /// What is found at a target.
@@ -40,6 +43,11 @@ pub(crate) fn place(mounts: &Mounts, device: &str, target: &Path) -> Place {
         Some(mount) if mount.is_tarbox() => Place::Stale,
         Some(mount) => Place::Foreign { fs_type: mount.fs_type.clone() },
     }
+}
+
+/// Whether a file system of ours is seen at the path.
+pub(crate) fn is_shown(mounts: &Mounts, path: &Path) -> bool {
+    resolve(path).is_ok_and(|path| mounts.top(&path).is_some_and(Mount::is_tarbox))
 }
 
 /// The path as the kernel writes it: links in its parents followed. The last part is not looked at: it may be a mount.

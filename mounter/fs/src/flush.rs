@@ -21,7 +21,7 @@ use crate::{
     audit::{OnTheWay, Source},
     effect::Counters,
     fold::Folded,
-    shell::Shared,
+    shell::{RECORD_BYTES, Shared},
 };
 
 /// A batch ends after this many bytes of journal, so that a barrier never waits for much more than its own data.
@@ -29,8 +29,6 @@ const BATCH_BYTES: u64 = 32 << 20;
 /// The first one after this many, each further one after twice as many: where a mounter is killed again and again soon after it has begun,
 /// each one still brings what it has taken over a bit further.
 const FIRST_BATCH_BYTES: u64 = 256 << 10;
-/// What a record counts besides its payload: about as much as it takes.
-const RECORD_BYTES: u64 = 128;
 /// Longest pause between two tries while the database cannot be reached.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 

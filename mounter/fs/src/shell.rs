@@ -39,8 +39,8 @@ const DIRECTORY_MAX: usize = 65_536;
 const LIST_PAGE: usize = 2048;
 /// The flusher is woken when this many bytes wait.
 const FLUSH_BYTES: u64 = 16 << 20;
-/// A record's share of the journal besides its payload, for deciding when to flush.
-const RECORD_BYTES: u64 = 400;
+/// A record's share of the journal besides its payload, for deciding when to flush, and how much at once.
+pub(crate) const RECORD_BYTES: u64 = 400;
 
 /// What one lock protects.
 pub(crate) struct Core {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tarbox_types::TenantId;
+use tarbox_types::{Ino, TenantId};
 use uuid::Uuid;
 
 use super::{Site, writer::*};
@@ -159,13 +159,17 @@ pub async fn a_tenant_whose_snapshots_are_kept_is_not_reaped(site: &dyn Site) {
     assert!(db.tenant(id).await.unwrap().is_none());
 }
 
-pub async fn snapshots_that_are_kept_of_a_deleted_tenant_outlive_its_relatives(site: &dyn Site) {
-    let db = site.open().await.unwrap();
+/// A tenant with a file, which nobody holds any more.
+async fn left(db: &Arc<dyn Database>) -> (TenantId, Ino) {
     let mut writer = Writer::create(db.clone(), "one").await;
     let (ino, _) = writer.file("f", b"kept").await;
-    let id = writer.fence.tenant;
     db.close_session(writer.session).await.unwrap();
-    drop(writer);
+    (writer.fence.tenant, ino)
+}
+
+pub async fn snapshots_that_are_kept_of_a_deleted_tenant_outlive_its_relatives(site: &dyn Site) {
+    let db = site.open().await.unwrap();
+    let (id, ino) = left(&db).await;
     let (first, second) = (take(&db, "first", id).await, take(&db, "second", id).await);
     let source = db.open_tenant(id).await.unwrap();
     let begin = async |at: &SnapshotRecord, name: &str| {
@@ -185,11 +189,7 @@ pub async fn snapshots_that_are_kept_of_a_deleted_tenant_outlive_its_relatives(s
 
 pub async fn a_clone_begins_at_a_layer_of_a_deleted_tenant(site: &dyn Site) {
     let db = site.open().await.unwrap();
-    let mut writer = Writer::create(db.clone(), "one").await;
-    let (ino, _) = writer.file("f", b"kept").await;
-    let id = writer.fence.tenant;
-    db.close_session(writer.session).await.unwrap();
-    drop(writer);
+    let (id, ino) = left(&db).await;
     let kept = take(&db, "s", id).await;
     db.delete_tenant(id, InUse::Refuse).await.unwrap();
     let layer = kept.layer.unwrap();
